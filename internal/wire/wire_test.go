@@ -15,7 +15,6 @@ type sample struct {
 	M    map[string]string
 }
 
-
 func sampleBytes(t testing.TB) []byte {
 	b := Marshal(sample{Ver: 1, Name: "ab", Raw: []byte{1, 2}, M: map[string]string{"a": "1", "bb": "2"}})
 	return b

@@ -1,0 +1,200 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"icvpn/internal/id"
+	"icvpn/internal/wire"
+)
+
+// Record limits. A contact is one BEP 44 value of at most MaxRecord bytes; a
+// directory is a chunked object.
+const (
+	MaxRecord     = 600
+	MaxDirectory  = 60 << 10
+	recordContact = "contact"
+	recordMembers = "members"
+)
+
+// Contact says where a member can be reached. The member writes it under its
+// identity key, sealed to the policy of those who may discover it. Its header
+// stands in the signed content because BEP 44's signature covers neither type
+// nor service nor expiry.
+type Contact struct {
+	_         struct{} `cbor:",toarray"`
+	Type      string
+	Service   id.ID
+	Epoch     uint32
+	Seq       int64
+	Expires   int64 // Unix seconds
+	Endpoints []netip.AddrPort
+	Withdrawn bool // the member left
+}
+
+// Sealed is a record as stored: what a reader needs to choose the key, and the
+// HPKE ciphertext.
+type Sealed struct {
+	_          struct{} `cbor:",toarray"`
+	Version    uint8
+	Epoch      uint32
+	Generation uint32
+	Policy     []byte // first 8 bytes of SHA-256 of the policy's canonical text
+	Ciphertext []byte
+}
+
+// Member is a directory entry: who is in the service, under which key.
+type Member struct {
+	_        struct{} `cbor:",toarray"`
+	Key      []byte   // Ed25519 identity key
+	Name     string
+	VM       string
+	Labels   map[string]string
+	Address4 []byte
+	NotAfter int64 // Unix seconds
+}
+
+// PID returns the member's node identifier.
+func (m Member) PID() id.ID { return id.FromKey(m.Key) }
+
+// Addr4 returns the leased IPv4 address.
+func (m Member) Addr4() netip.Addr { a, _ := netip.AddrFromSlice(m.Address4); return a }
+
+// Member returns the directory entry of a credential.
+func (c *Credential) Member() Member {
+	return Member{Key: c.Key, Name: c.Name, VM: c.VM, Labels: c.Labels, Address4: c.Address4, NotAfter: c.NotAfter}
+}
+
+// Directory lists the members one super peer admitted, signed as its object.
+type Directory struct {
+	_       struct{} `cbor:",toarray"`
+	Type    string
+	Service id.ID
+	Epoch   uint32
+	Seq     int64
+	Expires int64 // Unix seconds
+	Members []Member
+}
+
+// ErrStale is returned for a record that is older than one seen, expired, or
+// of another epoch or service.
+var ErrStale = errors.New("service: stale record")
+
+// header checks what every record carries in its signed content.
+func header(gotType, wantType string, gotService, service id.ID, expires int64, now time.Time) error {
+	switch {
+	case gotType != wantType || gotService != service:
+		return fmt.Errorf("service: record is %.16q of %s, want %q of %s", gotType, gotService.Short(), wantType, service.Short())
+	case now.Unix() >= expires:
+		return fmt.Errorf("%w: expired on %s", ErrStale, day(expires))
+	}
+	return nil
+}
+
+// NewContact returns the content of a contact record.
+func NewContact(service id.ID, epoch uint32, seq int64, expires time.Time, endpoints []netip.AddrPort) Contact {
+	if len(endpoints) > maxEndpoints {
+		endpoints = endpoints[:maxEndpoints]
+	}
+	return Contact{Type: recordContact, Service: service, Epoch: epoch, Seq: seq, Expires: expires.Unix(), Endpoints: endpoints}
+}
+
+// Encode returns the bytes to seal.
+func (c Contact) Encode() []byte { return wire.Marshal(c) }
+
+// OpenContact reads a contact that was opened and whose item signature was
+// verified. seq is the item's sequence number, which must be the content's.
+func OpenContact(b []byte, service id.ID, seq int64, now time.Time) (Contact, error) {
+	var c Contact
+	if err := wire.Unmarshal(b, &c, MaxRecord); err != nil {
+		return c, fmt.Errorf("service: contact: %w", err)
+	}
+	if err := header(c.Type, recordContact, c.Service, service, c.Expires, now); err != nil {
+		return c, err
+	}
+	if c.Seq != seq {
+		return c, fmt.Errorf("%w: contact of sequence number %d in an item of %d", ErrStale, c.Seq, seq)
+	}
+	if len(c.Endpoints) > maxEndpoints {
+		return c, fmt.Errorf("service: contact has %d endpoints, at most %d are allowed", len(c.Endpoints), maxEndpoints)
+	}
+	good := c.Endpoints[:0]
+	for _, e := range c.Endpoints {
+		if UsableEndpoint(e) {
+			good = append(good, e)
+		}
+	}
+	c.Endpoints = good
+	return c, nil
+}
+
+// metadata addresses of cloud providers, never a peer's.
+var metadata = []netip.Addr{
+	netip.MustParseAddr("169.254.169.254"),
+	netip.MustParseAddr("100.100.100.200"),
+	netip.MustParseAddr("168.63.129.16"),
+	netip.MustParseAddr("fd00:ec2::254"),
+}
+
+// UsableEndpoint says whether a peer may be asked to send to e: a unicast
+// address that is not loopback, link-local or a provider's metadata service.
+// The conductor adds the overlay's own prefixes to this list.
+func UsableEndpoint(e netip.AddrPort) bool {
+	a := e.Addr()
+	if !e.IsValid() || e.Port() == 0 || a.Is4In6() || a.Zone() != "" || !a.IsGlobalUnicast() || a.IsLinkLocalUnicast() {
+		return false
+	}
+	for _, m := range metadata {
+		if a == m {
+			return false
+		}
+	}
+	return a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// NewDirectory returns the content of a directory.
+func NewDirectory(service id.ID, epoch uint32, seq int64, expires time.Time, members []Member) Directory {
+	return Directory{Type: recordMembers, Service: service, Epoch: epoch, Seq: seq, Expires: expires.Unix(), Members: members}
+}
+
+// Encode returns the bytes to seal.
+func (d Directory) Encode() []byte { return wire.Marshal(d) }
+
+// OpenDirectory reads a directory that was opened and whose signature by the
+// super peer issuer was verified. Entries beyond the issuer's scope are left
+// out: an address outside its block or a label it may not grant.
+func (t *Trust) OpenDirectory(b []byte, issuer SuperPeer, seq int64, now time.Time) (Directory, error) {
+	var d Directory
+	if err := wire.Unmarshal(b, &d, MaxDirectory); err != nil {
+		return d, fmt.Errorf("service: directory: %w", err)
+	}
+	if err := header(d.Type, recordMembers, d.Service, t.Service, d.Expires, now); err != nil {
+		return d, err
+	}
+	if d.Seq != seq {
+		return d, fmt.Errorf("%w: directory of sequence number %d in an object of %d", ErrStale, d.Seq, seq)
+	}
+	block, err := netip.ParsePrefix(issuer.Block4)
+	if err != nil {
+		return d, fmt.Errorf("service: super peer %s has no address block", issuer.PID().Short())
+	}
+	good := d.Members[:0]
+	for _, m := range d.Members {
+		if len(m.Key) == 32 && ValidName(m.Name) && block.Contains(m.Addr4()) && now.Unix() < m.NotAfter && inScope(issuer, m.Labels) {
+			good = append(good, m)
+		}
+	}
+	d.Members = good
+	return d, nil
+}
+
+func inScope(issuer SuperPeer, labels map[string]string) bool {
+	for k, v := range labels {
+		if !issuer.MayGrant(k, v) {
+			return false
+		}
+	}
+	return len(labels) <= maxLabels
+}
