@@ -1,0 +1,209 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Limits. None of them comes from a standard except the interface name.
+const (
+	maxName      = 63   // a DNS label, RFC 1035 Section 2.3.4
+	maxInterface = 15   // IFNAMSIZ less the final zero
+	minMTU       = 1280 // the least an IPv6 link may have, RFC 8200 Section 5
+	maxMTU       = 9000 // jumbo frames; above, no path between clouds goes
+	maxAdvertise = 8    // endpoints of one contact record
+	maxLabels    = 16   // labels of one credential
+	maxLabel     = 63   // bytes of a label's key or value
+	maxPath      = 4095 // PATH_MAX less the final zero
+)
+
+// setText and its siblings store a value after check has nothing against it.
+func setText(dst *string, v value, check func(string) (problem, wayOut string)) complaint {
+	if problem, wayOut := check(v.text); problem != "" {
+		return complaint{problem, wayOut}
+	}
+	*dst = v.text
+	return complaint{}
+}
+
+func setNumber(dst *int, v value, check func(int) (problem, wayOut string)) complaint {
+	if problem, wayOut := check(v.n); problem != "" {
+		return complaint{problem, wayOut}
+	}
+	*dst = v.n
+	return complaint{}
+}
+
+func setLevel(dst *slog.Level, v value) complaint {
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}
+	level, ok := levels[v.text]
+	if !ok {
+		return complaint{quoted(v.text) + " is not a level", "use debug, info, warn or error"}
+	}
+	*dst = level
+	return complaint{}
+}
+
+func setAdvertise(dst *[]string, v value) complaint {
+	if len(v.list) > maxAdvertise {
+		return complaint{fmt.Sprintf("%d addresses, the limit is %d", len(v.list), maxAdvertise),
+			"keep those that other machines reach best"}
+	}
+	for _, addr := range v.list {
+		if problem, wayOut := CheckAddress(addr); problem != "" {
+			return complaint{problem, wayOut}
+		}
+	}
+	*dst = v.list
+	return complaint{}
+}
+
+func setLabels(dst *map[string]string, v value) complaint {
+	if len(v.pairs) > maxLabels {
+		return complaint{fmt.Sprintf("%d labels, the limit is %d", len(v.pairs), maxLabels), "ask for fewer"}
+	}
+	for key, val := range v.pairs {
+		for _, part := range []string{key, val} {
+			if !isLabel(part) {
+				return complaint{fmt.Sprintf("label %s: %s is not a word of labels", quoted(key), quoted(part)),
+					fmt.Sprintf("use 1 to %d of a-z, 0-9, '.', '_' and '-'", maxLabel)}
+			}
+		}
+	}
+	*dst = v.pairs
+	return complaint{}
+}
+
+func isLabel(s string) bool {
+	return s != "" && len(s) <= maxLabel && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789._-") == ""
+}
+
+// CheckName says what is wrong with a name of a machine, service or role, and
+// the way out; problem is empty for a good one.
+func CheckName(s string) (problem, wayOut string) {
+	rule := fmt.Sprintf("use 1 to %d of a-z, 0-9 and '-', no '-' at either end", maxName)
+	switch {
+	case s == "":
+		return "is empty", rule
+	case len(s) > maxName:
+		return fmt.Sprintf("%d characters, the limit is %d", len(s), maxName), rule
+	case strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || s[0] == '-' || s[len(s)-1] == '-':
+		return quoted(s) + " is not a name", rule
+	}
+	return "", ""
+}
+
+func checkInterface(s string) (problem, wayOut string) {
+	// The kernel's dev_valid_name: no slash, colon or white space, not a dot entry.
+	bad := func(r rune) bool {
+		return r == '/' || r == ':' || r == '%' || unicode.IsSpace(r) || !unicode.IsPrint(r)
+	}
+	if s == "" || len(s) > maxInterface || s == "." || s == ".." || strings.ContainsFunc(s, bad) {
+		return quoted(s) + " is not an interface name",
+			fmt.Sprintf("use 1 to %d characters without '/', ':', '%%' and spaces", maxInterface)
+	}
+	return "", ""
+}
+
+func checkMTU(n int) (problem, wayOut string) {
+	if n == 0 || n >= minMTU && n <= maxMTU {
+		return "", ""
+	}
+	return fmt.Sprintf("%d is out of range", n),
+		fmt.Sprintf("use %d to %d, or 0 to take it from the path", minMTU, maxMTU)
+}
+
+func checkFormat(s string) (problem, wayOut string) {
+	if s != "text" && s != "json" {
+		return quoted(s) + " is not a log format", "use text or json"
+	}
+	return "", ""
+}
+
+func checkPath(s string) (problem, wayOut string) {
+	switch {
+	case s == "":
+		return "is empty", "give a path or leave the field out"
+	case strings.Contains(s, tokenPrefix): // not quoted: it is a secret
+		return "is a token, not a path", "put the token into a file of mode 0600 and name that file"
+	case len(s) > maxPath || strings.ContainsFunc(s, unicode.IsControl):
+		return quoted(s) + " is not a path", "check the spelling"
+	}
+	return "", ""
+}
+
+func checkListen(s string) (problem, wayOut string) {
+	const rule = "write HOST:PORT or :PORT, an IPv6 host in brackets: \"[2001:db8::1]:4500\""
+	host, port, err := net.SplitHostPort(s)
+	switch {
+	case err != nil || !isPort(port, 0):
+		return quoted(s) + " is not a listen address", rule
+	case host != "" && net.ParseIP(host) == nil && !isHostname(host):
+		return quoted(s) + " is not a listen address", rule
+	}
+	return "", ""
+}
+
+func checkMetricsListen(s string) (problem, wayOut string) {
+	if s == "" {
+		return "", "" // an explicit none
+	}
+	return checkListen(s)
+}
+
+// CheckAddress says what is wrong with the HOST:PORT of a machine that others
+// are to reach; problem is empty for a good one.
+func CheckAddress(s string) (problem, wayOut string) {
+	const rule = "write HOST:PORT, for example 198.51.100.4:4500 or \"[2001:db8::1]:4500\""
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || !isPort(port, 1) {
+		return quoted(s) + " is not an address", rule
+	}
+	ip := net.ParseIP(host)
+	switch {
+	case ip == nil && !isHostname(host):
+		return quoted(s) + " is not an address", rule
+	case ip != nil && (ip.IsUnspecified() || ip.IsMulticast()):
+		return quoted(s) + " is not the address of one machine", rule
+	}
+	return "", ""
+}
+
+func isPort(s string, least int) bool {
+	n, err := strconv.Atoi(s)
+	return err == nil && n >= least && n <= 65535 && strconv.Itoa(n) == s
+}
+
+// isHostname follows RFC 1123, Section 2.1, with '_' allowed, which container
+// platforms put into names. All-numeric names are mistyped IPv4 addresses.
+func isHostname(s string) bool {
+	if s == "" || len(s) > 253 || strings.Trim(s, "0123456789.") == "" {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, r := range label {
+			if r > unicode.MaxASCII || r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// quoted returns s for an error message: quoted, and never longer than a line.
+func quoted(s string) string {
+	const most = 80
+	if len(s) > most {
+		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "..."
+	}
+	return strconv.Quote(s)
+}
