@@ -151,6 +151,7 @@ func (b *inbox) put(p packet) {
 	select {
 	case b.ready <- p:
 	default:
+		b.stats.ReadErrors.Add(1)
 	}
 }
 

@@ -2,14 +2,11 @@ package simnet
 
 import (
 	"container/heap"
-	"encoding/binary"
 	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
-
-	"icvpn/internal/underlay"
 )
 
 // Link says what happens to datagrams from one address to another. The zero
@@ -188,15 +185,4 @@ func (d *delivery) Pop() any {
 	(*d)[last] = packet{}
 	*d = (*d)[:last]
 	return p
-}
-
-// Numbered returns messages of size bytes whose first eight count up from 0,
-// all to one address: the traffic of a test that looks for loss and order.
-func Numbered(n, size int, to netip.AddrPort) []underlay.Message {
-	ms := underlay.NewBatch(n, max(size, 8))
-	for i := range ms {
-		binary.BigEndian.PutUint64(ms[i].Buf, uint64(i))
-		ms[i].N, ms[i].Addr = len(ms[i].Buf), to
-	}
-	return ms
 }
