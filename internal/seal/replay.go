@@ -1,0 +1,65 @@
+package seal
+
+import (
+	"encoding/binary"
+	"sync"
+)
+
+// nonceSet remembers the nonces of the window in two generations.
+//
+//	timestamps  ...|<- 240 s, generation k ->|<- 240 s, generation k+1 ->|...
+//	                        |<--- window, 240 s --->|
+//
+// A nonce belongs to the generation of its datagram's timestamp. The window is as
+// long as a generation, so it touches two; when a timestamp of generation k+1
+// first passes the window check, all of k-1 is out of the window and its place is
+// free. No entry is forgotten while its datagram could still pass.
+type nonceSet struct {
+	limit int
+
+	mu   sync.Mutex
+	gens [2]generation
+}
+
+type generation struct {
+	number uint64
+	seen   map[uint64]struct{}
+}
+
+type nonceVerdict uint8
+
+const (
+	nonceNew  nonceVerdict = iota
+	nonceSeen              // a replay
+	nonceFull              // new, but there was no room to remember it
+	nonceLate              // its generation has already made room for a later one
+)
+
+// add looks nonce up and remembers it. 64 of its 192 random bits are kept: a
+// chance hit drops one honest datagram in 2^47, and nobody can aim at a nonce
+// that is not drawn yet.
+func (s *nonceSet) add(ms uint64, nonce []byte) nonceVerdict {
+	number := ms / uint64(generationSpan.Milliseconds())
+	key := binary.BigEndian.Uint64(nonce)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := &s.gens[number%2]
+	// The clock of a concurrent caller, or of a machine set back by minutes, may
+	// lag. Keep the later generation: forgetting it would let replays in. Set back
+	// by more, start anew: what was accepted then came from clocks as wrong.
+	if g.seen != nil && g.number == number+2 {
+		return nonceLate
+	}
+	if g.seen == nil || g.number != number {
+		// A new map, not a cleared one: a burst's memory is given back.
+		*g = generation{number: number, seen: make(map[uint64]struct{})}
+	}
+	if _, ok := g.seen[key]; ok {
+		return nonceSeen
+	}
+	if len(g.seen) >= s.limit {
+		return nonceFull
+	}
+	g.seen[key] = struct{}{}
+	return nonceNew
+}
