@@ -1,0 +1,148 @@
+package admission
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"icvpn/internal/id"
+	"icvpn/internal/wire"
+)
+
+// TicketID makes a ticket single-use: 16 random bytes.
+type TicketID [16]byte
+
+// Ticket is what the service remembers of a peer, kept by the peer itself and
+// sealed under a key that all super peers of the service share.
+//
+//	 0         1          5          29                    n-16        n
+//	+---------+----------+----------+---------------------+-----------+
+//	| 01      | kid 4    | nonce 24 | CBOR, encrypted     | tag 16    |
+//	+---------+----------+----------+---------------------+-----------+
+//
+// XChaCha20-Poly1305; associated data "icvpn/1 ticket" ‖ 00 ‖ ServiceID ‖ the
+// first five bytes. Random 24-byte nonces need no state and no coordination
+// between super peers.
+type Ticket struct {
+	ID        TicketID
+	PID       id.ID
+	SecretID  string
+	Admitted  time.Time // by SRP; kept over renewals, since revocation counts from it
+	GrantHash [32]byte  // SHA-256 of the grant handed out with the ticket
+	Expires   time.Time
+	Key       Key // K_c
+}
+
+// errTicket says only that: a peer never learns which check failed.
+var errTicket = errors.New("admission: ticket cannot be opened or used")
+
+type ticketWire struct {
+	_         struct{} `cbor:",toarray"`
+	ID        []byte
+	PID       []byte
+	SecretID  string
+	Admitted  uint64
+	GrantHash []byte
+	Expires   uint64
+	Key       []byte
+}
+
+const (
+	ticketVersion = 1
+	kidSize       = 4
+	ticketPrefix  = 1 + kidSize
+	ticketHeader  = ticketPrefix + chacha20poly1305.NonceSizeX
+)
+
+// sealTicket seals t under key for service.
+func sealTicket(key *Key, service id.ID, t *Ticket) []byte {
+	w := ticketWire{
+		ID: t.ID[:], PID: t.PID[:], SecretID: t.SecretID, Admitted: unixMs(t.Admitted),
+		GrantHash: t.GrantHash[:], Expires: unixMs(t.Expires), Key: t.Key[:],
+	}
+	plain := wire.Marshal(&w)
+	defer clear(plain)
+	out := make([]byte, ticketHeader, ticketHeader+len(plain)+chacha20poly1305.Overhead)
+	out[0] = ticketVersion
+	copy(out[1:], ticketKid(key, service))
+	rand.Read(out[ticketPrefix:])
+	aead, wipe := ticketAEAD(key, service)
+	defer wipe()
+	return aead.seal(out, plain, ticketAD(service, out))
+}
+
+// openTicket opens b under whichever of keys fits. Expiry and use are the
+// caller's to check.
+func openTicket(keys []Key, service id.ID, b []byte) (*Ticket, error) {
+	if len(b) < ticketHeader+chacha20poly1305.Overhead || len(b) > limitTicket || b[0] != ticketVersion {
+		return nil, errTicket
+	}
+	for i := range keys {
+		// The kid is public and only saves a decryption; two keys may share one.
+		if !equal(ticketKid(&keys[i], service), b[1:ticketPrefix]) {
+			continue
+		}
+		aead, wipe := ticketAEAD(&keys[i], service)
+		plain, err := aead.open(b, ticketAD(service, b))
+		wipe()
+		if err == nil {
+			defer clear(plain)
+			return parseTicket(plain)
+		}
+	}
+	return nil, errTicket
+}
+
+func parseTicket(plain []byte) (*Ticket, error) {
+	var w ticketWire
+	if err := wire.Unmarshal(plain, &w, limitTicket); err != nil {
+		return nil, fmt.Errorf("%w: %w", errTicket, err)
+	}
+	defer clear(w.Key)
+	if len(w.ID) != len(TicketID{}) || len(w.PID) != id.Size || len(w.GrantHash) != hashSize ||
+		len(w.Key) != hashSize || w.Admitted > maxUnixMs || w.Expires > maxUnixMs ||
+		checkSecretID(w.SecretID) != nil {
+		return nil, errTicket
+	}
+	return &Ticket{
+		ID: TicketID(w.ID), PID: id.ID(w.PID), SecretID: w.SecretID, Admitted: fromUnixMs(w.Admitted),
+		GrantHash: [32]byte(w.GrantHash), Expires: fromUnixMs(w.Expires), Key: Key(w.Key),
+	}, nil
+}
+
+func ticketKid(key *Key, service id.ID) []byte {
+	return expand(key[:], labelTicketKid, kidSize, service[:])
+}
+
+func ticketAD(service id.ID, b []byte) []byte {
+	return append(append(wire.Label(labelTicket), service[:]...), b[:ticketPrefix]...)
+}
+
+// ticketCipher is XChaCha20-Poly1305 over the layout above.
+type ticketCipher struct{ key []byte }
+
+// ticketAEAD derives the sealing key, one per service, and a function that
+// wipes it.
+func ticketAEAD(key *Key, service id.ID) (ticketCipher, func()) {
+	k := expand(key[:], labelTicketKey, chacha20poly1305.KeySize, service[:])
+	return ticketCipher{k}, func() { clear(k) }
+}
+
+func (c ticketCipher) seal(header, plain, ad []byte) []byte {
+	aead, err := chacha20poly1305.NewX(c.key)
+	if err != nil {
+		panic("admission: internal error: " + err.Error())
+	}
+	return aead.Seal(header, header[ticketPrefix:ticketHeader], plain, ad)
+}
+
+func (c ticketCipher) open(b, ad []byte) ([]byte, error) {
+	aead, err := chacha20poly1305.NewX(c.key)
+	if err != nil {
+		panic("admission: internal error: " + err.Error())
+	}
+	return aead.Open(nil, b[ticketPrefix:ticketHeader], b[ticketHeader:], ad)
+}

@@ -1,0 +1,155 @@
+package admission
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ServerTLS returns the configuration of a super peer: TLS 1.3 only, a
+// self-signed certificate around key made in memory, no session tickets, so no
+// resumption and no 0-RTT. The certificate carries the key and nothing else
+// that anybody trusts; its dates span all time. It takes key, which must be
+// complete.
+func ServerTLS(key ed25519.PrivateKey) *tls.Config {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "icvpn super peer"},
+		NotBefore:    time.Unix(0, 0),
+		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280, Section 4.1.2.5: no expiry
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic("admission: internal error: " + err.Error())
+	}
+	return &tls.Config{
+		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{ALPN},
+		SessionTicketsDisabled: true,
+		VerifyConnection:       checkALPN,
+	}
+}
+
+// ClientTLS returns the configuration of a peer. It accepts any server that
+// proves an Ed25519 key, one of pins when pins are given. Without pins the
+// key is unproven until Client has checked the descriptor, which it does
+// before it sends anything of its own.
+func ClientTLS(pins []ed25519.PublicKey) *tls.Config {
+	pins = slices.Clone(pins)
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{ALPN},
+		// There is no PKI: names and dates in certificates mean nothing here.
+		// TLS still checks that the server holds the leaf's key, and
+		// VerifyConnection, which always runs, checks which key that is.
+		InsecureSkipVerify:     true,
+		SessionTicketsDisabled: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			key, err := PeerKey(cs)
+			if err != nil {
+				return err
+			}
+			if err := checkPins(key, pins); err != nil {
+				return err
+			}
+			return checkALPN(cs)
+		},
+	}
+}
+
+func checkPins(key ed25519.PublicKey, pins []ed25519.PublicKey) error {
+	if len(pins) == 0 || slices.ContainsFunc(pins, func(pin ed25519.PublicKey) bool { return equal(pin, key) }) {
+		return nil
+	}
+	return &PinError{Shown: key, Pins: pins}
+}
+
+// PinError reports a super peer whose TLS key is none of those the token names.
+type PinError struct {
+	Shown ed25519.PublicKey
+	Pins  []ed25519.PublicKey
+}
+
+// Error names the fingerprints of the key shown and of those expected.
+func (e *PinError) Error() string {
+	want := make([]string, len(e.Pins))
+	for i, p := range e.Pins {
+		want[i] = Fingerprint(p)
+	}
+	return fmt.Sprintf("admission: the super peer shows key %s, but the token expects %s: somebody may be in between, or the key was changed and the token is old",
+		Fingerprint(e.Shown), strings.Join(want, " or "))
+}
+
+func checkALPN(cs tls.ConnectionState) error {
+	if cs.NegotiatedProtocol != ALPN {
+		return fmt.Errorf("admission: the other side speaks %q in TLS, want %q", cs.NegotiatedProtocol, ALPN)
+	}
+	return nil
+}
+
+// PeerKey returns the Ed25519 key of the server's certificate. TLS has proved
+// that the server holds it; nothing has proved yet whose it is.
+func PeerKey(cs tls.ConnectionState) (ed25519.PublicKey, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return nil, errors.New("admission: the super peer showed no certificate")
+	}
+	key, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("admission: the super peer's TLS key is %v, want Ed25519", cs.PeerCertificates[0].PublicKeyAlgorithm)
+	}
+	return key, nil
+}
+
+// Fingerprint returns "SHA256:" and the unpadded base64 SHA-256 of key, the
+// form people know from ssh.
+func Fingerprint(key ed25519.PublicKey) string {
+	sum := sha256.Sum256(key)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
+}
+
+// BindClient returns the binding of a finished handshake at the client.
+func BindClient(cs tls.ConnectionState) (Binding, error) {
+	key, err := PeerKey(cs)
+	if err != nil {
+		return Binding{}, err
+	}
+	return bind(cs, key)
+}
+
+// BindServer returns the binding at the server, whose own TLS key is key.
+func BindServer(cs tls.ConnectionState, key ed25519.PublicKey) (Binding, error) {
+	return bind(cs, key)
+}
+
+func bind(cs tls.ConnectionState, key ed25519.PublicKey) (Binding, error) {
+	if !cs.HandshakeComplete || cs.Version != tls.VersionTLS13 || cs.DidResume {
+		return Binding{}, errors.New("admission: need a complete, fresh TLS 1.3 handshake")
+	}
+	if err := checkALPN(cs); err != nil {
+		return Binding{}, err
+	}
+	b := Binding{ServerKey: slices.Clone(key)}
+	for _, e := range []struct {
+		label string
+		to    *[32]byte
+	}{{exporterChannel, &b.Exporter}, {exporterContinuity, (*[32]byte)(&b.Ratchet)}} {
+		out, err := cs.ExportKeyingMaterial(e.label, nil, len(e.to))
+		if err != nil {
+			return Binding{}, fmt.Errorf("admission: %w", err)
+		}
+		copy(e.to[:], out)
+		clear(out)
+	}
+	return b, nil
+}
