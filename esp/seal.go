@@ -204,6 +204,3 @@ func (o *Outbound) frame(p *Packet) {
 func (o *Outbound) cipherBytes(p *Packet) uint64 {
 	return uint64(o.spec.cipherLen(p.Len + p.TFC))
 }
-
-// headLen is what goes before the ciphertext.
-func (sp *spec) headLen() int { return headerLen + sp.iv }

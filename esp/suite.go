@@ -112,7 +112,7 @@ func (s Suite) SealedLen(inner int) int {
 		return 0
 	}
 	sp := &specs[s]
-	return headerLen + sp.iv + sp.cipherLen(inner) + sp.icv
+	return sp.headLen() + sp.cipherLen(inner) + sp.icv
 }
 
 // Overhead returns what the tunnel adds to an inner packet of that length: outer
@@ -132,7 +132,7 @@ func (s Suite) MaxInner(pathMTU int, ipv6Outer bool) int {
 		return 0
 	}
 	sp := &specs[s]
-	room := pathMTU - outerLen(ipv6Outer) - headerLen - sp.iv - sp.icv
+	room := pathMTU - outerLen(ipv6Outer) - sp.headLen() - sp.icv
 	return max(0, room-room%sp.align-trailerLen)
 }
 
@@ -150,5 +150,8 @@ func (sp *spec) cipherLen(n int) int {
 	return n - n%sp.align
 }
 
+// headLen is what goes before the ciphertext.
+func (sp *spec) headLen() int { return headerLen + sp.iv }
+
 // minLen is the length of the shortest datagram that can be authentic.
-func (sp *spec) minLen() int { return headerLen + sp.iv + sp.align + sp.icv }
+func (sp *spec) minLen() int { return sp.headLen() + sp.align + sp.icv }
