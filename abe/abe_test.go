@@ -70,7 +70,7 @@ func keyFor(t testing.TB, attrs Attributes) *Key {
 	if k := keys[name]; k != nil {
 		return k
 	}
-	k, err := testAuthority().KeyGen(nil, attrs)
+	k, err := testAuthority().KeyGen(testRand(name), attrs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func keyFor(t testing.TB, attrs Attributes) *Key {
 var testSecret = Secret(sha256.Sum256([]byte("test secret")))
 
 var sealTierApp = sync.OnceValue(func() []byte {
-	ct, err := testAuthority().Params().SealTo(nil, target(Label("tier", "app")), testSecret)
+	ct, err := testAuthority().Params().SealTo(testRand("tier=app"), target(Label("tier", "app")), testSecret)
 	if err != nil {
 		panic(err)
 	}
@@ -97,7 +97,8 @@ func seal(t testing.TB, p Policy) []byte {
 	return ct
 }
 
-// testRand is a reproducible source; not for keys that must differ.
+// testRand is a reproducible source, so that what a fuzzer finds can be found
+// again.
 func testRand(seed string) *rand.ChaCha8 { return rand.NewChaCha8(sha256.Sum256([]byte(seed))) }
 
 func unhex(t testing.TB, s string) []byte {

@@ -53,7 +53,7 @@ func (a Attributes) WithLabels(schema []string, labels map[string]string) (Attri
 	return a, a.validate()
 }
 
-func (a *Attributes) validate() error {
+func (a Attributes) validate() error {
 	if a.Service.IsZero() {
 		return errors.New("abe: attributes without a service")
 	}
@@ -86,10 +86,9 @@ func checkToken(what, s string, limit int) error {
 	return nil
 }
 
-func (a *Attributes) clone() Attributes {
-	c := *a
-	c.Labels = maps.Clone(a.Labels)
-	return c
+func (a Attributes) clone() Attributes {
+	a.Labels = maps.Clone(a.Labels)
+	return a
 }
 
 // labelSet names a set of labels, for pools. CBOR of a map is sorted.
@@ -121,7 +120,7 @@ func tknGenerationValue(g uint32) string {
 }
 
 // tknMap is what circl's key generator is given.
-func (a *Attributes) tknMap() map[string]string {
+func (a Attributes) tknMap() map[string]string {
 	m := map[string]string{
 		tknService:    tknValue(a.Service[:]),
 		tknGeneration: tknGenerationValue(a.Generation),
@@ -147,7 +146,7 @@ func (a *Attributes) tknMap() map[string]string {
 	return m
 }
 
-func (a *Attributes) tkn() (t tkn20.Attributes) {
+func (a Attributes) tkn() (t tkn20.Attributes) {
 	t.FromMap(a.tknMap())
 	return t
 }
