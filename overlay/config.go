@@ -1,0 +1,153 @@
+package overlay
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"icvpn/internal/id"
+)
+
+// Transport sends a datagram of at most MaxPayload bytes; the real one pads it to
+// PaddedLen, seals it and writes it to the shared socket. WriteTo borrows pkt
+// and is called from several goroutines. An error counts as a lost datagram.
+type Transport interface {
+	WriteTo(pkt []byte, to netip.AddrPort) error
+}
+
+// Config says how a node takes part. Self and Transport are required, the zero
+// value of anything else is its default.
+type Config struct {
+	// Self is the node ID, made from the PID and never chosen.
+	Self id.ID
+	// Transport sends. Required.
+	Transport Transport
+	// Local is our own address, as far as it is known: a node that others name
+	// with it is not asked. Loopback addresses are only asked if Local is one.
+	Local netip.AddrPort
+	// Bootstrap returns the addresses to begin at: the super peers. It is called
+	// again for every bootstrap, must be quick, and may return our own address.
+	// Default: none, the node waits to be asked. Public nodes are never used.
+	Bootstrap func() []netip.AddrPort
+	// Replicas returns nodes that keep every item: each put goes to all of them
+	// (at most 16), one read of each get to one. Default: Bootstrap.
+	Replicas func() []netip.AddrPort
+	// Admit says whether a node may be a contact or a storing node: the place to
+	// ask for its credential. Others get answers, no more. It is called for each
+	// answer and must be quick. Default: everybody.
+	Admit func(id.ID, netip.AddrPort) bool
+	// Logger takes state changes and, at Debug, what the library has to say.
+	// Default: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock for expiry, limits and revalidation. Default: time.Now.
+	Now func() time.Time
+
+	// Expiry is how long an item is stored after its last put; publications are
+	// put again at half of it. Default 2 h, at least 1 min.
+	Expiry time.Duration
+	// Resend is the time to wait for an answer before sending again; a silent node
+	// costs a lookup two of them. Default 300 ms, 10 ms to 10 s.
+	Resend time.Duration
+	// Revalidate is how long a contact may be unheard before it is asked again.
+	// Default 60 s, at least 1 s.
+	Revalidate time.Duration
+	// Refresh is the longest time between two bootstraps, which also join islands
+	// together; a node with less than 8 contacts takes a fifth of it. Default
+	// 5 min, at least 5 s.
+	Refresh time.Duration
+	// Quorum is how many nodes, this one included, must acknowledge a put; on a
+	// smaller overlay, all of them. Default 3, 1 to 8.
+	Quorum int
+
+	// StoreItems and StoreBytes bound the store. Default 4096 items and 4 MiB,
+	// which counts 256 bytes for each item besides value and salt.
+	StoreItems, StoreBytes int
+	// StorePerKey bounds the items of one key, default 128; StorePerSource the
+	// items, chunks included, that one address put first, default 1024. What the
+	// node puts itself is under neither.
+	StorePerKey, StorePerSource int
+
+	// QueryRate is how many queries a second one node gets from us, AnswerRate
+	// how many a second we answer for one /24 or /56; bursts are twice that.
+	// Default 200 and 500.
+	QueryRate, AnswerRate int
+}
+
+func (c Config) withDefaults() Config {
+	def(&c.Expiry, 2*time.Hour)
+	def(&c.Resend, 300*time.Millisecond)
+	def(&c.Revalidate, time.Minute)
+	def(&c.Refresh, 5*time.Minute)
+	def(&c.Quorum, 3)
+	def(&c.StoreItems, 4096)
+	def(&c.StoreBytes, 4<<20)
+	def(&c.StorePerKey, 128)
+	def(&c.StorePerSource, 1024)
+	def(&c.QueryRate, 200)
+	def(&c.AnswerRate, 500)
+	if c.Bootstrap == nil {
+		c.Bootstrap = func() []netip.AddrPort { return nil }
+	}
+	if c.Replicas == nil {
+		c.Replicas = c.Bootstrap
+	}
+	if c.Admit == nil {
+		c.Admit = func(id.ID, netip.AddrPort) bool { return true }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.Local = unmap(c.Local)
+	return c
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) validate() error {
+	for _, f := range []struct {
+		name string
+		ok   bool
+	}{
+		{"Self", !c.Self.IsZero()},
+		{"Transport", c.Transport != nil},
+		{"Expiry", c.Expiry >= time.Minute},
+		{"Resend", c.Resend >= 10*time.Millisecond && c.Resend <= 10*time.Second},
+		{"Revalidate", c.Revalidate >= time.Second},
+		{"Refresh", c.Refresh >= 5*time.Second},
+		{"Quorum", c.Quorum >= 1 && c.Quorum <= bucketSize},
+		{"StoreItems", c.StoreItems > 0},
+		{"StoreBytes", c.StoreBytes > 0},
+		{"StorePerKey", c.StorePerKey > 0},
+		{"StorePerSource", c.StorePerSource > 0},
+		{"QueryRate", c.QueryRate > 0},
+		{"AnswerRate", c.AnswerRate > 0},
+	} {
+		if !f.ok {
+			return fmt.Errorf("overlay: config field %s is missing or out of range", f.name)
+		}
+	}
+	return nil
+}
+
+func (c Config) limits() limits {
+	return limits{
+		items: c.StoreItems, bytes: c.StoreBytes,
+		perKey: c.StorePerKey, perSource: c.StorePerSource,
+		expiry: c.Expiry,
+	}
+}
+
+// unmap returns the one form of an address that this package works with: IPv4 as
+// such, never as ::ffff:a.b.c.d.
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
