@@ -151,7 +151,7 @@ func (t *Trust) VerifyCredential(now time.Time, b []byte, epoch uint32) (*Creden
 		return nil, fmt.Errorf("service: credential of %s has address %s outside the block of its issuer", c.Name, c.Addr4())
 	}
 	if t.Policy != nil {
-		if err := t.Policy.revoked(&c); err != nil {
+		if err := t.Policy.Revoked(&c); err != nil {
 			return nil, err
 		}
 	}

@@ -38,7 +38,7 @@ type Policy struct {
 	Groups   []string      `yaml:"groups"` // names of key exchange groups, in order of preference
 	Lifetime time.Duration `yaml:"sa_lifetime"`
 	Rules    []filter.Rule `yaml:"rules"`
-	Revoked  Revoked       `yaml:"revoked,omitempty"`
+	Out      Revoked       `yaml:"revoked,omitempty"`
 
 	source []byte
 }
@@ -113,11 +113,12 @@ func (p *Policy) validate() error {
 	return filter.Validate(p.Rules)
 }
 
-func (p *Policy) revoked(c *Credential) error {
-	if slices.Contains(p.Revoked.Peers, c.PID().String()) {
+// Revoked says whether the policy revokes c, by PID or by enrolment secret.
+func (p *Policy) Revoked(c *Credential) error {
+	if slices.Contains(p.Out.Peers, c.PID().String()) {
 		return fmt.Errorf("service: peer %s (%s) is revoked", c.Name, c.PID().Short())
 	}
-	for _, s := range p.Revoked.Secrets {
+	for _, s := range p.Out.Secrets {
 		if s.ID == c.SecretID && c.AdmittedAt >= s.Since.Unix() {
 			return fmt.Errorf("service: peer %s was admitted with secret %s, revoked since %s", c.Name, s.ID, s.Since.UTC().Format(time.RFC3339))
 		}

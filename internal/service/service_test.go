@@ -248,7 +248,7 @@ func TestRevocation(t *testing.T) {
 		"secret":       {Revoked{Secrets: []RevokedSecret{{ID: "web-x", Since: t0}}}, false},
 		"secret later": {Revoked{Secrets: []RevokedSecret{{ID: "web-x", Since: t0.Add(time.Second)}}}, true},
 	} {
-		p, err := NewPolicy(Policy{Sequence: 2, Expires: t0.AddDate(1, 0, 0), Revoked: tc.r}, f.id, []ed25519.PrivateKey{f.owner})
+		p, err := NewPolicy(Policy{Sequence: 2, Expires: t0.AddDate(1, 0, 0), Out: tc.r}, f.id, []ed25519.PrivateKey{f.owner})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,160 @@
+package port
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"icvpn/internal/seal"
+	"icvpn/internal/wire"
+	"icvpn/overlay"
+)
+
+// DHT sends the overlay's datagrams under a ring's newest epoch: an
+// overlay.Transport.
+type DHT struct {
+	Port *Port
+	Ring *seal.Ring
+}
+
+var _ overlay.Transport = DHT{}
+
+// WriteTo implements overlay.Transport.
+func (d DHT) WriteTo(pkt []byte, to netip.AddrPort) error {
+	return d.Port.SendControl(d.Ring, seal.TypeDHT, seal.Newest, pkt, overlay.PaddedLen(pkt), to)
+}
+
+// IsAnswer says which authentic datagrams may pass a full nonce set: DHT
+// answers, which the overlay matches to its own queries.
+func IsAnswer(typ seal.Type, payload []byte) bool {
+	return typ == seal.TypeDHT && overlay.PaddedLen(payload) == len(payload)
+}
+
+// reflectMessage asks for, or tells, the address a datagram came from
+// (docs/protocol/control.md). Observed is invalid in a query.
+type reflectMessage struct {
+	_        struct{} `cbor:",toarray"`
+	Version  uint8
+	TxID     []byte // 8 bytes, the querier's
+	Observed netip.AddrPort
+}
+
+const maxReflect = 64
+
+// ReflectQuery returns a query; it is to be padded to seal.PadQuery.
+func ReflectQuery(tx [8]byte) []byte {
+	return wire.Marshal(reflectMessage{Version: 1, TxID: tx[:]})
+}
+
+// AnswerReflect returns the answer to a query that came from an address; false
+// for anything else.
+func AnswerReflect(query []byte, from netip.AddrPort) ([]byte, bool) {
+	m, ok := parseReflect(query)
+	if !ok || m.Observed.IsValid() {
+		return nil, false
+	}
+	m.Observed = from
+	return wire.Marshal(m), true
+}
+
+// ParseReflected reads an answer.
+func ParseReflected(answer []byte) (tx [8]byte, observed netip.AddrPort, ok bool) {
+	m, ok := parseReflect(answer)
+	if !ok || !m.Observed.IsValid() {
+		return tx, observed, false
+	}
+	return [8]byte(m.TxID), m.Observed, true
+}
+
+func parseReflect(b []byte) (m reflectMessage, ok bool) {
+	err := wire.Unmarshal(b, &m, maxReflect)
+	return m, err == nil && m.Version == 1 && len(m.TxID) == 8
+}
+
+// Resolver turns host:port into addresses, in the background, so that Addrs is
+// quick. Numbers need no lookup and are there at once.
+type Resolver struct {
+	hosts []string
+
+	mu      sync.Mutex
+	addrs   []netip.AddrPort
+	looked  time.Time
+	looking bool
+}
+
+// resolveEvery is how often names are looked up again while Addrs is asked for.
+const resolveEvery = time.Minute
+
+// NewResolver returns a Resolver of endpoints in the form host:port.
+func NewResolver(endpoints []string) *Resolver {
+	r := &Resolver{}
+	for _, e := range endpoints {
+		if ap, err := netip.ParseAddrPort(e); err == nil {
+			r.addrs = append(r.addrs, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+		} else {
+			r.hosts = append(r.hosts, e)
+		}
+	}
+	return r
+}
+
+// Addrs returns what is known now.
+func (r *Resolver) Addrs() []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.hosts) > 0 && !r.looking && time.Since(r.looked) > resolveEvery {
+		r.looking = true
+		go r.lookUp()
+	}
+	return append([]netip.AddrPort(nil), r.addrs...)
+}
+
+// lookUp resolves every host once, within a few seconds.
+func (r *Resolver) lookUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var found []netip.AddrPort
+	for _, h := range r.hosts {
+		found = append(found, Resolve(ctx, h)...)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looking, r.looked = false, time.Now()
+	for _, a := range found {
+		if !contains(r.addrs, a) {
+			r.addrs = append(r.addrs, a)
+		}
+	}
+}
+
+func contains(all []netip.AddrPort, a netip.AddrPort) bool {
+	for _, b := range all {
+		if a == b {
+			return true
+		}
+	}
+	return false
+}
+
+// Resolve returns the addresses of host:port, none when it has none.
+func Resolve(ctx context.Context, endpoint string) (out []netip.AddrPort) {
+	host, p, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		return nil
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil
+	}
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
+	}
+	return out
+}

@@ -1,0 +1,472 @@
+package superpeer
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/admission"
+	"icvpn/internal/discovery"
+	"icvpn/internal/filter"
+	"icvpn/internal/id"
+	"icvpn/internal/provision"
+	"icvpn/internal/seal"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+)
+
+// We chose:
+const (
+	// credentialLife is how long a membership lasts without renewal.
+	credentialLife = 24 * time.Hour
+	// sessionLife is how long a continuity ticket may stand in for the secret.
+	sessionLife = 7 * 24 * time.Hour
+	// slotDepth is how many ABE keys are kept ready for each label set.
+	slotDepth = 4
+	// maxLabelSets bounds the label sets that are kept ready.
+	maxLabelSets = 64
+	// maxMembers fits one directory object (service.MaxDirectory).
+	maxMembers = 400
+)
+
+// authority grants memberships of one service. Its methods are called from
+// many admissions at once.
+type authority struct {
+	// set at start
+	trust     *service.Trust
+	policy    service.Signed
+	docs      service.Documents
+	self      service.SuperPeer
+	key       ed25519.PrivateKey
+	abe       *abe.Authority
+	ring      *seal.Ring
+	epoch     uint32
+	secrets   map[string]service.EnrolmentSecret
+	verifiers map[string]admission.Verifier
+	slots     *abe.Pool
+	keys      *discovery.Keys
+	save      func([]byte) error // persists members and leases; called with mu held
+	entries   func() []provision.Entry
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	leases  *leases
+	own     map[id.ID]member
+	others  map[id.ID][]service.Member // by super peer
+	used    map[string]uint32          // admissions by secret ID
+	targets map[string]*target         // by policy text
+	changed chan struct{}              // the directory needs publishing; capacity 1
+}
+
+// member is one machine that we admitted.
+type member struct {
+	_        struct{} `cbor:",toarray"`
+	Member   service.Member
+	SecretID string
+	Slot     []byte // of the last grant
+	Admitted int64  // Unix seconds
+}
+
+// target is a discovery policy with what is handed out for it.
+type target struct {
+	target    abe.Target
+	statement abe.Statement
+	signed    []byte // the statement as sent
+	envelope  []byte // nil until made
+}
+
+// target returns what is handed out for a policy. The envelope costs an ABE
+// encryption, so prepare makes those of known label sets before anyone asks.
+func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.targetLocked(p, now)
+}
+
+func (a *authority) targetLocked(p abe.Policy, now time.Time) (*target, error) {
+	if t, ok := a.targets[p.String()]; ok && now.Before(t.statement.Expiry.Add(-credentialLife)) {
+		return t, nil
+	}
+	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: p}
+	secret, err := a.abe.PolicySeed(t)
+	if err != nil {
+		return nil, err
+	}
+	k, ok := a.epochKey(a.epoch)
+	if !ok {
+		return nil, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
+	}
+	pair, err := abe.DerivePolicyKey(secret, k, t, a.epoch)
+	if err != nil {
+		return nil, err
+	}
+	expiry := time.Unix(min(now.Add(30*24*time.Hour).Unix(), a.self.Expires), 0)
+	seq := uint64(now.UnixMilli())
+	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public(), Seq: seq, Expiry: expiry}
+	signed, err := st.Sign(a.key)
+	if err != nil {
+		return nil, err
+	}
+	env, err := a.abe.Envelope(nil, a.key, t, seq, expiry)
+	if err != nil {
+		return nil, err
+	}
+	out := &target{target: t, statement: st, signed: signed, envelope: env}
+	a.targets[p.String()] = out
+	a.keys.AddSeed(t, secret)
+	return out, nil
+}
+
+func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {
+	k, ok := a.ring.Key(time.Now(), epoch)
+	if !ok {
+		return abe.Secret{}, false
+	}
+	return abe.Secret(k.Bytes()), true
+}
+
+// provisioning is the policy that requests are sealed to: the key of this super
+// peer for this service (paper, step ii).
+func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self.PID()) }
+
+// prepare makes what admissions would otherwise wait for: the provisioning
+// key, and policies and slots of every label set that the secrets grant.
+func (a *authority) prepare(now time.Time) error {
+	for _, p := range []abe.Policy{a.provisioning(), discovery.Members()} {
+		if _, err := a.target(p, now); err != nil {
+			return err
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(a.secrets)) {
+		if err := a.prepareLabels(a.secrets[id].Grant, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
+	a.slots.Want(discovery.Attributes(a.rules(), labels))
+	if p, ok := discovery.PolicyOf(a.rules(), labels); ok {
+		_, err := a.target(p, now)
+		return err
+	}
+	return nil
+}
+
+// info is what an authenticated machine gets before its request (step iii).
+func (a *authority) info(now time.Time) ([]byte, error) {
+	t, err := a.target(a.provisioning(), now)
+	if err != nil {
+		return nil, err
+	}
+	return provision.Info{ABEParams: a.abe.Params().Bytes(), Statement: t.signed}.Encode(), nil
+}
+
+// grant makes a machine a member (steps iv to vi). observed is the address it
+// came from.
+func (a *authority) grant(who admission.Authenticated, sealed []byte, observed netip.Addr, now time.Time) (admission.Granted, error) {
+	req, err := a.openRequest(who, sealed)
+	if err != nil {
+		return admission.Granted{}, err
+	}
+	labels, err := a.labels(who, req, now)
+	if err != nil {
+		return admission.Granted{}, err
+	}
+	slot, err := a.slot(labels)
+	if err != nil {
+		return admission.Granted{}, err
+	}
+	c, err := a.admit(who, req, labels, slot.ID, now)
+	if err != nil {
+		a.slots.Add(slot) // nobody has seen it
+		return admission.Granted{}, err
+	}
+	g, err := a.assemble(c, slot, observed, now)
+	if err != nil {
+		return admission.Granted{}, err
+	}
+	a.log.Info("admitted", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
+	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife)}, nil
+}
+
+// openRequest opens the sealed request: that the peer could seal it proves that
+// its ABE parameters are ours, nothing more. Who it is, TLS and SRP have shown.
+func (a *authority) openRequest(who admission.Authenticated, sealed []byte) (provision.Request, error) {
+	t, err := a.target(a.provisioning(), time.Now())
+	if err != nil {
+		return provision.Request{}, err
+	}
+	plain, err := a.keys.Open(sealed, "request", who.IDKey, provision.MaxRequest)
+	if err != nil {
+		return provision.Request{}, &admission.Refusal{Code: admission.CodeRequest, Detail: "it was not sealed to " + t.target.Policy.String()}
+	}
+	req, err := provision.ParseRequest(plain)
+	if err != nil {
+		return req, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	}
+	if req.PID != who.PID {
+		return req, &admission.Refusal{Code: admission.CodeRequest, Detail: "it names another peer"}
+	}
+	return req, nil
+}
+
+// labels decides which labels the machine gets: within its secret's scope and
+// within ours.
+func (a *authority) labels(who admission.Authenticated, req provision.Request, now time.Time) (map[string]string, error) {
+	s, ok := a.secrets[who.SecretID]
+	if !ok {
+		return nil, &admission.Refusal{Code: admission.CodeWrongSecret}
+	}
+	if s.Expires != 0 && now.Unix() >= s.Expires {
+		return nil, &admission.Refusal{Code: admission.CodeExpiredSecret}
+	}
+	labels, err := s.Grants(req.Labels)
+	var scope *service.ScopeError
+	if errors.As(err, &scope) {
+		return nil, &admission.Refusal{Code: admission.CodeScope, Detail: scope.Error()}
+	}
+	if err != nil {
+		return nil, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	}
+	for k, v := range labels {
+		if !a.self.MayGrant(k, v) {
+			return nil, &admission.Refusal{Code: admission.CodeScope, Detail: fmt.Sprintf("label %s=%s is outside the scope that the owner gave this super peer", k, v)}
+		}
+	}
+	return labels, nil
+}
+
+// admit leases the address, signs the credential and enters the member. Only
+// what was saved is granted, so a crash between the two forgets nobody.
+func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	old, renewal := a.own[who.PID]
+	if err := a.quotaLocked(who.SecretID, renewal); err != nil {
+		return nil, err
+	}
+	end := min(now.Add(credentialLife).Unix(), a.self.Expires)
+	addr, err := a.leases.take(who.PID, now.Unix(), end)
+	if err != nil {
+		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
+	}
+	a4 := addr.As4()
+	c := &service.Credential{
+		Service: a.trust.Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: labels,
+		Slot: slot[:], Address4: a4[:], SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
+		NotBefore: now.Unix(), NotAfter: end, Epoch: a.epoch, Generation: a.trust.Descriptor.Generation,
+	}
+	if err := a.trust.Policy.Revoked(c); err != nil {
+		return nil, &admission.Refusal{Code: admission.CodeRevoked}
+	}
+	a.own[who.PID] = member{Member: c.Member(), SecretID: who.SecretID, Slot: slot[:], Admitted: c.AdmittedAt}
+	if !renewal {
+		a.used[who.SecretID]++
+	}
+	if err := a.save(a.encodeLocked()); err != nil {
+		if renewal {
+			a.own[who.PID] = old
+		} else {
+			delete(a.own, who.PID)
+			a.used[who.SecretID]--
+		}
+		return nil, fmt.Errorf("superpeer: membership not saved: %w", err)
+	}
+	a.touch()
+	return c, nil
+}
+
+func (a *authority) quotaLocked(secretID string, renewal bool) error {
+	if renewal {
+		return nil
+	}
+	if q := a.secrets[secretID].Quota; q != 0 && a.used[secretID] >= q {
+		return &admission.Refusal{Code: admission.CodeQuota}
+	}
+	if len(a.own) >= maxMembers {
+		return &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
+	}
+	return nil
+}
+
+// otherLocked names another super peer that admits, "" if there is none.
+func (a *authority) otherLocked() string {
+	for _, s := range a.trust.Descriptor.SuperPeers {
+		if s.Has(service.RoleAdmit) && s.PID() != a.self.PID() {
+			return s.Endpoints[0]
+		}
+	}
+	return ""
+}
+
+// slot returns a ready attribute key for labels, or makes one.
+func (a *authority) slot(labels map[string]string) (*abe.Slot, error) {
+	attrs := discovery.Attributes(a.rules(), labels)
+	if s, ok := a.slots.Take(attrs); ok {
+		return s, nil
+	}
+	return a.abe.NewSlot(nil, attrs, a.trust.Descriptor.Generation)
+}
+
+// assemble gathers keys and addresses into the grant (step v).
+func (a *authority) assemble(c *service.Credential, slot *abe.Slot, observed netip.Addr, now time.Time) (provision.Grant, error) {
+	cred, err := service.SignCredential(*c, a.key)
+	if err != nil {
+		return provision.Grant{}, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	}
+	k, ok := a.ring.Key(now, a.epoch)
+	if !ok {
+		return provision.Grant{}, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
+	}
+	g := provision.Grant{
+		Credential: cred, AttributeKey: slot.Key, SlotCiphertext: slot.Ciphertext, Policy: a.policy,
+		Epoch: a.epoch, EpochKey: k.Bytes(), Entries: a.entries(), Observed: observed,
+		SessionExpires: now.Add(sessionLife).Unix(),
+	}
+	if p, ok := discovery.PolicyOf(a.rules(), c.Labels); ok {
+		t, err := a.target(p, now)
+		if err != nil {
+			return g, err
+		}
+		g.Publish = t.signed
+	}
+	g.Envelopes = a.envelopes(abe.Attributes{Service: a.trust.Service, Generation: c.Generation, Slot: slot.ID, Labels: discovery.Attributes(a.rules(), c.Labels)})
+	return g, nil
+}
+
+// envelopes returns those that a key with these attributes opens.
+func (a *authority) envelopes(attrs abe.Attributes) (out [][]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, text := range slices.Sorted(maps.Keys(a.targets)) {
+		if t := a.targets[text]; t.target.Matches(attrs) {
+			out = append(out, t.envelope)
+		}
+	}
+	return out
+}
+
+// list answers a peer-list request, sealed to the requester's slot (step vii).
+func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, error) {
+	a.mu.Lock()
+	m, ok := a.own[who.PID]
+	l := provision.List{Members: a.membersLocked(now)}
+	a.mu.Unlock()
+	if !ok || len(m.Slot) != abe.SlotSize {
+		return nil, errors.New("superpeer: peer list asked for before a grant")
+	}
+	plain := l.Encode()
+	for len(plain) > provision.MaxList { // the directory has the rest
+		l.Members = l.Members[:len(l.Members)*3/4]
+		plain = l.Encode()
+	}
+	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: abe.ForSlot(abe.SlotID(m.Slot))}
+	secret, err := a.abe.PolicySeed(t)
+	if err != nil {
+		return nil, err
+	}
+	k, _ := a.epochKey(a.epoch)
+	pair, err := abe.DerivePolicyKey(secret, k, t, a.epoch)
+	if err != nil {
+		return nil, err
+	}
+	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public()}
+	return discovery.Seal(st, "list", who.IDKey, plain)
+}
+
+// membersLocked returns the members that every known super peer lists, ours
+// first.
+func (a *authority) membersLocked(now time.Time) (all []service.Member) {
+	for _, m := range a.own {
+		if now.Unix() < m.Member.NotAfter {
+			all = append(all, m.Member)
+		}
+	}
+	for _, ms := range a.others {
+		all = append(all, ms...)
+	}
+	return all
+}
+
+// touch says that the directory needs publishing.
+func (a *authority) touch() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (a *authority) rules() []filter.Rule { return a.trust.Policy.Rules }
+
+// directory returns the content to publish.
+func (a *authority) directory(now time.Time) service.Directory {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var ms []service.Member
+	for pid, m := range a.own {
+		if now.Unix() >= m.Member.NotAfter {
+			delete(a.own, pid)
+			continue
+		}
+		ms = append(ms, m.Member)
+	}
+	slices.SortFunc(ms, func(x, y service.Member) int { return x.PID().Compare(y.PID()) })
+	return service.NewDirectory(a.trust.Service, a.epoch, now.UnixMilli(), now.Add(directoryLife), ms)
+}
+
+// setOthers takes in what another super peer published.
+func (a *authority) setOthers(sp id.ID, ms []service.Member) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.others[sp] = ms
+}
+
+// saved is the form in which members and leases are kept.
+type saved struct {
+	_       struct{} `cbor:",toarray"`
+	Version uint8
+	Leases  []byte
+	Members []member
+	Used    map[string]uint32
+}
+
+const maxSaved = 4 << 20
+
+func (a *authority) encodeLocked() []byte {
+	s := saved{Version: 1, Leases: a.leases.encode(), Used: a.used}
+	for _, pid := range slices.SortedFunc(maps.Keys(a.own), id.ID.Compare) {
+		s.Members = append(s.Members, a.own[pid])
+	}
+	return wire.Marshal(s)
+}
+
+func (a *authority) restore(b []byte) error {
+	var s saved
+	if err := wire.Unmarshal(b, &s, maxSaved); err != nil {
+		return err
+	}
+	if s.Version != 1 {
+		return fmt.Errorf("superpeer: saved members have version %d, this binary knows 1", s.Version)
+	}
+	l, err := decodeLeases(a.leases.block, s.Leases)
+	if err != nil {
+		return err
+	}
+	a.leases = l
+	for _, m := range s.Members {
+		a.own[m.Member.PID()] = m
+	}
+	if s.Used != nil {
+		a.used = s.Used
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package superpeer
+
+import (
+	"context"
+	"time"
+
+	"icvpn/internal/discovery"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+)
+
+// publishLoop keeps our directory, the envelopes and the service's documents in
+// the overlays (paper, step vi).
+func (s *SuperPeer) publishLoop(ctx context.Context) error {
+	refresh := time.NewTimer(0)
+	defer refresh.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.authority.changed:
+			if !sleep(ctx, directorySettle) {
+				return nil
+			}
+		case <-refresh.C:
+			s.publishDocuments(ctx)
+		}
+		wait := directoryRefresh
+		if err := s.publishDirectory(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("directory not published", "err", err)
+			wait = putRetry
+		}
+		refresh.Reset(wait)
+	}
+}
+
+func (s *SuperPeer) publishDirectory(ctx context.Context) error {
+	a := s.authority
+	now := time.Now()
+	t, err := a.target(discovery.Members(), now)
+	if err != nil {
+		return err
+	}
+	d := a.directory(now)
+	sealed, err := discovery.Seal(t.statement, "members", a.self.Key, d.Encode())
+	if err != nil {
+		return err
+	}
+	_, err = s.service.overlay.PutObject(ctx, a.key, discovery.SaltDirectory, d.Seq, sealed)
+	return err
+}
+
+// publishDocuments puts the envelopes into the service's overlay and its
+// documents into the universal one. Failures are retried with the next refresh;
+// admission hands the same things out directly.
+func (s *SuperPeer) publishDocuments(ctx context.Context) {
+	a := s.authority
+	seq := time.Now().UnixMilli()
+	a.mu.Lock()
+	targets := make([]*target, 0, len(a.targets))
+	for _, t := range a.targets {
+		targets = append(targets, t)
+	}
+	a.mu.Unlock()
+	for _, t := range targets {
+		if _, err := s.service.overlay.PutObject(ctx, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope); err != nil {
+			s.log.Debug("envelope not published", "err", err)
+		}
+	}
+	docs := wire.Marshal(a.docs)
+	if _, err := s.universe.overlay.PutObject(ctx, a.key, discovery.SaltService(a.trust.Service), seq, docs); err != nil {
+		s.log.Debug("service documents not published", "err", err)
+	}
+}
+
+// readLoop reads the directories of the other super peers, for the lists we
+// hand out.
+func (s *SuperPeer) readLoop(ctx context.Context) error {
+	for sleep(ctx, directoryRead) {
+		for _, sp := range s.authority.trust.Descriptor.SuperPeers {
+			if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
+				s.readDirectory(ctx, sp)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *SuperPeer) readDirectory(ctx context.Context, sp service.SuperPeer) {
+	a := s.authority
+	now := time.Now()
+	obj, err := s.service.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
+	if err == nil {
+		var plain []byte
+		if plain, err = a.keys.Open(obj.Data, "members", sp.Key, service.MaxDirectory+256); err == nil {
+			var d service.Directory
+			if d, err = a.trust.OpenDirectory(plain, sp, obj.Seq, now); err == nil {
+				a.setOthers(sp.PID(), d.Members)
+			}
+		}
+	}
+	if err != nil {
+		s.log.Debug("directory not read", "super_peer", sp.PID().Short(), "err", err)
+	}
+}

@@ -1,0 +1,344 @@
+package superpeer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"icvpn/abe"
+	"icvpn/admission"
+	"icvpn/internal/control"
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
+	"icvpn/internal/port"
+	"icvpn/internal/provision"
+	"icvpn/internal/seal"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+	"icvpn/overlay"
+)
+
+// We chose:
+const (
+	// directoryLife is how long a published directory is believed; it is
+	// published again at less than half of that.
+	directoryLife    = 5 * time.Minute
+	directoryRefresh = 2 * time.Minute
+	// directoryRead is how often the directories of the others are read.
+	directoryRead = 15 * time.Second
+	// directorySettle gathers admissions that come together into one put.
+	directorySettle = 100 * time.Millisecond
+	// putRetry is the wait after a put that nobody took.
+	putRetry = 5 * time.Second
+	// ephemerals is how many SRP pairs are kept ready.
+	ephemerals = 64
+)
+
+// Store keeps named secrets sealed: state.Dir.
+type Store interface {
+	Get(name string) ([]byte, error) // fs.ErrNotExist if there is none
+	Put(name string, b []byte) error
+}
+
+// Names in the store.
+const (
+	fileHandOver = "handover"
+	fileMembers  = "members"
+)
+
+// Config is what a super peer runs with.
+type Config struct {
+	// HandOver is the owner's. Required.
+	HandOver service.HandOver
+	// Store keeps members and leases. Required.
+	Store Store
+	// UDP is the shared socket pair; New takes it. Required.
+	UDP port.Conn
+	// TCP accepts admissions; New takes it. Required.
+	TCP net.Listener
+	// Log takes state changes. Required.
+	Log *slog.Logger
+}
+
+// SuperPeer is one super peer of one service. Make it with New; Run starts it.
+type SuperPeer struct {
+	// set at start
+	cfg       Config
+	log       *slog.Logger
+	authority *authority
+	port      *port.Port
+	rings     *seal.Rings
+	service   *tier
+	universe  *tier
+	admission *admission.Service
+	pool      *admission.EphemeralPool
+	limiter   *admission.Limiter
+	workers   chan struct{}
+	started   time.Time
+
+	mu    sync.Mutex
+	ready bool // slots of every role are there
+}
+
+// tier is a super peer's part in one overlay.
+type tier struct {
+	ring    *seal.Ring
+	trust   *service.Trust
+	overlay *overlay.Overlay
+}
+
+// New makes a super peer. It starts nothing.
+func New(cfg Config) (*SuperPeer, error) {
+	h := cfg.HandOver
+	key := ed25519.NewKeyFromSeed(h.Seed)
+	now := time.Now()
+	s := &SuperPeer{cfg: cfg, log: cfg.Log, rings: new(seal.Rings), workers: make(chan struct{}, maxAdmissions), started: now}
+	s.port = port.New(cfg.UDP, s.rings)
+	s.limiter = admission.NewLimiter(admission.LimiterConfig{})
+	var err error
+	if s.service, err = s.newTier(h.Service, key, now); err != nil {
+		return nil, err
+	}
+	if s.universe, err = s.newTier(h.Universe, key, now); err != nil {
+		return nil, fmt.Errorf("universal overlay: %w", err)
+	}
+	if s.authority, err = s.newAuthority(h, key, now); err != nil {
+		return nil, err
+	}
+	d := s.service.trust.Descriptor
+	s.pool = admission.NewEphemeralPool(admission.Group(d.SRPGroup), ephemerals)
+	return s, s.newAdmission(h, now)
+}
+
+// newTier verifies an overlay's documents and makes our node of it.
+func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now time.Time) (*tier, error) {
+	trust, err := service.Open(m.Documents, m.ID, 0, now)
+	if err != nil {
+		return nil, err
+	}
+	pid := id.FromKey(key.Public().(ed25519.PublicKey))
+	if _, ok := trust.Descriptor.SuperPeer(pid); !ok {
+		return nil, fmt.Errorf("superpeer: the descriptor of %s does not list this super peer (%s); ask the owner for a new hand-over", trust.Descriptor.Name, pid.Short())
+	}
+	master, err := seal.ParseMasterKey(m.Epoch, m.Master)
+	if err != nil {
+		return nil, err
+	}
+	defer master.Wipe()
+	k, err := master.Member(m.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	ring := seal.NewRing(seal.Config{Service: m.ID, IsAnswer: port.IsAnswer})
+	if err := ring.Install(seal.Epoch{Number: m.Epoch, Key: k, ActivateAt: time.Unix(0, 0), Grace: seal.DefaultGrace}); err != nil {
+		return nil, err
+	}
+	s.rings.Add(ring)
+	boot := port.NewResolver(endpoints(trust.Descriptor, pid))
+	ov, err := overlay.New(overlay.Config{
+		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs,
+		Logger: s.log.With("overlay", trust.Descriptor.Name),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tier{ring: ring, trust: trust, overlay: ov}, nil
+}
+
+// endpoints returns the addresses of a descriptor's super peers but one.
+func endpoints(d *service.Descriptor, except id.ID) (all []string) {
+	for _, sp := range d.SuperPeers {
+		if sp.PID() != except {
+			all = append(all, sp.Endpoints...)
+		}
+	}
+	return all
+}
+
+func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now time.Time) (*authority, error) {
+	trust, err := s.service.trust.WithPolicy(h.Policy, now)
+	if err != nil {
+		return nil, err
+	}
+	s.service.trust = trust
+	self, _ := trust.Descriptor.SuperPeer(id.FromKey(key.Public().(ed25519.PublicKey)))
+	if !self.Has(service.RoleAdmit) || !self.Has(service.RoleAuthority) {
+		return nil, errors.New("superpeer: the descriptor gives this super peer neither admit nor authority; this version serves with both")
+	}
+	if now.Unix() >= self.Expires {
+		return nil, fmt.Errorf("superpeer: the owner's grant to this super peer expired on %s; ask the owner for a new hand-over", time.Unix(self.Expires, 0).UTC().Format(time.RFC3339))
+	}
+	block, err := netip.ParsePrefix(self.Block4)
+	if err != nil {
+		return nil, fmt.Errorf("superpeer: address block %q: %w", self.Block4, err)
+	}
+	au, err := abe.NewAuthority(abe.Secret(h.ABESeed), trust.Service)
+	if err != nil {
+		return nil, err
+	}
+	if hash := au.Params().Hash(); string(hash[:]) != string(trust.Descriptor.ABEHash) {
+		return nil, errors.New("superpeer: the ABE parameters made from the hand-over's seed are not those in the descriptor; create the service again with this binary")
+	}
+	a := &authority{
+		trust: trust, policy: h.Policy, docs: h.Service.Documents, self: self, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
+		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
+		slots: abe.NewPool(slotDepth, trust.Descriptor.Generation), log: s.log, leases: newLeases(block),
+		own: map[id.ID]member{}, others: map[id.ID][]service.Member{}, used: map[string]uint32{},
+		targets: map[string]*target{}, changed: make(chan struct{}, 1),
+	}
+	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)
+	a.entries = s.entries
+	a.save = func(b []byte) error { return s.cfg.Store.Put(fileMembers, b) }
+	for _, es := range h.Secrets {
+		v, err := admission.ParseVerifier(es.Verifier)
+		if err != nil {
+			return nil, err
+		}
+		a.secrets[es.ID], a.verifiers[es.ID] = es, v
+	}
+	b, err := s.cfg.Store.Get(fileMembers)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	default:
+		if err := a.restore(b); err != nil {
+			return nil, fmt.Errorf("superpeer: saved members: %w", err)
+		}
+	}
+	return a, nil
+}
+
+// newAdmission prepares what every admission reads.
+func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
+	if err := s.authority.prepare(now); err != nil {
+		return err
+	}
+	info, err := s.authority.info(now)
+	if err != nil {
+		return err
+	}
+	d := s.service.trust.Descriptor
+	s.admission = &admission.Service{
+		ID: d.Service, Root: wire.Marshal(h.Service.Documents.Roots), Descriptor: h.Service.Documents.Descriptor.Encode(),
+		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
+		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)}, Info: info,
+	}
+	return nil
+}
+
+// entries are the overlay nodes that a newcomer starts from: the super peers.
+func (s *SuperPeer) entries() []provision.Entry { return nil }
+
+// PID returns the super peer's node identifier.
+func (s *SuperPeer) PID() id.ID { return s.authority.self.PID() }
+
+// Run serves until ctx ends. It closes both sockets.
+func (s *SuperPeer) Run(ctx context.Context) error {
+	s.log.Info("super peer up", "service", s.service.trust.Descriptor.Name, "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.port.Run(ctx, port.Handlers{Control: s.onControl}) })
+	g.Go(func() error { return s.service.overlay.Run(ctx) })
+	g.Go(func() error { return s.universe.overlay.Run(ctx) })
+	g.Go(func() error { return s.acceptLoop(ctx) })
+	g.Go(func() error { return s.idleLoop(ctx) })
+	g.Go(func() error { return s.publishLoop(ctx) })
+	g.Go(func() error { return s.readLoop(ctx) })
+	err := g.Wait()
+	s.log.Info("super peer down", "service", s.service.trust.Descriptor.Name)
+	return err
+}
+
+// onControl hands a datagram to whom it is for. Called by the port's readers.
+func (s *SuperPeer) onControl(o seal.Opened, from netip.AddrPort) {
+	t := s.service
+	if o.Service == s.universe.trust.Service {
+		t = s.universe
+	}
+	switch o.Type {
+	case seal.TypeDHT:
+		t.overlay.Deliver(o.Payload, from)
+	case seal.TypeReflect:
+		s.reflect(t, o, from)
+	}
+}
+
+// reflect tells a member under which address we see it. The answer is shorter
+// than the query, so reflection gains nothing.
+func (s *SuperPeer) reflect(t *tier, o seal.Opened, from netip.AddrPort) {
+	answer, ok := port.AnswerReflect(o.Payload, from)
+	if !ok || len(answer) > o.Room {
+		return
+	}
+	if err := s.port.SendControl(t.ring, seal.TypeReflect, o.Epoch, answer, 0, from); err != nil {
+		s.log.Debug("reflection not sent", "addr", from, "err", err)
+	}
+}
+
+// idleLoop makes ahead what admissions take: SRP pairs and attribute keys.
+func (s *SuperPeer) idleLoop(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		for ctx.Err() == nil && s.pool.Precompute() {
+		}
+		labels, generation, ok := s.authority.slots.Need()
+		if ok && ctx.Err() == nil {
+			slot, err := s.authority.abe.NewSlot(rand.Reader, labels, generation)
+			if err != nil {
+				return err
+			}
+			s.authority.slots.Add(slot)
+			continue
+		}
+		s.becomeReady()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *SuperPeer) becomeReady() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ready {
+		s.ready = true
+		s.log.Info("keys made ahead for every role", "took", time.Since(s.started).Round(time.Millisecond))
+	}
+}
+
+// Ready says whether admissions wait for no key generation.
+func (s *SuperPeer) Ready() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// Status describes the super peer for `icvpn status`.
+func (s *SuperPeer) Status() control.Status {
+	a := s.authority
+	a.mu.Lock()
+	members := len(a.own)
+	a.mu.Unlock()
+	st := control.Status{
+		Name: "super peer", PID: s.PID().String(), Service: a.trust.Service.String(), ServiceName: a.trust.Descriptor.Name,
+		Since: s.started, Epoch: a.epoch, Listen: s.cfg.TCP.Addr().String(), Members: members,
+	}
+	st.State = control.StateStarting
+	if s.Ready() {
+		st.State = control.StateUp
+	}
+	return st
+}
