@@ -40,6 +40,9 @@ type Config struct {
 	Stats *Stats
 	// Rand draws the soft limit, default crypto/rand.
 	Rand io.Reader
+	// Owner is handed back by Inbound.Owner and means nothing here: the
+	// conductor's way from a datagram's SA to its tunnel. Default nil.
+	Owner any
 }
 
 func (c Config) withDefaults() Config {
@@ -89,6 +92,7 @@ type sa struct {
 	pool  *pool
 	stats *Stats
 	life  lifetime
+	owner any
 }
 
 // init fills s from a Config that withDefaults has completed.
@@ -101,6 +105,7 @@ func (s *sa) init(c *Config) error {
 		return err
 	}
 	s.spi, s.suite, s.spec, s.esn, s.stats = c.SPI, c.Suite, &specs[c.Suite], !c.NoESN, c.Stats
+	s.owner = c.Owner
 	s.life.born, s.life.hard, s.life.soft = c.Born, c.Limits, c.Limits.soft(share)
 	if s.pool, err = newPool(s.spec, &c.Keys, s.esn); err != nil {
 		return fmt.Errorf("%w: Keys: %w", ErrConfig, err)
@@ -110,6 +115,9 @@ func (s *sa) init(c *Config) error {
 
 // SPI returns the SA's index.
 func (s *sa) SPI() uint32 { return s.spi }
+
+// Owner returns Config.Owner.
+func (s *sa) Owner() any { return s.owner }
 
 // Suite returns the SA's algorithms.
 func (s *sa) Suite() Suite { return s.suite }
