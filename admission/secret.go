@@ -57,3 +57,32 @@ func (s *Session) Wipe() {
 	clear(s.Ticket)
 	s.Ticket = nil
 }
+
+// What holds secrets in unexported fields needs a Format of its own, because
+// fmt does not call methods of fields it cannot reach.
+var (
+	_ fmt.Formatter = ClientConfig{}
+	_ fmt.Formatter = Binding{}
+	_ fmt.Formatter = (*Client)(nil)
+	_ fmt.Formatter = (*Server)(nil)
+)
+
+// Format implements fmt.Formatter: the names only.
+func (c ClientConfig) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "admission to service %v with secret %q", c.ServiceID, c.SecretID)
+}
+
+// Format implements fmt.Formatter: the server key only.
+func (b Binding) Format(f fmt.State, _ rune) {
+	io.WriteString(f, "TLS session with "+Fingerprint(b.ServerKey))
+}
+
+// Format implements fmt.Formatter: the state only.
+func (c *Client) Format(f fmt.State, _ rune) {
+	io.WriteString(f, "admission client: "+c.state.String())
+}
+
+// Format implements fmt.Formatter: the state only.
+func (s *Server) Format(f fmt.State, _ rune) {
+	io.WriteString(f, "admission server: "+s.state.String())
+}

@@ -193,9 +193,11 @@ type zeroHash struct{ hash.Hash }
 
 func (zeroHash) Sum(b []byte) []byte { return append(b, make([]byte, hashSize)...) }
 
+func zeroSHA256() hash.Hash { return zeroHash{newSHA256()} }
+
 func TestScrambleRefusesZero(t *testing.T) {
 	p := *Group2048.srp()
-	p.newHash = func() hash.Hash { return zeroHash{newSHA256()} }
+	p.newHash = zeroSHA256
 	if _, err := p.scramble(p.gPadded, p.gPadded); !errors.Is(err, errDegenerate) {
 		t.Fatalf("u = 0 accepted: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ var _ Backend = (*world)(nil)
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldWith(t, testParams)
+	return worldOf(newVerifierOnce(t))
 }
 
 func newWorldWith(t testing.TB, params Params) *world {
@@ -54,14 +55,32 @@ func newWorldWith(t testing.TB, params Params) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return worldOf(v)
+}
+
+func worldOf(v Verifier) *world {
 	return &world{
 		service: Service{
-			ID: testService, Root: []byte("root"), Descriptor: []byte("descriptor"), Params: params,
+			ID: testService, Root: []byte("root"), Descriptor: []byte("descriptor"), Params: v.Params,
 			FakeKey: Key{1}, TicketKeys: []Key{{2}}, Info: []byte("info"),
 		},
 		verifiers: map[string]Verifier{testSecretID: v},
 		used:      map[TicketID]bool{},
 	}
+}
+
+var sharedVerifier = sync.OnceValues(func() (Verifier, error) {
+	return NewVerifier(testSecretID, testSecret, testParams)
+})
+
+// newVerifierOnce saves an exponentiation in loops.
+func newVerifierOnce(t testing.TB) Verifier {
+	t.Helper()
+	v, err := sharedVerifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func (w *world) Service(service id.ID) (*Service, bool) { return &w.service, service == w.service.ID }

@@ -1,0 +1,283 @@
+package admission
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"time"
+
+	"icvpn/internal/id"
+)
+
+func testTicket() *Ticket {
+	return &Ticket{
+		ID: TicketID{1}, PID: id.ID{2}, SecretID: "web-1", Admitted: testNow, GrantHash: [32]byte{3},
+		Expires: testNow.Add(time.Hour), Key: Key{4},
+	}
+}
+
+func TestTicketRoundTrip(t *testing.T) {
+	want := testTicket()
+	b := sealTicket(&Key{1}, testService, want)
+	got, err := openTicket([]Key{{9}, {1}}, testService, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.ID != want.ID || got.PID != want.PID || got.SecretID != want.SecretID || got.GrantHash != want.GrantHash ||
+		got.Key != want.Key || !got.Admitted.Equal(want.Admitted) || !got.Expires.Equal(want.Expires) {
+		t.Fatalf("got %+v, want %+v", got, want)
+	}
+	if bytes.Equal(b, sealTicket(&Key{1}, testService, want)) {
+		t.Fatal("two seals are equal: the nonce repeats")
+	}
+}
+
+func TestTicketOpensOnlyUnderItsKeyAndService(t *testing.T) {
+	b := sealTicket(&Key{1}, testService, testTicket())
+	for name, open := range map[string]func() (*Ticket, error){
+		"another key":     func() (*Ticket, error) { return openTicket([]Key{{2}}, testService, b) },
+		"no key":          func() (*Ticket, error) { return openTicket(nil, testService, b) },
+		"another service": func() (*Ticket, error) { return openTicket([]Key{{1}}, id.ID{1}, b) },
+	} {
+		if _, err := open(); err == nil {
+			t.Errorf("%s: opened", name)
+		}
+	}
+}
+
+func TestTicketRefusesEveryChange(t *testing.T) {
+	b := sealTicket(&Key{1}, testService, testTicket())
+	keys := []Key{{1}}
+	for i := range b {
+		if _, err := openTicket(keys, testService, b[:i]); err == nil {
+			t.Errorf("opened when cut to %d bytes", i)
+		}
+		c := slices.Clone(b)
+		c[i] ^= 1
+		if _, err := openTicket(keys, testService, c); err == nil {
+			t.Errorf("opened with byte %d changed", i)
+		}
+	}
+	if _, err := openTicket(keys, testService, append(slices.Clone(b), 0)); err == nil {
+		t.Error("opened with a trailing byte")
+	}
+	if _, err := openTicket(keys, testService, make([]byte, limitTicket+1)); err == nil {
+		t.Error("opened when too long")
+	}
+}
+
+// withTicket is a world in which a peer was admitted once, and its way back.
+func withTicket(t testing.TB) (*world, ClientConfig, run) {
+	t.Helper()
+	w := newWorld(t)
+	r := mustAdmit(t, w, testClientConfig())
+	cfg := testClientConfig()
+	cfg.Session, cfg.Secret, cfg.Binding = &r.session, nil, testBinding("two")
+	return w, cfg, r
+}
+
+func TestTicketBringsAPeerBackWithoutItsSecret(t *testing.T) {
+	w, cfg, first := withTicket(t)
+	second := mustAdmit(t, w, cfg)
+	who := w.granted[1]
+	if !who.Continued || who.PID != w.granted[0].PID || who.SecretID != testSecretID ||
+		who.Key != second.session.Key || !who.IDKey.Equal(publicOf(cfg.Identity)) {
+		t.Errorf("hook saw %+v", who)
+	}
+	if second.session.Key == first.session.Key || bytes.Equal(second.session.Ticket, first.session.Ticket) {
+		t.Error("key or ticket did not change")
+	}
+	if len(second.frames) != 8 || second.frames[2].Type != TypeContinue {
+		t.Errorf("%d frames", len(second.frames))
+	}
+	if who.GrantHash == [32]byte{} {
+		t.Error("no grant hash")
+	}
+	cfg.Session, cfg.Binding = &second.session, testBinding("three")
+	third := mustAdmit(t, w, cfg)
+	if third.session.Key == second.session.Key {
+		t.Error("the ratchet stands still")
+	}
+	if !w.granted[2].Admitted.Equal(testNow) {
+		t.Error("the time of the first admission is lost")
+	}
+}
+
+func TestTicketsOfARotatedKeyStillOpen(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	w.service.TicketKeys = []Key{{7}, w.service.TicketKeys[0]}
+	r := mustAdmit(t, w, cfg)
+	if _, err := openTicket([]Key{{7}}, testService, r.session.Ticket); err != nil {
+		t.Error("the new ticket is not under the new key")
+	}
+	w, cfg, _ = withTicket(t)
+	w.service.TicketKeys = []Key{{7}}
+	if r := admit(t, w, cfg, nil); refusedWith(r.clientErr) != CodeTicket {
+		t.Errorf("a ticket of a forgotten key: %v", r.clientErr)
+	}
+}
+
+func TestTicketWorksOnce(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	mustAdmit(t, w, cfg)
+	cfg.Binding = testBinding("three")
+	if r := admit(t, w, cfg, nil); refusedWith(r.clientErr) != CodeTicket || len(w.granted) != 2 {
+		t.Fatalf("second use: %v", r.clientErr)
+	}
+}
+
+func TestExpiredSessionFallsBackToTheSecret(t *testing.T) {
+	w, cfg, first := withTicket(t)
+	old := first.session
+	old.Expires = testNow // the client's own copy says so
+	cfg.Session = &old
+	if r := admit(t, w, cfg, nil); r.clientErr == nil || refusedWith(r.clientErr) != 0 || len(r.frames) != 2 {
+		t.Fatalf("without a secret: %v", r.clientErr)
+	}
+	cfg.Secret = testSecret
+	if r := mustAdmit(t, w, cfg); r.frames[2].Type != TypeStart || !old.Expired(testNow) || old.Expired(testNow.Add(-1)) {
+		t.Fatal("the secret was not used")
+	}
+}
+
+// resumeOf returns the honest Continue message of cfg.
+func resumeOf(cfg ClientConfig) *resume {
+	pid := id.FromKey(publicOf(cfg.Identity))
+	return &resume{
+		Ticket: cfg.Session.Ticket, IDKey: publicOf(cfg.Identity),
+		MAC: continueMAC(&cfg.Session.Key, &cfg.Binding, cfg.Session.Ticket),
+		Sig: continueSignature(cfg.Identity, &cfg.Binding, cfg.Session.Ticket, testService, pid),
+	}
+}
+
+// TestContinueRefusals: whatever is wrong, the answer is the same, nothing is
+// granted, and the ticket of the honest peer still works afterwards.
+func TestContinueRefusals(t *testing.T) {
+	thief := testKey("thief")
+	for name, change := range map[string]func(w *world, cfg *ClientConfig, m *resume){
+		"ticket changed":    func(_ *world, _ *ClientConfig, m *resume) { m.Ticket[40] ^= 1 },
+		"ticket of nothing": func(_ *world, _ *ClientConfig, m *resume) { m.Ticket = nil },
+		"forged ticket": func(_ *world, cfg *ClientConfig, m *resume) {
+			tk := testTicket()
+			tk.PID = id.FromKey(publicOf(cfg.Identity))
+			m.Ticket = sealTicket(&Key{0xbb}, testService, tk)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m.Ticket)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, testService, tk.PID)
+		},
+		"ticket of another service": func(w *world, cfg *ClientConfig, m *resume) {
+			tk := testTicket()
+			tk.PID = id.FromKey(publicOf(cfg.Identity))
+			m.Ticket = sealTicket(&w.service.TicketKeys[0], id.ID{1}, tk)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m.Ticket)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, testService, tk.PID)
+		},
+		"expired ticket": func(w *world, cfg *ClientConfig, m *resume) {
+			tk := testTicket()
+			tk.PID, tk.Expires = id.FromKey(publicOf(cfg.Identity)), testNow
+			m.Ticket = sealTicket(&w.service.TicketKeys[0], testService, tk)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m.Ticket)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, testService, tk.PID)
+		},
+		"another PID with the session key": func(_ *world, cfg *ClientConfig, m *resume) {
+			m.IDKey = publicOf(thief)
+			m.Sig = continueSignature(thief, &cfg.Binding, m.Ticket, testService, id.FromKey(m.IDKey))
+		},
+		"session key without identity key": func(_ *world, cfg *ClientConfig, m *resume) {
+			m.Sig = continueSignature(thief, &cfg.Binding, m.Ticket, testService, id.FromKey(m.IDKey))
+		},
+		"identity key without session key": func(_ *world, cfg *ClientConfig, m *resume) {
+			m.MAC = continueMAC(&Key{}, &cfg.Binding, m.Ticket)
+		},
+		"MAC of another session": func(_ *world, cfg *ClientConfig, m *resume) {
+			b := testBinding("one")
+			m.MAC = continueMAC(&cfg.Session.Key, &b, m.Ticket)
+		},
+		"signature of another session": func(_ *world, cfg *ClientConfig, m *resume) {
+			b := testBinding("one")
+			m.Sig = continueSignature(cfg.Identity, &b, m.Ticket, testService, id.FromKey(m.IDKey))
+		},
+		"signature for another service": func(_ *world, cfg *ClientConfig, m *resume) {
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, id.ID{1}, id.FromKey(m.IDKey))
+		},
+		"enrolment signature": func(_ *world, cfg *ClientConfig, m *resume) {
+			m.Sig = enrolSignature(cfg.Identity, &cfg.Binding, m.Ticket)
+		},
+	} {
+		w, cfg, _ := withTicket(t)
+		r := admit(t, w, cfg, func(n int, f Frame) Frame {
+			if n != 2 {
+				return f
+			}
+			m := resumeOf(cfg)
+			m.Ticket = slices.Clone(m.Ticket)
+			change(w, &cfg, m)
+			return encode(TypeContinue, m)
+		})
+		want := (&Refusal{Code: CodeTicket}).frame()
+		if refusedWith(r.clientErr) != CodeTicket || len(w.granted) != 1 || !bytes.Equal(r.frames[3].Body, want.Body) {
+			t.Errorf("%s: %v", name, r.clientErr)
+		}
+		if r.cause == nil || refusedWith(r.cause) != 0 {
+			t.Errorf("%s: the log says %v", name, r.cause)
+		}
+		if w.ticketUse != 0 {
+			t.Errorf("%s: burned a ticket", name)
+		}
+		mustAdmit(t, w, cfg)
+	}
+}
+
+func TestEveryByteOfContinueCounts(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	n := len(encode(TypeContinue, resumeOf(cfg)).Body)
+	for i := range n {
+		r := admit(t, w, cfg, func(k int, f Frame) Frame {
+			if k == 2 {
+				f.Body[i] ^= 1
+			}
+			return f
+		})
+		if r.info != nil || len(w.granted) != 1 || w.ticketUse != 0 {
+			t.Fatalf("byte %d changed: %v", i, r.clientErr)
+		}
+	}
+}
+
+func TestClientWantsProofThatTheTicketWasOpened(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	r := admit(t, w, cfg, func(n int, f Frame) Frame {
+		if n == 3 {
+			return encode(TypeAccept, &accept{M2: make([]byte, hashSize)})
+		}
+		return f
+	})
+	if r.clientErr == nil || r.info != nil {
+		t.Fatal("accepted a super peer that cannot open the ticket")
+	}
+}
+
+// TestStolenSessionKeyDoesNotOpenTheNext: the ratchet takes what only the two
+// ends of the TLS session have.
+func TestStolenSessionKeyDoesNotOpenTheNext(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	stolen := cfg.Session.Key
+	r := mustAdmit(t, w, cfg)
+	public := cfg.Binding
+	public.Ratchet = Key{}
+	if nextSessionKey(&stolen, &public, testService, id.FromKey(publicOf(cfg.Identity))) == r.session.Key {
+		t.Fatal("the next key follows from the old one and public values")
+	}
+}
+
+func TestSecretPeerIsNotOfferedATicketRefusal(t *testing.T) {
+	w := newWorld(t)
+	r := admit(t, w, testClientConfig(), func(n int, f Frame) Frame {
+		if n == 5 {
+			return (&Refusal{Code: CodeTicket}).frame()
+		}
+		return f
+	})
+	if refusedWith(r.clientErr) != 0 || r.clientErr == nil {
+		t.Fatal(r.clientErr)
+	}
+}
