@@ -1,0 +1,45 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newService(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "service", Short: "Create a service"}
+	cmd.AddCommand(newServiceCreate(a))
+	return cmd
+}
+
+func newServiceCreate(a *app) *cobra.Command {
+	var f createFlags
+	cmd := &cobra.Command{
+		Use:   "create NAME --super HOST:PORT [flags]",
+		Short: "Make the keys, tokens and hand-overs of a new service",
+		Long: "create makes a new service: the owner's key, the signed description of the service, one token for each\n" +
+			"role and one sealed hand-over with its configuration for each super peer. It writes them to a new\n" +
+			"directory, contacts nobody, and prints what to do next.\n\n" +
+			"A rule of --allow is FROM:TO, FROM:TO:PROTOCOL or FROM:TO:PROTOCOL/PORT, where FROM and TO are roles,\n" +
+			"PROTOCOL is tcp, udp or icmp and PORT a number or a range such as 8000-8080. FROM may begin\n" +
+			"conversations with TO, answers are always let through. Without --allow and --policy every machine\n" +
+			"may reach every other.",
+		Example: "  icvpn service create shop --role web --role app --role db \\\n" +
+			"      --allow web:app --allow app:db:tcp/5432 \\\n" +
+			"      --super 198.51.100.4:4500 --super 203.0.113.9:4500",
+		Args: exactArgs("NAME"),
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.cidr, "cidr", "10.42.0.0/16", "IPv4 addresses of the network, a private `PREFIX`")
+	fs.StringArrayVar(&f.roles, "role", nil, "`NAME` of a role of machines; repeat it for each; default: member")
+	fs.StringArrayVar(&f.allow, "allow", nil, "`RULE` that lets one role reach another; repeat it for each")
+	fs.StringVar(&f.policy, "policy", "", "`FILE` with the policy, YAML, instead of --allow")
+	fs.StringArrayVar(&f.supers, "super", nil, "`HOST:PORT` of a super peer as others reach it; repeat it for each")
+	fs.StringVar(&f.out, "out", "", "new `DIR` for the files; default: NAME")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o, err := f.options(args[0])
+		if err != nil {
+			return err
+		}
+		ctx, stop := interruptible(cmd.Context(), a.stderr)
+		defer stop()
+		return a.engine.create(ctx, o, a.stdout)
+	}
+	return cmd
+}
