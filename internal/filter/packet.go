@@ -142,6 +142,7 @@ func (p *packet) ip6(b []byte, quoted bool) bool {
 // extensions walks to the upper layer. A first fragment must show the whole chain
 // (RFC 7112).
 func (p *packet) extensions() bool {
+	fragmented := false
 	for range maxExtensions {
 		switch p.proto {
 		case ipHopByHop, ipDestOpts:
@@ -154,9 +155,10 @@ func (p *packet) extensions() bool {
 				return false
 			}
 		case ipFragment:
-			if p.first || len(p.body) < 8 {
+			if fragmented || len(p.body) < 8 {
 				return false
 			}
+			fragmented = true
 			at, ident := binary.BigEndian.Uint16(p.body[2:]), binary.BigEndian.Uint32(p.body[4:])
 			p.proto, p.body, p.start = p.body[0], p.body[8:], 0
 			if !p.fragment(at&1 != 0, int(at&^7), ident) {
