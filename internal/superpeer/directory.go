@@ -2,11 +2,13 @@ package superpeer
 
 import (
 	"context"
+	"crypto/ed25519"
 	"time"
 
 	"icvpn/internal/discovery"
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
+	"icvpn/overlay"
 )
 
 // publishLoop keeps our directory, the envelopes and the service's documents in
@@ -46,7 +48,16 @@ func (s *SuperPeer) publishDirectory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.service.overlay.PutObject(ctx, a.key, discovery.SaltDirectory, d.Seq, sealed)
+	return put(ctx, s.service.overlay, a.key, discovery.SaltDirectory, d.Seq, sealed)
+}
+
+// put signs and stores an object.
+func put(ctx context.Context, o *overlay.Overlay, key ed25519.PrivateKey, salt []byte, seq int64, data []byte) error {
+	obj, err := overlay.NewObject(key, salt, seq, data)
+	if err != nil {
+		return err
+	}
+	_, err = o.PutObject(ctx, obj)
 	return err
 }
 
@@ -63,12 +74,12 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) {
 	}
 	a.mu.Unlock()
 	for _, t := range targets {
-		if _, err := s.service.overlay.PutObject(ctx, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope); err != nil {
+		if err := put(ctx, s.service.overlay, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope); err != nil {
 			s.log.Debug("envelope not published", "err", err)
 		}
 	}
 	docs := wire.Marshal(a.docs)
-	if _, err := s.universe.overlay.PutObject(ctx, a.key, discovery.SaltService(a.trust.Service), seq, docs); err != nil {
+	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust.Service), seq, docs); err != nil {
 		s.log.Debug("service documents not published", "err", err)
 	}
 }
@@ -89,12 +100,12 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 func (s *SuperPeer) readDirectory(ctx context.Context, sp service.SuperPeer) {
 	a := s.authority
 	now := time.Now()
-	obj, err := s.service.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
+	data, root, err := s.service.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
 	if err == nil {
 		var plain []byte
-		if plain, err = a.keys.Open(obj.Data, "members", sp.Key, service.MaxDirectory+256); err == nil {
+		if plain, err = a.keys.Open(data, "members", sp.Key, service.MaxDirectory+256); err == nil {
 			var d service.Directory
-			if d, err = a.trust.OpenDirectory(plain, sp, obj.Seq, now); err == nil {
+			if d, err = a.trust.OpenDirectory(plain, sp, root.Seq, now); err == nil {
 				a.setOthers(sp.PID(), d.Members)
 			}
 		}

@@ -17,7 +17,6 @@ import (
 
 	"icvpn/abe"
 	"icvpn/admission"
-	"icvpn/internal/control"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/port"
@@ -85,6 +84,8 @@ type SuperPeer struct {
 	limiter   *admission.Limiter
 	workers   chan struct{}
 	started   time.Time
+
+	stop context.CancelFunc // ends Run
 
 	mu    sync.Mutex
 	ready bool // slots of every role are there
@@ -246,6 +247,8 @@ func (s *SuperPeer) PID() id.ID { return s.authority.self.PID() }
 // Run serves until ctx ends. It closes both sockets.
 func (s *SuperPeer) Run(ctx context.Context) error {
 	s.log.Info("super peer up", "service", s.service.trust.Descriptor.Name, "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
+	ctx, s.stop = context.WithCancel(ctx)
+	defer s.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.port.Run(ctx, port.Handlers{Control: s.onControl}) })
 	g.Go(func() error { return s.service.overlay.Run(ctx) })
@@ -324,21 +327,4 @@ func (s *SuperPeer) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ready
-}
-
-// Status describes the super peer for `icvpn status`.
-func (s *SuperPeer) Status() control.Status {
-	a := s.authority
-	a.mu.Lock()
-	members := len(a.own)
-	a.mu.Unlock()
-	st := control.Status{
-		Name: "super peer", PID: s.PID().String(), Service: a.trust.Service.String(), ServiceName: a.trust.Descriptor.Name,
-		Since: s.started, Epoch: a.epoch, Listen: s.cfg.TCP.Addr().String(), Members: members,
-	}
-	st.State = control.StateStarting
-	if s.Ready() {
-		st.State = control.StateUp
-	}
-	return st
 }

@@ -1,0 +1,419 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/esp"
+	"icvpn/internal/discovery"
+	"icvpn/internal/filter"
+	"icvpn/internal/service"
+	"icvpn/keyex"
+	"icvpn/overlay"
+)
+
+// The way to a tunnel:
+//
+//	wantTunnel ─> connect ─> lookup (contact record, opened) ─> exchange ─> install
+
+// wantTunnel asks for a tunnel; called for packets, so it must be cheap.
+func (n *Node) wantTunnel(t *tunnel) {
+	n.post(func() {
+		t.wanted = time.Now()
+		n.connect(t)
+	})
+}
+
+// connect begins, unless the way is under construction, there, or known to be
+// closed for the moment. Control loop only.
+func (n *Node) connect(t *tunnel) {
+	if t.out.Load() != nil { // keys landed after the packet was staged
+		n.flushStaged(t)
+		return
+	}
+	now := time.Now()
+	if n.leaving || t.state != tunnelIdle || now.Before(t.retryAt) {
+		return
+	}
+	if pair := t.pair.Load(); pair == nil || !pair.MayInitiate() {
+		t.failure = n.explain(t)
+		n.dropStaged(t)
+		return
+	}
+	n.active[t] = true
+	t.state = tunnelLookup
+	if len(t.endpoints) > 0 && t.retryWait == 0 { // found before, and not failed since
+		n.exchange(t, t.endpoints)
+		return
+	}
+	n.lookup(t)
+}
+
+func (n *Node) explain(t *tunnel) string {
+	m := t.member.Load()
+	if m == nil {
+		return "nothing is known about " + t.pid.Short()
+	}
+	return filter.Explain(n.trust().Policy.Rules, n.membership.Load().Credential.Labels, m.Labels, filter.ToPeer)
+}
+
+// lookup finds the peer's endpoints, in the background.
+func (n *Node) lookup(t *tunnel) {
+	member := *t.member.Load()
+	n.loops.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, lookupTimeout)
+		defer cancel()
+		c, err := n.findContact(ctx, member)
+		n.post(func() {
+			if t.state != tunnelLookup {
+				return // the peer called us meanwhile
+			}
+			if err != nil {
+				n.failed(t, err.Error())
+				return
+			}
+			n.exchange(t, c.Endpoints)
+		})
+	})
+}
+
+// findContact reads a member's contact record. The envelope of its policy is
+// fetched if it was not in the grant.
+func (n *Node) findContact(ctx context.Context, m service.Member) (service.Contact, error) {
+	select {
+	case n.lookups <- struct{}{}:
+		defer func() { <-n.lookups }()
+	case <-ctx.Done():
+		return service.Contact{}, ctx.Err()
+	}
+	item, err := n.overlay.Get(ctx, m.Key, discovery.SaltContact)
+	switch {
+	case errors.Is(err, overlay.ErrNotFound):
+		return service.Contact{}, fmt.Errorf("%s has published no contact record: it is down, or has left", m.Name)
+	case err != nil:
+		return service.Contact{}, fmt.Errorf("the contact record of %s could not be read: %w", m.Name, err)
+	}
+	if item.Withdrawn() {
+		return service.Contact{}, fmt.Errorf("%s has left", m.Name)
+	}
+	plain, err := n.openRecord(ctx, item, m)
+	if err != nil {
+		return service.Contact{}, err
+	}
+	c, err := service.OpenContact(plain, n.service, item.Seq, n.now())
+	if err != nil {
+		return c, fmt.Errorf("the contact record of %s is not usable: %w", m.Name, err)
+	}
+	if c.Endpoints = n.usable(c.Endpoints); len(c.Endpoints) == 0 {
+		return c, fmt.Errorf("the contact record of %s has no usable endpoint", m.Name)
+	}
+	return c, nil
+}
+
+func (n *Node) openRecord(ctx context.Context, item overlay.Item, m service.Member) ([]byte, error) {
+	keys := n.keys.Load()
+	plain, err := keys.Open(item.Value, "contact", m.Key, service.MaxRecord)
+	if !errors.Is(err, discovery.ErrNotAllowed) {
+		return plain, err
+	}
+	policy, ok := discovery.PolicyOf(n.trust().Policy.Rules, m.Labels)
+	if !ok {
+		return nil, err
+	}
+	d := n.trust().Descriptor
+	target := abe.Target{Service: n.service, Generation: d.Generation, Policy: policy}
+	for _, sp := range d.SuperPeers {
+		if !sp.Has(service.RoleAuthority) {
+			continue
+		}
+		data, _, oerr := n.overlay.GetObject(ctx, sp.Key, discovery.SaltEnvelope(target))
+		if oerr != nil {
+			continue
+		}
+		if _, oerr = keys.AddEnvelope(data, n.now()); oerr == nil {
+			return keys.Open(item.Value, "contact", m.Key, service.MaxRecord)
+		}
+	}
+	return nil, fmt.Errorf("the contact record of %s is sealed to %s: %w", m.Name, policy, discovery.ErrNotAllowed)
+}
+
+// usable leaves out endpoints inside the overlay itself.
+func (n *Node) usable(all []netip.AddrPort) (out []netip.AddrPort) {
+	for _, e := range all {
+		if !n.inService(e.Addr()) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// exchange begins a key exchange with the peer at its endpoints.
+func (n *Node) exchange(t *tunnel, endpoints []netip.AddrPort) {
+	t.endpoints = endpoints
+	t.state = tunnelExchange
+	n.initiate(t, nil)
+}
+
+// initiate starts the machine; rekeyID names the pair to replace.
+func (n *Node) initiate(t *tunnel, rekeyID *[8]byte) {
+	target := keyex.Target{PID: t.pid, Epoch: n.ring.Current(time.Now()), RekeyID: rekeyID}
+	for _, e := range t.endpoints {
+		target.Paths = append(target.Paths, keyex.Path{Addr: e})
+	}
+	n.act(n.machine.Initiate(time.Now(), target))
+}
+
+// failed notes why there is no tunnel, and when to try again. Packets that
+// waited are dropped: their senders send again.
+func (n *Node) failed(t *tunnel, why string) {
+	t.failure = why
+	t.rekeying = false
+	if t.current() != nil { // a rekey failed; the old pair lives on until its end
+		t.state = tunnelUp
+		t.retryAt = time.Now().Add(rekeyRetry)
+		n.log.Warn("rekey failed", "peer", t.name(), "err", why)
+		return
+	}
+	t.state = tunnelIdle
+	t.endpoints = nil
+	t.retryWait = min(max(connectRetry, 2*t.retryWait), connectRetryMax)
+	t.retryAt = time.Now().Add(t.retryWait)
+	n.dropStaged(t)
+	n.log.Warn("no tunnel", "peer", t.name(), "err", why)
+}
+
+// dropStaged tells the senders of waiting packets that there is no way.
+func (n *Node) dropStaged(t *tunnel) {
+	for _, b := range t.unstage() {
+		for i := range b.packets() {
+			n.reject(b.pkts[i].Bytes())
+		}
+		b.release()
+	}
+}
+
+func (n *Node) onFailed(f keyex.Failure) {
+	if t := n.tunnels[f.PID]; t != nil {
+		n.failed(t, f.Error())
+	}
+}
+
+// unrouted are packets whose destination nobody in the directory has, until
+// it was read again.
+type unrouted struct {
+	mu   sync.Mutex
+	pkts []strayPacket
+}
+
+type strayPacket struct {
+	dst  netip.Addr
+	buf  *buffer
+	size int
+	came time.Time
+}
+
+// add keeps a packet, dropping the oldest when full. It takes buf.
+func (u *unrouted) add(dst netip.Addr, buf *buffer, size int, now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.pkts) == maxUnrouted {
+		buffers.Put(u.pkts[0].buf)
+		u.pkts = u.pkts[1:]
+	}
+	u.pkts = append(u.pkts, strayPacket{dst, buf, size, now})
+}
+
+// retry routes what has a destination now and drops what has waited too long.
+// Control loop only.
+func (n *Node) retryUnrouted(now time.Time) {
+	n.unrouted.mu.Lock()
+	var keep []strayPacket
+	found := map[*tunnel]bool{}
+	for _, p := range n.unrouted.pkts {
+		switch t := n.peer(p.dst); {
+		case t != nil:
+			t.stage(p.buf, p.size)
+			found[t] = true
+		case now.Sub(p.came) < unroutedLife:
+			keep = append(keep, p)
+		default:
+			n.stats.unknownPeer.Add(1)
+			buffers.Put(p.buf)
+		}
+	}
+	n.unrouted.pkts = keep
+	n.unrouted.mu.Unlock()
+	for t := range found {
+		t.wanted = now
+		n.connect(t)
+	}
+}
+
+// flushStaged sends what waited for the first SA.
+func (n *Node) flushStaged(t *tunnel) {
+	for _, b := range t.unstage() {
+		t.send(b)
+	}
+}
+
+// install takes the result of a key exchange: both SAs exist before anything
+// is sent about them.
+func (n *Node) install(r *keyex.Result) {
+	c := r.Peer.Info.(*service.Credential)
+	member := c.Member()
+	t := n.learnMember(&member)
+	p, err := n.newPair(t, r)
+	if err != nil {
+		n.log.Error("security association", "peer", t.name(), "err", err)
+		return
+	}
+	t.start()
+	n.active[t] = true
+	old := t.current()
+	t.pairs = append([]*saPair{p}, t.pairs...)
+	n.boundUnconfirmed(t)
+	if r.Initiator {
+		n.activate(t, p, old)
+	}
+}
+
+// newPair makes the SAs of a result and installs the inbound one.
+func (n *Node) newPair(t *tunnel, r *keyex.Result) (*saPair, error) {
+	now := time.Now()
+	limits := esp.Limits{Age: n.trust().Policy.Lifetime}
+	in, err := esp.NewInbound(esp.Config{SPI: r.SPIIn, Suite: esp.Suite(r.Suite), Keys: esp.Keys(r.In), Born: now, Limits: limits, Stats: n.esp, Owner: t})
+	if err != nil {
+		return nil, err
+	}
+	out, err := esp.NewOutbound(esp.Config{SPI: r.SPIOut, Suite: esp.Suite(r.Suite), Keys: esp.Keys(r.Out), Born: now, Limits: limits, Stats: n.esp})
+	if err != nil {
+		return nil, err
+	}
+	if err := n.sad.Install(in); err != nil {
+		return nil, err
+	}
+	r.In.Wipe()
+	r.Out.Wipe()
+	p := &saPair{result: *r, in: in, out: out, path: r.Path.Addr, confirmed: r.Initiator, born: now}
+	if !r.Initiator {
+		p.removeAt = now.Add(keyex.UnconfirmedLife)
+	}
+	return p, nil
+}
+
+// boundUnconfirmed keeps at most keyex.MaxUnconfirmed pairs that the peer has
+// not been heard on.
+func (n *Node) boundUnconfirmed(t *tunnel) {
+	count := 0
+	for _, p := range append([]*saPair(nil), t.pairs...) { // newest first
+		if p.confirmed {
+			continue
+		}
+		if count++; count > keyex.MaxUnconfirmed {
+			n.removePair(t, p)
+		}
+	}
+}
+
+// activate sends on a confirmed pair from now on and retires the one before
+// it, which still receives for a while: no packet under way is lost.
+func (n *Node) activate(t *tunnel, p, old *saPair) {
+	now := time.Now()
+	first := old == nil
+	p.confirmed, p.removeAt = true, time.Time{}
+	t.state, t.failure, t.rekeying, t.handshake = tunnelUp, "", false, now
+	t.retryWait, t.probes = 0, 0
+	if old != nil && n.simultaneous(p, old) && old.result.Preferred(n.self) {
+		p.retire(now.Add(keyex.DuplicateLife)) // both ends keep the old one
+		return
+	}
+	t.endpoints = []netip.AddrPort{p.path}
+	t.out.Store(&outbound{sa: p.out, path: p.path})
+	for _, q := range t.pairs {
+		if q != p && q.confirmed && q.retired.IsZero() {
+			q.retire(now.Add(keyex.OldInboundLife))
+		}
+	}
+	n.flushStaged(t)
+	if p.result.Initiator {
+		p.dummyAt = now // until the peer is heard
+	}
+	n.upkeepAt = now
+	n.log.Info("tunnel up", "peer", t.name(), "addr", p.path, "suite", esp.Suite(p.result.Suite), "group", p.result.Group, "rekey", !first, "initiator", p.result.Initiator)
+}
+
+// simultaneous says whether two pairs come from exchanges that both ends began
+// at the same time, rather than one after the other.
+func (n *Node) simultaneous(p, old *saPair) bool {
+	return p.result.Initiator != old.result.Initiator && p.born.Sub(old.born) < simultaneousWindow
+}
+
+// retire lets a pair receive until at. Its outbound SA stays open as well: a
+// send loop may be sealing with it at this moment.
+func (p *saPair) retire(at time.Time) {
+	p.retired, p.removeAt = time.Now(), at
+}
+
+// removePair erases a pair's keys.
+func (n *Node) removePair(t *tunnel, p *saPair) {
+	n.sad.Remove(p.in.SPI())
+	p.in.Close()
+	p.out.Close()
+	p.result.Wipe()
+	for i, q := range t.pairs {
+		if q == p {
+			t.pairs = append(t.pairs[:i], t.pairs[i+1:]...)
+			break
+		}
+	}
+	if o := t.out.Load(); o != nil && o.sa == p.out {
+		t.out.Store(nil)
+	}
+	if len(t.pairs) == 0 {
+		t.stop()
+		if t.state == tunnelUp {
+			t.state = tunnelIdle
+		}
+	}
+}
+
+// heardOn is told of every authentic batch. Called by receive loops; it posts
+// only when there is something to learn.
+func (n *Node) heardOn(t *tunnel, sa *esp.Inbound) {
+	if o := t.heard.Swap(sa); o == sa {
+		return
+	}
+	n.post(func() { n.confirm(t, sa) })
+}
+
+// confirm is the proof that the peer has the keys of a pair: the responder may
+// now send on it.
+func (n *Node) confirm(t *tunnel, sa *esp.Inbound) {
+	for _, p := range t.pairs {
+		if p.in != sa {
+			continue
+		}
+		p.heard, p.dummyAt = true, time.Time{}
+		if !p.confirmed {
+			n.activate(t, p, t.current())
+		}
+		return
+	}
+}
+
+// closeTunnels erases every key at the end.
+func (n *Node) closeTunnels() {
+	for _, t := range n.tunnels {
+		for len(t.pairs) > 0 {
+			n.removePair(t, t.pairs[0])
+		}
+		for _, b := range t.unstage() {
+			b.release()
+		}
+	}
+}

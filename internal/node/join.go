@@ -1,0 +1,460 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	mrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/admission"
+	"icvpn/internal/control"
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
+	"icvpn/internal/provision"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+)
+
+// JoinConfig is what a machine brings to admission.
+type JoinConfig struct {
+	Token    service.Token
+	Identity ed25519.PrivateKey
+	// MinSeq is the highest descriptor sequence number seen before, 0 at first.
+	MinSeq uint64
+	// Name, VM, Labels and Endpoints go into the request.
+	Name, VM  string
+	Labels    map[string]string
+	Endpoints []netip.AddrPort
+	Binary    string
+	// Dial opens the connection to a super peer. Required.
+	Dial func(ctx context.Context, endpoint string) (net.Conn, error)
+	Log  *slog.Logger
+	// Step is told of each finished step. May be nil.
+	Step func(control.JoinStep)
+}
+
+// Membership is what a join yields: the verified chain, our credential and
+// keys. It is replaced as a whole by a renewal.
+type Membership struct {
+	Trust      *service.Trust
+	Documents  service.Documents
+	Credential *service.Credential
+	Grant      provision.Grant
+	Key        *abe.Key
+	Members    []service.Member
+	SuperPeer  string        // endpoint that admitted us
+	Offset     time.Duration // the super peer's clock minus ours
+}
+
+// RefusedError is a super peer's final no: another one would say the same.
+type RefusedError struct {
+	SuperPeer string
+	Refusal   *admission.Refusal
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("super peer %s refused this machine: %v", e.SuperPeer, e.Refusal)
+}
+
+// Unwrap returns the refusal.
+func (e *RefusedError) Unwrap() error { return e.Refusal }
+
+// ClockError says that this machine's clock is too wrong to go on.
+type ClockError struct {
+	SuperPeer string
+	Offset    time.Duration // positive: ours is behind
+}
+
+func (e *ClockError) Error() string {
+	way := "behind"
+	if e.Offset < 0 {
+		way = "ahead of"
+	}
+	return fmt.Sprintf("this machine's clock is %v %s that of super peer %s; set it (chronyc makestep, or timedatectl set-ntp true) and start again", e.Offset.Abs().Round(time.Second), way, e.SuperPeer)
+}
+
+// Join is admitted by the first super peer that can: those of the token are
+// dialled together, the quickest is tried first.
+func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conns := dialAll(ctx, cfg)
+	var failures []string
+	for range cfg.Token.SuperPeers {
+		d := <-conns
+		var m *Membership
+		err := d.err
+		if err == nil {
+			m, err = admit(ctx, cfg, d)
+		}
+		if err == nil {
+			return m, nil
+		}
+		if final(err) {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		failures = append(failures, fmt.Sprintf("%s: %v", d.endpoint, reason(err)))
+		cfg.Log.Warn("super peer did not admit us, trying the next", "addr", d.endpoint, "err", reason(err))
+	}
+	return nil, &UnreachableError{Failures: failures}
+}
+
+// UnreachableError says that no super peer of the token admitted us, and why.
+type UnreachableError struct{ Failures []string }
+
+func (e *UnreachableError) Error() string {
+	return "no super peer could be used (" + strings.Join(e.Failures, "; ") + "); check that they run and that this machine reaches them, or ask the service owner for a newer token"
+}
+
+// final says whether the other super peers would answer the same.
+func final(err error) bool {
+	var clock *ClockError
+	if errors.As(err, &clock) {
+		return true
+	}
+	var r *RefusedError
+	if !errors.As(err, &r) {
+		return false
+	}
+	switch r.Refusal.Code {
+	case admission.CodeBusy, admission.CodeAddresses, admission.CodeInternal, admission.CodeServiceUnknown, admission.CodeTicket:
+		return false
+	}
+	return true
+}
+
+// reason shortens what net adds to an error: the endpoint is named already.
+func reason(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		if op.Timeout() {
+			return errors.New("no answer to the connection")
+		}
+		return op.Err
+	}
+	return err
+}
+
+// dialled is one finished attempt to connect.
+type dialled struct {
+	endpoint string
+	conn     net.Conn
+	err      error
+	took     time.Duration
+}
+
+const (
+	dialTimeout = 5 * time.Second
+	// dialTogether super peers are dialled at once; the others start one by one.
+	dialTogether = 4
+	dialStagger  = 500 * time.Millisecond
+)
+
+// dialAll connects to every super peer and returns the connections as they
+// come. Those still open when ctx ends are closed.
+func dialAll(ctx context.Context, cfg JoinConfig) <-chan dialled {
+	out := make(chan dialled, len(cfg.Token.SuperPeers))
+	order := mrand.Perm(len(cfg.Token.SuperPeers))
+	for n, i := range order {
+		sp := cfg.Token.SuperPeers[i]
+		wait := time.Duration(max(0, n-dialTogether+1)) * dialStagger
+		go dialOne(ctx, cfg, sp.Endpoint, wait, out)
+	}
+	return out
+}
+
+func dialOne(ctx context.Context, cfg JoinConfig, endpoint string, wait time.Duration, out chan<- dialled) {
+	if wait > 0 && !sleep(ctx, wait) {
+		out <- dialled{endpoint: endpoint, err: ctx.Err()}
+		return
+	}
+	start := time.Now()
+	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := cfg.Dial(dctx, endpoint)
+	if err == nil {
+		context.AfterFunc(ctx, func() { c.Close() })
+	}
+	out <- dialled{endpoint, c, err, time.Since(start)}
+}
+
+// admission's steps, as a user sees them.
+const (
+	stepConnect    = "connect"
+	stepDescriptor = "descriptor"
+	stepSecret     = "secret"
+	stepProvision  = "provision"
+	stepUnlock     = "unlock"
+	stepList       = "peer list"
+	stepOverlay    = "overlay"
+	stepContact    = "contact"
+	stepInterface  = "interface"
+)
+
+// admit runs one admission on an open connection, which it closes.
+func admit(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) {
+	defer d.conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, admission.Timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { d.conn.Close() })
+	defer stop()
+	a := &admittance{cfg: cfg, endpoint: d.endpoint, began: time.Now().Add(-d.took), m: &Membership{SuperPeer: d.endpoint}}
+	a.step(stepConnect, "super peer "+d.endpoint)
+
+	tc := tls.Client(d.conn, admission.ClientTLS(cfg.Token.Pins()))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return nil, a.fail(err)
+	}
+	binding, err := admission.BindClient(tc.ConnectionState())
+	if err != nil {
+		return nil, a.fail(err)
+	}
+	a.serverKey = binding.ServerKey
+	a.client, err = admission.NewClient(admission.ClientConfig{
+		ServiceID: cfg.Token.Service, Identity: cfg.Identity, Binding: binding,
+		CheckDescriptor: a.checkDescriptor, SecretID: cfg.Token.SecretID, Secret: cfg.Token.Secret,
+	})
+	if err != nil {
+		return nil, a.fail(err)
+	}
+	defer a.client.Wipe()
+	if err := a.run(tc); err != nil {
+		return nil, a.fail(err)
+	}
+	return a.m, nil
+}
+
+// admittance is one admission under way.
+type admittance struct {
+	cfg       JoinConfig
+	endpoint  string
+	serverKey ed25519.PublicKey
+	client    *admission.Client
+	m         *Membership
+	heard     time.Time // when the descriptor came
+	began     time.Time // of the current step
+}
+
+// run feeds the machine until the list is here.
+func (a *admittance) run(tc *tls.Conn) error {
+	next := []admission.Frame{a.client.Begin()}
+	for {
+		for _, f := range next {
+			if err := admission.WriteFrame(tc, f); err != nil {
+				return err
+			}
+		}
+		f, err := admission.ReadFrame(tc, a.client.Limit())
+		if err != nil {
+			return fmt.Errorf("it closed the connection (%w); it may be busy", err)
+		}
+		now := time.Now()
+		if f.Type == admission.TypeDescriptor {
+			a.heard = now
+		}
+		out, err := a.client.Step(now, f)
+		if err != nil {
+			return err
+		}
+		if next = out.Send; out.Event == admission.EventListed {
+			return a.onListed(out.Data)
+		}
+		f, ok, err := a.onEvent(out)
+		if err != nil {
+			return err
+		}
+		if ok {
+			next = append(next, f)
+		}
+	}
+}
+
+func (a *admittance) onEvent(out admission.ClientOutput) (f admission.Frame, ok bool, err error) {
+	switch out.Event {
+	case admission.EventAccepted:
+		a.step(stepSecret, "SRP-6a, secret "+a.cfg.Token.SecretID)
+		f, err = a.onAccepted(out.Data)
+		return f, true, err
+	case admission.EventGranted:
+		if err := a.onGranted(out.Data); err != nil {
+			return f, false, err
+		}
+		f, err = a.client.List(nil)
+		return f, true, err
+	}
+	return f, false, nil
+}
+
+// checkDescriptor is the client's only reason to go on: the owner signed this
+// descriptor, and it lists the TLS key of who sent it.
+func (a *admittance) checkDescriptor(roots, descriptor []byte, key ed25519.PublicKey) (admission.Params, error) {
+	docs := service.Documents{}
+	if err := wire.Unmarshal(roots, &docs.Roots, service.MaxSigned); err != nil {
+		return admission.Params{}, err
+	}
+	if err := wire.Unmarshal(descriptor, &docs.Descriptor, service.MaxSigned); err != nil {
+		return admission.Params{}, err
+	}
+	now := time.Now()
+	trust, err := service.Open(docs, a.cfg.Token.Service, max(a.cfg.MinSeq, a.cfg.Token.MinSeq), now)
+	if err != nil {
+		return admission.Params{}, err
+	}
+	sp, listed := trust.Descriptor.SuperPeer(id.FromKey(key))
+	if !listed || !sp.Has(service.RoleAdmit) || now.Unix() >= sp.Expires {
+		return admission.Params{}, fmt.Errorf("its key %s is not that of a super peer that may admit to %s", admission.Fingerprint(key), trust.Descriptor.Name)
+	}
+	a.m.Trust, a.m.Documents = trust, docs
+	a.step(stepDescriptor, fmt.Sprintf("%s, sequence %d, signed by its owner", trust.Descriptor.Name, trust.Descriptor.Seq))
+	return admission.Params{Group: admission.Group(trust.Descriptor.SRPGroup), KDF: admission.KDF(trust.Descriptor.KDF)}, nil
+}
+
+// onAccepted checks the clock and the ABE parameters and makes the request.
+func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
+	if err := a.learnClock(); err != nil {
+		return admission.Frame{}, err
+	}
+	info, err := provision.ParseInfo(data)
+	if err != nil {
+		return admission.Frame{}, err
+	}
+	if h := abe.HashParams(info.ABEParams); string(h[:]) != string(a.m.Trust.Descriptor.ABEHash) {
+		return admission.Frame{}, errors.New("its ABE parameters are not those of the descriptor")
+	}
+	st, err := abe.VerifyStatement(info.Statement, a.cfg.Token.Service, a.verifyKey, a.now())
+	if err != nil {
+		return admission.Frame{}, err
+	}
+	if want := abe.ForSuperPeer(id.FromKey(a.serverKey)); !st.Target.Policy.Equal(want) {
+		return admission.Frame{}, fmt.Errorf("it offers the key of policy %.80q for requests", st.Target.Policy.String())
+	}
+	pub := a.cfg.Identity.Public().(ed25519.PublicKey)
+	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary}
+	sealed, err := discovery.Seal(st, "request", pub, req.Encode())
+	if err != nil {
+		return admission.Frame{}, err
+	}
+	return a.client.Provision(sealed)
+}
+
+// learnClock compares clocks. The super peer's stood in the descriptor frame;
+// half a round trip of error is far below the window of docs/protocol/control.md.
+func (a *admittance) learnClock() error {
+	a.m.Offset = a.client.ServerTime().Sub(a.heard).Round(time.Millisecond)
+	if a.m.Offset.Abs() > maxClockOff {
+		return &ClockError{SuperPeer: a.endpoint, Offset: a.m.Offset}
+	}
+	if a.m.Offset.Abs() > time.Minute {
+		a.cfg.Log.Warn("this machine's clock is off; the difference is taken into account", "offset", a.m.Offset)
+	}
+	return nil
+}
+
+func (a *admittance) now() time.Time { return time.Now().Add(a.m.Offset) }
+
+func (a *admittance) verifyKey(issuer id.ID) (ed25519.PublicKey, bool) {
+	return a.m.Trust.AuthorityKey(issuer, a.now())
+}
+
+// onGranted checks what we were given against the same chain that every other
+// member will check it against.
+func (a *admittance) onGranted(data []byte) error {
+	g, err := provision.ParseGrant(data)
+	if err != nil {
+		return err
+	}
+	if a.m.Trust, err = a.m.Trust.WithPolicy(g.Policy, a.now()); err != nil {
+		return err
+	}
+	c, err := a.m.Trust.VerifyCredential(a.now(), g.Credential, g.Epoch)
+	if err != nil {
+		return err
+	}
+	if !c.Key.Equal(a.cfg.Identity.Public()) {
+		return errors.New("the credential is for another key")
+	}
+	a.m.Grant, a.m.Credential = g, c
+	a.step(stepProvision, fmt.Sprintf("%s and %s, %s, until %s", c.Addr4(), c.Addr6(), service.LabelText(c.Labels), c.Expires().UTC().Format("2006-01-02 15:04 UTC")))
+	return a.unlock()
+}
+
+// unlock reads the attribute key.
+func (a *admittance) unlock() (err error) {
+	if a.m.Key, err = abe.ParseKey(a.m.Grant.AttributeKey); err != nil {
+		return err
+	}
+	return nil
+}
+
+// onListed opens the peer list with the slot's secret: that it opens shows that
+// the attribute key is the one of the credential's slot.
+func (a *admittance) onListed(data []byte) error {
+	c := a.m.Credential
+	t := abe.Target{Service: c.Service, Generation: c.Generation, Policy: abe.ForSlot(abe.SlotID(c.Slot))}
+	secret, err := a.m.Key.Unseal(t, a.m.Grant.SlotCiphertext)
+	if err != nil {
+		return fmt.Errorf("the attribute key does not open its slot: %w", err)
+	}
+	a.step(stepUnlock, "attribute key opens slot")
+	epochKey := func(e uint32) (abe.Secret, bool) { return abe.Secret(a.m.Grant.EpochKey), e == a.m.Grant.Epoch }
+	keys := discovery.NewKeys(c.Service, a.m.Key, a.verifyKey, epochKey)
+	keys.AddSeed(t, secret)
+	plain, err := keys.Open(data, "list", c.Key, provision.MaxList+256)
+	if err != nil {
+		return err
+	}
+	l, err := provision.ParseList(plain)
+	if err != nil {
+		return err
+	}
+	a.m.Members = l.Members
+	a.step(stepList, fmt.Sprintf("%d members", len(l.Members)))
+	return nil
+}
+
+// step reports that a step is done, and begins the next.
+func (a *admittance) step(name, detail string) {
+	now := time.Now()
+	report(a.cfg.Log, a.cfg.Step, name, detail, a.began, now)
+	a.began = now
+}
+
+func report(log *slog.Logger, tell func(control.JoinStep), name, detail string, began, now time.Time) {
+	took := now.Sub(began)
+	log.Info("join: "+name, "dur", took.Round(100*time.Microsecond), "detail", detail)
+	if tell != nil {
+		tell(control.JoinStep{Name: name, Started: began, DurationMS: float64(took.Microseconds()) / 1000, Detail: detail})
+	}
+}
+
+// fail names the super peer in a refusal.
+func (a *admittance) fail(err error) error {
+	var r *admission.Refusal
+	if errors.As(err, &r) {
+		return &RefusedError{SuperPeer: a.endpoint, Refusal: r}
+	}
+	return err
+}
+
+// sleep waits for d and says whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

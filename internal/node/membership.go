@@ -1,0 +1,355 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	mrand "math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/internal/control"
+	"icvpn/internal/discovery"
+	"icvpn/internal/port"
+	"icvpn/internal/seal"
+	"icvpn/internal/service"
+	"icvpn/keyex"
+	"icvpn/overlay"
+)
+
+// membershipLoop keeps us a member that others find: contact record,
+// directory, public address, renewal.
+func (n *Node) membershipLoop(ctx context.Context) error {
+	n.enterOverlay(ctx)
+	contact, directory := time.NewTimer(0), time.NewTimer(0)
+	reflect, renew := time.NewTimer(0), time.NewTimer(n.untilRenewal())
+	for _, t := range []*time.Timer{contact, directory, reflect, renew} {
+		defer t.Stop()
+	}
+	var lastRead time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-contact.C:
+			contact.Reset(n.publishContact(ctx))
+		case <-n.contactNow:
+			contact.Reset(n.publishContact(ctx))
+		case <-directory.C:
+			n.readDirectories(ctx)
+			lastRead = time.Now()
+			directory.Reset(directoryPoll)
+		case <-n.refreshNow:
+			directory.Reset(max(0, directoryGap-time.Since(lastRead)))
+		case <-reflect.C:
+			n.askReflection()
+			reflect.Reset(reflectEvery)
+		case <-renew.C:
+			renew.Reset(n.renew(ctx))
+		}
+	}
+}
+
+// enterOverlay waits for a first node to answer, and reports the step.
+func (n *Node) enterOverlay(ctx context.Context) {
+	began := time.Now()
+	select {
+	case <-n.overlay.Ready():
+		n.step(stepOverlay, fmt.Sprintf("%d nodes answered", len(n.overlay.Nodes())), began)
+	case <-time.After(lookupTimeout):
+		n.log.Warn("no overlay node has answered yet; going on", "dur", lookupTimeout)
+	case <-ctx.Done():
+	}
+}
+
+// publishContact writes where we can be reached, sealed to those who may know.
+// It returns when to write it again.
+func (n *Node) publishContact(ctx context.Context) time.Duration {
+	began := time.Now()
+	m := n.membership.Load()
+	if m.Grant.Publish == nil {
+		n.steps.once(stepContact, func() { n.step(stepContact, "none: no access rule lets anybody reach this machine", began) })
+		return contactLife / 2
+	}
+	acks, err := n.putContact(ctx, m, n.endpoints())
+	if err != nil {
+		if ctx.Err() == nil {
+			n.log.Warn("contact record not published", "err", err)
+		}
+		return 2 * time.Second
+	}
+	n.steps.once(stepContact, func() { n.step(stepContact, fmt.Sprintf("stored by %d nodes", acks), began) })
+	return contactLife / 2
+}
+
+func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.AddrPort) (int, error) {
+	st, err := abe.VerifyStatement(m.Grant.Publish, n.service, n.authorityKey, n.now())
+	if err != nil {
+		return 0, err
+	}
+	now := n.now()
+	seq := n.nextSeq(now)
+	c := service.NewContact(n.service, st.Epoch, seq, now.Add(contactLife), endpoints)
+	c.Withdrawn = len(endpoints) == 0
+	sealed, err := discovery.Seal(st, "contact", m.Credential.Key, c.Encode())
+	if err != nil {
+		return 0, err
+	}
+	return n.overlay.Put(ctx, overlay.SignItem(n.key, discovery.SaltContact, seq, sealed))
+}
+
+// nextSeq returns max(last + 1, Unix ms): it grows also over restarts.
+func (n *Node) nextSeq(now time.Time) int64 {
+	for {
+		last := n.contactSeq.Load()
+		if next := max(last+1, now.UnixMilli()); n.contactSeq.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// endpoints are the addresses others may try: what the operator named, what
+// super peers saw, what the machine has; in this order, 8 at most.
+func (n *Node) endpoints() []netip.AddrPort {
+	all := append(slices.Clone(n.cfg.Advertise), n.observed.all()...)
+	if n.cfg.Endpoints != nil {
+		all = append(all, n.cfg.Endpoints()...)
+	}
+	var out []netip.AddrPort
+	for _, e := range n.usable(all) {
+		if service.UsableEndpoint(e) && !slices.Contains(out, e) && len(out) < keyex.MaxPaths {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// readDirectories learns the members from every super peer's directory.
+func (n *Node) readDirectories(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, sp := range n.trust().Descriptor.SuperPeers {
+		if sp.Has(service.RoleAdmit) {
+			wg.Go(func() { n.readDirectory(ctx, sp) })
+		}
+	}
+	wg.Wait()
+}
+
+func (n *Node) readDirectory(ctx context.Context, sp service.SuperPeer) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	data, root, err := n.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
+	if err == nil {
+		var d service.Directory
+		if d, err = n.openDirectory(data, root.Seq, sp); err == nil {
+			n.post(func() { n.onDirectory(d.Members) })
+			return
+		}
+	}
+	if ctx.Err() == nil {
+		n.log.Debug("directory not read", "super_peer", sp.PID().Short(), "err", err)
+	}
+}
+
+func (n *Node) openDirectory(data []byte, seq int64, sp service.SuperPeer) (d service.Directory, err error) {
+	plain, err := n.keys.Load().Open(data, "members", sp.Key, service.MaxDirectory+256)
+	if err != nil {
+		return d, err
+	}
+	return n.trust().OpenDirectory(plain, sp, seq, n.now())
+}
+
+// onDirectory takes in members, forgets those whose credential ended, and
+// routes packets that waited. Control loop only.
+func (n *Node) onDirectory(ms []service.Member) {
+	n.learn(ms)
+	unix := n.now().Unix()
+	for pid, t := range n.tunnels {
+		if m := t.member.Load(); m != nil && unix >= m.NotAfter && len(t.pairs) == 0 && t.state == tunnelIdle {
+			delete(n.tunnels, pid)
+			n.reroute()
+		}
+	}
+	n.retryUnrouted(time.Now())
+	if n.trust().Policy.Mesh == service.MeshFull {
+		for _, t := range n.tunnels {
+			n.connect(t)
+		}
+	}
+}
+
+// wantDirectory asks for a read, soon.
+func (n *Node) wantDirectory() {
+	select {
+	case n.refreshNow <- struct{}{}:
+	default:
+	}
+}
+
+// observed are our addresses as super peers see them.
+type observed struct {
+	mu    sync.Mutex
+	asked map[[8]byte]bool
+	seen  []netip.AddrPort
+}
+
+func (o *observed) all() []netip.AddrPort {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.seen)
+}
+
+// askReflection asks every super peer under which address it sees us.
+func (n *Node) askReflection() {
+	n.observed.mu.Lock()
+	n.observed.asked = map[[8]byte]bool{}
+	n.observed.mu.Unlock()
+	for _, addr := range n.superPeers.Addrs() {
+		var tx [8]byte
+		rand.Read(tx[:])
+		n.observed.mu.Lock()
+		n.observed.asked[tx] = true
+		n.observed.mu.Unlock()
+		if err := n.port.SendControl(n.ring, seal.TypeReflect, seal.Newest, port.ReflectQuery(tx), seal.PadQuery, addr); err != nil {
+			n.log.Debug("reflection not asked for", "addr", addr, "err", err)
+		}
+	}
+}
+
+// maxObserved keeps room for addresses of other kinds in a contact record.
+const maxObserved = 4
+
+// onReflected takes an answer to a question of ours. A new address makes a new
+// contact record.
+func (n *Node) onReflected(tx [8]byte, addr netip.AddrPort) {
+	n.observed.mu.Lock()
+	defer n.observed.mu.Unlock()
+	if !n.observed.asked[tx] || !service.UsableEndpoint(addr) {
+		return
+	}
+	delete(n.observed.asked, tx)
+	if slices.Contains(n.observed.seen, addr) {
+		return
+	}
+	n.observed.seen = append([]netip.AddrPort{addr}, n.observed.seen[:min(len(n.observed.seen), maxObserved-1)]...)
+	select {
+	case n.contactNow <- struct{}{}:
+	default:
+	}
+}
+
+// untilRenewal is the wait until a third of the credential's life is left, with
+// jitter so that those admitted together do not come back together.
+func (n *Node) untilRenewal() time.Duration {
+	c := n.membership.Load().Credential
+	life := time.Duration(c.NotAfter-c.NotBefore) * time.Second
+	left := c.Expires().Sub(n.now())
+	wait := left - life/renewFraction
+	return max(0, wait-mrand.N(max(1, life/20)))
+}
+
+// renew is admitted again, by any super peer. It returns when to do it next;
+// until it works the old membership stands.
+func (n *Node) renew(ctx context.Context) time.Duration {
+	cfg := n.cfg.Join
+	cfg.MinSeq = n.trust().Descriptor.Seq
+	cfg.Step = nil
+	m, err := Join(ctx, cfg)
+	if err == nil {
+		var adopted error
+		if err = n.call(ctx, func() { adopted = n.adoptRenewed(m) }); err == nil {
+			err = adopted
+		}
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			n.log.Warn("membership not renewed", "err", err, "expires", n.membership.Load().Credential.Expires())
+			n.steps.warn("the membership could not be renewed: " + err.Error())
+		}
+		return time.Minute + mrand.N(time.Minute)
+	}
+	n.steps.warn("")
+	n.log.Info("membership renewed", "expires", m.Credential.Expires(), "super_peer", m.SuperPeer)
+	if n.cfg.Save != nil {
+		if err := n.cfg.Save(m); err != nil {
+			n.log.Error("renewed membership not saved", "err", err)
+		}
+	}
+	return n.untilRenewal()
+}
+
+// adoptRenewed puts a renewed membership in force, all or nothing: flows that
+// the policy still allows are not cut. Control loop only.
+func (n *Node) adoptRenewed(m *Membership) error {
+	groups, suites, err := algorithms(m.Trust.Policy)
+	if err != nil {
+		return err
+	}
+	if m.Credential.Addr4() != n.membership.Load().Credential.Addr4() {
+		return fmt.Errorf("node: the renewed membership has address %s; restart icvpn to take it", m.Credential.Addr4())
+	}
+	if err := n.adopt(m); err != nil {
+		return err
+	}
+	return n.machine.SetPolicy(groups, suites)
+}
+
+// step reports a finished step of the join.
+func (n *Node) step(name, detail string, began time.Time) {
+	report(n.log, n.steps.add, name, detail, began, time.Now())
+}
+
+// steps is the join log and standing warnings.
+type steps struct {
+	mu      sync.Mutex
+	all     []control.JoinStep
+	told    map[string]bool
+	warning string
+}
+
+func (s *steps) add(st control.JoinStep) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, st)
+}
+
+// once runs f the first time it is called with name.
+func (s *steps) once(name string, f func()) {
+	s.mu.Lock()
+	first := !s.told[name]
+	if s.told == nil {
+		s.told = map[string]bool{}
+	}
+	s.told[name] = true
+	s.mu.Unlock()
+	if first {
+		f()
+	}
+}
+
+func (s *steps) warn(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warning = text
+}
+
+// leave says goodbye: peers erase their keys, and nobody finds us any more.
+func (n *Node) leave(ctx context.Context) {
+	err := n.call(ctx, func() {
+		n.leaving = true
+		for t := range n.active {
+			n.deleteTunnel(t)
+		}
+	})
+	if err == nil && n.membership.Load().Grant.Publish != nil {
+		_, err = n.putContact(ctx, n.membership.Load(), nil)
+	}
+	if err != nil {
+		n.log.Warn("left without saying goodbye to everybody", "err", err)
+		return
+	}
+	n.log.Info("left", "service", n.trust().Descriptor.Name)
+}

@@ -1,0 +1,288 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"icvpn/abe"
+	"icvpn/esp"
+	"icvpn/internal/control"
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
+	"icvpn/internal/port"
+	"icvpn/internal/seal"
+	"icvpn/internal/service"
+	"icvpn/keyex"
+	"icvpn/overlay"
+	"icvpn/tun"
+)
+
+// Config is what a Node runs with.
+type Config struct {
+	// Join says how to be admitted again; its Dial is also used for renewals.
+	Join JoinConfig
+	// Membership is the first one. Required.
+	Membership *Membership
+	// Save keeps a renewed membership. May be nil.
+	Save func(*Membership) error
+	// Device carries inner packets; Run closes it. Required.
+	Device tun.Device
+	// UDP is the shared socket pair; Run closes it. Required.
+	UDP port.Conn
+	// Endpoints returns this machine's own addresses, for the contact record.
+	// Called now and then; may be nil.
+	Endpoints func() []netip.AddrPort
+	// Advertise are endpoints the operator named, put first.
+	Advertise []netip.AddrPort
+	// Began is when the process started to join, for the join log.
+	Began time.Time
+	Log   *slog.Logger
+	// Steps are those of the join so far.
+	Steps []control.JoinStep
+}
+
+// Node is a running member. Make it with New; Run starts it.
+type Node struct {
+	// set at start
+	cfg     Config
+	log     *slog.Logger
+	self    id.ID
+	key     ed25519.PrivateKey
+	service id.ID
+	prefix4 netip.Prefix
+	prefix6 netip.Prefix
+	device  tun.Device
+	port    *port.Port
+	ring    *seal.Ring
+	overlay *overlay.Overlay
+	sad     *esp.SAD
+	esp     *esp.Stats
+	started time.Time
+
+	// replaced as a whole
+	membership atomic.Pointer[Membership]
+	keys       atomic.Pointer[discovery.Keys]
+	routes     atomic.Pointer[map[netip.Addr]*tunnel]
+
+	// owned by controlLoop
+	machine    *keyex.Machine
+	tunnels    map[id.ID]*tunnel
+	active     map[*tunnel]bool // those with pairs or a connection under way
+	upkeepAt   time.Time
+	leaving    bool
+	deviceMu   sync.Mutex // a TUN device takes one writer at a time
+	unrouted   unrouted
+	pings      pings
+	observed   observed
+	stats      stats
+	ctx        context.Context // of Run, for tunnels' goroutines
+	loops      sync.WaitGroup  // tunnels' goroutines and lookups
+	controlIn  chan datagram
+	posts      chan func()
+	refreshNow chan struct{} // capacity 1: read the directory
+	contactNow chan struct{} // capacity 1: write the contact
+	lookups    chan struct{} // semaphore
+	awake      chan struct{} // capacity 1: a tunnel sends after silence
+	steps      steps
+	rejects    rejects
+	contactSeq atomic.Int64
+	superPeers *port.Resolver
+	stop       context.CancelFunc
+	stopped    chan struct{} // closed when Run has returned
+}
+
+// datagram is a control datagram on its way to the control loop.
+type datagram struct {
+	typ     seal.Type
+	epoch   uint32
+	plain   int
+	payload []byte
+	from    netip.AddrPort
+}
+
+// New makes a node of its first membership. It starts nothing.
+func New(cfg Config) (*Node, error) {
+	m := cfg.Membership
+	n := &Node{
+		cfg: cfg, log: cfg.Log, key: cfg.Join.Identity, service: m.Credential.Service,
+		prefix6: service.Prefix6(m.Credential.Service), device: cfg.Device, sad: new(esp.SAD), esp: new(esp.Stats),
+		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{},
+		controlIn: make(chan datagram, controlQueue), posts: make(chan func(), controlQueue),
+		refreshNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
+		lookups: make(chan struct{}, maxLookups), awake: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+	if !cfg.Began.IsZero() {
+		n.started = cfg.Began
+	}
+	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
+	n.steps.all = cfg.Steps
+	n.routes.Store(&map[netip.Addr]*tunnel{})
+	var err error
+	if n.prefix4, err = netip.ParsePrefix(m.Trust.Descriptor.Prefix4); err != nil {
+		return nil, fmt.Errorf("node: prefix of the service: %w", err)
+	}
+	if err := n.newControl(m); err != nil {
+		return nil, err
+	}
+	if err := n.adopt(m); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// newControl makes what speaks on the port: sealing, overlay, key exchange.
+func (n *Node) newControl(m *Membership) error {
+	n.ring = seal.NewRing(seal.Config{Service: n.service, IsAnswer: port.IsAnswer})
+	rings := new(seal.Rings)
+	rings.Add(n.ring)
+	n.port = port.New(n.cfg.UDP, rings)
+	var endpoints []string
+	for _, sp := range m.Trust.Descriptor.SuperPeers {
+		endpoints = append(endpoints, sp.Endpoints...)
+	}
+	n.superPeers = port.NewResolver(endpoints)
+	var err error
+	n.overlay, err = overlay.New(overlay.Config{
+		Self: n.self, Transport: port.DHT{Port: n.port, Ring: n.ring},
+		Bootstrap: n.superPeers.Addrs, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.machine, err = n.newMachine(m)
+	return err
+}
+
+// adopt takes over a membership, the first or a renewed one. In a running node
+// only the control loop calls it.
+func (n *Node) adopt(m *Membership) error {
+	k, err := seal.ParseMemberKey(m.Grant.EpochKey)
+	if err != nil {
+		return err
+	}
+	if err := n.ring.Install(seal.Epoch{Number: m.Grant.Epoch, Key: k, ActivateAt: time.Unix(0, 0), Grace: seal.DefaultGrace}); err != nil {
+		return fmt.Errorf("node: epoch %d: %w", m.Grant.Epoch, err)
+	}
+	n.ring.SetClockOffset(m.Offset)
+	keys := discovery.NewKeys(n.service, m.Key, n.authorityKey, n.epochSecret)
+	n.membership.Store(m)
+	n.keys.Store(keys)
+	for _, e := range m.Grant.Envelopes {
+		if _, err := keys.AddEnvelope(e, n.now()); err != nil {
+			n.log.Warn("envelope from the super peer does not open", "err", err)
+		}
+	}
+	n.learn(m.Members)
+	return nil
+}
+
+// now is the service's clock: ours and the offset learnt at admission.
+func (n *Node) now() time.Time { return time.Now().Add(n.ring.ClockOffset()) }
+
+func (n *Node) trust() *service.Trust { return n.membership.Load().Trust }
+
+func (n *Node) authorityKey(issuer id.ID) (ed25519.PublicKey, bool) {
+	return n.trust().AuthorityKey(issuer, n.now())
+}
+
+func (n *Node) epochSecret(epoch uint32) (abe.Secret, bool) {
+	k, ok := n.ring.Key(time.Now(), epoch)
+	if !ok {
+		return abe.Secret{}, false
+	}
+	return abe.Secret(k.Bytes()), true
+}
+
+func (n *Node) address6(pid id.ID) netip.Addr { return service.Address6(n.service, pid) }
+
+// isOwn says whether an inner destination is this machine.
+func (n *Node) isOwn(a netip.Addr) bool {
+	return a == n.membership.Load().Credential.Addr4() || a == n.address6(n.self)
+}
+
+// Run carries traffic until ctx ends or Down is called, then leaves: the
+// contact is withdrawn, tunnels are deleted at both ends, the device is gone.
+func (n *Node) Run(ctx context.Context) error {
+	defer close(n.stopped)
+	// Leaving still needs port and overlay, so they outlive ctx.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	ctx, n.stop = context.WithCancel(ctx)
+	defer n.stop()
+	n.ctx = life
+
+	g, gctx := errgroup.WithContext(life)
+	g.Go(func() error { return n.port.Run(gctx, port.Handlers{ESP: n.onESP, Control: n.onControl}) })
+	g.Go(func() error { return n.overlay.Run(gctx) })
+	g.Go(func() error { return n.outboundLoop(gctx) })
+	g.Go(func() error { return n.controlLoop(gctx) })
+	g.Go(func() error { return n.membershipLoop(gctx) })
+	g.Go(func() error { return n.leaveLoop(ctx, gctx, end) })
+	context.AfterFunc(gctx, func() { n.device.Close() })
+	err := g.Wait()
+	n.loops.Wait()
+	return err
+}
+
+// Down starts a clean leave; Run returns when it is over. It implements
+// control.Handler.
+func (n *Node) Down(context.Context) error {
+	n.stop()
+	return nil
+}
+
+// Stopped is closed when Run has returned.
+func (n *Node) Stopped() <-chan struct{} { return n.stopped }
+
+// leaveLoop waits for the end of ctx, says goodbye and ends everything else. A
+// loop that failed ends gctx first: then there is nothing to say.
+func (n *Node) leaveLoop(ctx, gctx context.Context, end context.CancelFunc) error {
+	select {
+	case <-gctx.Done():
+		return nil
+	case <-ctx.Done():
+	}
+	defer end()
+	lctx, cancel := context.WithTimeout(gctx, leaveTimeout)
+	defer cancel()
+	n.leave(lctx)
+	return nil
+}
+
+// post runs f on the control loop, later. It never blocks for long: when the
+// queue is full the loop is behind, and waiting is backpressure.
+func (n *Node) post(f func()) {
+	select {
+	case n.posts <- f:
+	case <-n.ctx.Done():
+	}
+}
+
+// call runs f on the control loop and waits for it.
+func (n *Node) call(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case n.posts <- func() { f(); close(done) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.stopped:
+		return net.ErrClosed
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.stopped:
+		return net.ErrClosed
+	}
+}

@@ -1,0 +1,118 @@
+package node
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"icvpn/internal/seal"
+)
+
+// Notices are the little that two ends of a tunnel say to each other beside
+// traffic (docs/protocol/tunnel.md). They travel sealed under the group key and
+// inside that under the tunnel's control key, so they prove who speaks:
+//
+//	SPI 4 ‖ nonce 24 ‖ XChaCha20-Poly1305(ctl, nonce, op 1 ‖ stamp 8; AD = SPI)
+//
+// The stamp grows with every notice of a direction; an old one is a replay.
+type noticeOp uint8
+
+const (
+	noticePing   noticeOp = 1 // answer with a pong
+	noticePong   noticeOp = 2
+	noticeDelete noticeOp = 3 // the sender has erased this pair
+)
+
+const (
+	noticePlain = 1 + 8
+	noticeSize  = 4 + chacha20poly1305.NonceSizeX + noticePlain + chacha20poly1305.Overhead
+)
+
+// sealNotice returns a notice for the holder of inbound SA spi.
+func sealNotice(key [32]byte, spi uint32, op noticeOp, stamp uint64) []byte {
+	aead, err := chacha20poly1305.NewX(key[:])
+	if err != nil {
+		panic("node: internal error: " + err.Error())
+	}
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, noticeSize), spi)
+	b = b[:4+chacha20poly1305.NonceSizeX]
+	rand.Read(b[4:])
+	plain := binary.BigEndian.AppendUint64([]byte{byte(op)}, stamp)
+	return aead.Seal(b, b[4:], plain, b[:4])
+}
+
+// openNotice reverses sealNotice.
+func openNotice(key [32]byte, b []byte) (op noticeOp, stamp uint64, ok bool) {
+	if len(b) != noticeSize {
+		return 0, 0, false
+	}
+	aead, err := chacha20poly1305.NewX(key[:])
+	if err != nil {
+		panic("node: internal error: " + err.Error())
+	}
+	body := b[4+chacha20poly1305.NonceSizeX:]
+	plain, err := aead.Open(nil, b[4:4+chacha20poly1305.NonceSizeX], body, b[:4])
+	if err != nil {
+		return 0, 0, false
+	}
+	return noticeOp(plain[0]), binary.BigEndian.Uint64(plain[1:]), true
+}
+
+// sendNotice sends a notice on a pair. Control loop only.
+func (n *Node) sendNotice(t *tunnel, p *saPair, op noticeOp) {
+	p.stampOut = max(p.stampOut+1, uint64(time.Now().UnixNano()))
+	b := sealNotice(p.result.CtlOut, p.out.SPI(), op, p.stampOut)
+	if err := n.port.SendControl(n.ring, seal.TypeProbe, seal.Newest, b, 0, p.path); err != nil {
+		n.log.Debug("notice not sent", "peer", t.name(), "err", err)
+	}
+}
+
+// onNotice handles a notice. Where it came from does not matter: only the
+// holder of the control key can have made it.
+func (n *Node) onNotice(b []byte, _ netip.AddrPort) {
+	if len(b) != noticeSize {
+		n.stats.badNotices.Add(1)
+		return
+	}
+	t, p := n.pairBySPI(binary.BigEndian.Uint32(b))
+	if p == nil {
+		n.stats.badNotices.Add(1)
+		return
+	}
+	op, stamp, ok := openNotice(p.result.CtlIn, b)
+	if !ok || stamp <= p.stampIn {
+		n.stats.badNotices.Add(1)
+		return
+	}
+	p.stampIn = stamp
+	t.stats.lastRx.Store(time.Now().UnixNano())
+	n.confirm(t, p.in)
+	switch op {
+	case noticePing:
+		n.sendNotice(t, p, noticePong)
+	case noticeDelete:
+		n.log.Info("tunnel deleted by the peer", "peer", t.name())
+		n.removePair(t, p)
+		t.endpoints = nil // it may come back elsewhere
+	}
+}
+
+func (n *Node) pairBySPI(spi uint32) (*tunnel, *saPair) {
+	sa := n.sad.BySPI(spi)
+	if sa == nil {
+		return nil, nil
+	}
+	t, _ := sa.Owner().(*tunnel)
+	if t == nil {
+		return nil, nil
+	}
+	for _, p := range t.pairs {
+		if p.in == sa {
+			return t, p
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,82 @@
+package node
+
+import "time"
+
+// We chose:
+const (
+	// bufSize holds a packet of the largest inner MTU with head- and tailroom.
+	bufSize = 2048
+	// batchSize is how many packets cross a channel together: one TCP
+	// super-packet of the TUN device.
+	batchSize = 64
+	// tunnelQueue is how many batches wait for a tunnel's goroutine. Full means
+	// drop and count: an elephant must not block the reader that all share.
+	tunnelQueue = 16
+	// maxStaged packets wait for a tunnel's first SA, the oldest go first.
+	maxStaged = 64
+	// maxUnrouted packets wait for the directory to name their destination.
+	maxUnrouted = 64
+	// unroutedLife is how long they wait.
+	unroutedLife = 3 * time.Second
+
+	// controlQueue bounds datagrams and posts waiting for the control loop.
+	controlQueue = 256
+
+	// contactLife is how long a contact record is believed; it is written
+	// again at half of that (DESIGN.md 6).
+	contactLife = 10 * time.Minute
+	// directoryPoll is how often the directory is read without a reason,
+	// directoryGap the least time between two reads with one.
+	directoryPoll = 30 * time.Second
+	directoryGap  = time.Second
+	// reflectEvery is how often super peers are asked for our address; it also
+	// keeps a NAT's mapping towards them.
+	reflectEvery = 25 * time.Second
+	// lookupTimeout bounds the search for one contact.
+	lookupTimeout = 8 * time.Second
+	// maxLookups runs at once.
+	maxLookups = 16
+
+	// connectRetry is the first wait after a failed connection, doubling to
+	// connectRetryMax while packets ask for it.
+	connectRetry    = time.Second
+	connectRetryMax = 30 * time.Second
+
+	// confirmEvery is the first interval of dummies until the peer is heard on
+	// a new pair, doubling, confirmTries times.
+	confirmEvery = 200 * time.Millisecond
+	confirmTries = 8
+
+	// Dead peer detection: after sending for deadAfter without hearing
+	// anything, probe every probeEvery, and after probeTries agree new keys.
+	deadAfter  = 10 * time.Second
+	probeEvery = 2 * time.Second
+	probeTries = 3
+
+	// idleLife ends a tunnel that carried nothing; it costs memory only, but
+	// keys that nobody needs are better gone.
+	idleLife = 15 * time.Minute
+
+	// upkeepMax and upkeepMin bound the time between two looks at the tunnels
+	// that are not idle.
+	upkeepMax = time.Hour
+	upkeepMin = 20 * time.Millisecond
+
+	// simultaneousWindow is how close two completed exchanges of a peer must be
+	// to count as begun by both ends at once: some round trips.
+	simultaneousWindow = 3 * time.Second
+	// rekeyRetry is the wait after a failed rekey.
+	rekeyRetry = 10 * time.Second
+
+	// leaveTimeout bounds a clean leave.
+	leaveTimeout = 3 * time.Second
+
+	// renewFraction of a credential's life is left when it is renewed, with
+	// jitter so that members admitted together do not come back together.
+	renewFraction = 3
+
+	// maxClockOff is how wrong a clock may be: below, the offset learnt at
+	// admission is taken into account; above, logs, credentials and everything
+	// else on the machine would be wrong.
+	maxClockOff = time.Hour
+)

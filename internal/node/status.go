@@ -1,0 +1,183 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"icvpn/esp"
+	"icvpn/internal/control"
+)
+
+// stats counts what the conductor itself drops; each package counts its own.
+type stats struct {
+	notOurs, unknownPeer, stagedDrops, queueDrops, noSA atomic.Uint64
+	filteredOut, filteredIn                             atomic.Uint64
+	controlDrops, badNotices                            atomic.Uint64
+}
+
+var _ control.Handler = (*Node)(nil)
+
+// Status implements control.Handler.
+func (n *Node) Status(ctx context.Context) (control.Status, error) {
+	m := n.membership.Load()
+	c := m.Credential
+	s := control.Status{
+		Role: control.RolePeer, State: control.StateUp, Since: n.started, Started: n.started,
+		Name: c.Name, PID: n.self.String(), Service: n.service.String(), ServiceName: m.Trust.Descriptor.Name,
+		Labels: c.Labels, Address4: c.Addr4(), Address6: c.Addr6(), Interface: n.device.Name(),
+		SuperPeer: m.SuperPeer, Epoch: n.ring.Current(time.Now()), CredentialExpires: c.Expires(),
+		Listen: []string{net.JoinHostPort("", strconv.Itoa(int(n.port.Number())))},
+	}
+	s.MTU, _ = n.device.MTU()
+	for _, e := range n.endpoints() {
+		s.Endpoints = append(s.Endpoints, e.String())
+	}
+	n.steps.mu.Lock()
+	if n.steps.warning != "" {
+		s.Warnings = append(s.Warnings, n.steps.warning)
+	}
+	n.steps.mu.Unlock()
+	err := n.call(ctx, func() {
+		if n.leaving {
+			s.State = control.StateLeaving
+		}
+		for _, t := range n.tunnels {
+			s.PeersKnown++
+			if t.state == tunnelUp {
+				s.PeersUp++
+			}
+			s.RxPackets += t.stats.rxPackets.Load()
+			s.RxBytes += t.stats.rxBytes.Load()
+			s.TxPackets += t.stats.txPackets.Load()
+			s.TxBytes += t.stats.txBytes.Load()
+		}
+	})
+	return s, err
+}
+
+// Peers implements control.Handler.
+func (n *Node) Peers(ctx context.Context) (all []control.Peer, err error) {
+	err = n.call(ctx, func() {
+		for _, t := range n.tunnels {
+			all = append(all, n.describe(t))
+		}
+	})
+	slices.SortFunc(all, func(a, b control.Peer) int {
+		if d := strings.Compare(a.Name, b.Name); d != 0 {
+			return d
+		}
+		return strings.Compare(a.PID, b.PID)
+	})
+	return all, err
+}
+
+// describe is one line of the peer table. Control loop only.
+func (n *Node) describe(t *tunnel) control.Peer {
+	m := t.member.Load()
+	p := control.Peer{
+		Name: m.Name, PID: t.pid.String(), Address4: m.Addr4(), Address6: n.address6(t.pid), Labels: m.Labels,
+		Allowed: t.pair.Load().MayInitiate(), Reachable: n.explain(t), State: control.TunnelNone,
+		RxPackets: t.stats.rxPackets.Load(), RxBytes: t.stats.rxBytes.Load(),
+		TxPackets: t.stats.txPackets.Load(), TxBytes: t.stats.txBytes.Load(), LastHandshake: t.handshake,
+	}
+	switch cur := t.current(); {
+	case cur != nil:
+		p.State, p.Route, p.Path = control.TunnelUp, control.RouteDirect, cur.path.String()
+		p.Suite, p.Group = esp.Suite(cur.result.Suite).String(), cur.result.Group.String()
+	case t.state != tunnelIdle:
+		p.State = control.TunnelConnecting
+	}
+	return p
+}
+
+// JoinSteps implements control.Handler.
+func (n *Node) JoinSteps(context.Context) ([]control.JoinStep, error) {
+	n.steps.mu.Lock()
+	defer n.steps.mu.Unlock()
+	return slices.Clone(n.steps.all), nil
+}
+
+const (
+	pingEvery   = time.Second
+	pingTimeout = 5 * time.Second
+)
+
+// Ping implements control.Handler.
+func (n *Node) Ping(ctx context.Context, target string, count int, emit func(control.PingReply) error) error {
+	t, addr, err := n.find(ctx, target)
+	if err != nil {
+		return err
+	}
+	if pair := t.pair.Load(); !pair.MayInitiate() {
+		return &control.Error{Code: control.CodeNotAllowed, Message: n.explain(t)}
+	}
+	for seq := 1; count == 0 || seq <= count; seq++ {
+		began := time.Now()
+		if err := emit(n.pingOnce(ctx, t, addr, seq)); err != nil {
+			return err
+		}
+		if seq != count && !sleep(ctx, pingEvery-time.Since(began)) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (n *Node) pingOnce(ctx context.Context, t *tunnel, addr netip.Addr, seq int) control.PingReply {
+	r := control.PingReply{Seq: seq, From: t.name(), Address: addr}
+	pctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	rtt, err := n.ping(pctx, addr, seq)
+	if err != nil {
+		r.Error = fmt.Sprintf("no answer within %v", pingTimeout)
+		_ = n.call(ctx, func() {
+			if t.failure != "" {
+				r.Error = t.failure
+			}
+		})
+		return r
+	}
+	r.RTTMS = float64(rtt.Microseconds()) / 1000
+	if o := t.out.Load(); o != nil {
+		r.Path, r.Route = o.path.String(), control.RouteDirect
+	}
+	return r
+}
+
+// find returns a member by name or overlay address, asking the directory once
+// if nobody is known by it.
+func (n *Node) find(ctx context.Context, target string) (t *tunnel, addr netip.Addr, err error) {
+	for try := range 2 {
+		if err = n.call(ctx, func() { t, addr = n.lookUp(target) }); err != nil || t != nil {
+			return t, addr, err
+		}
+		if try == 0 {
+			n.readDirectories(ctx)
+		}
+	}
+	return nil, addr, &control.Error{Code: control.CodeUnknownPeer, Message: fmt.Sprintf("no member of %s has the name or address %q; icvpn peers lists them", n.trust().Descriptor.Name, target)}
+}
+
+func (n *Node) lookUp(target string) (*tunnel, netip.Addr) {
+	if addr, err := netip.ParseAddr(target); err == nil {
+		return n.peer(addr), addr
+	}
+	var found *tunnel
+	for _, t := range n.tunnels {
+		m := t.member.Load()
+		if m.Name == target && (found == nil || found.member.Load().NotAfter < m.NotAfter) {
+			found = t // of two with one name the one admitted last
+		}
+	}
+	if found == nil {
+		return nil, netip.Addr{}
+	}
+	return found, found.member.Load().Addr4()
+}

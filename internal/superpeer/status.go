@@ -1,0 +1,59 @@
+package superpeer
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"icvpn/internal/control"
+	"icvpn/internal/service"
+)
+
+var _ control.Handler = (*SuperPeer)(nil)
+
+// Status implements control.Handler.
+func (s *SuperPeer) Status(context.Context) (control.Status, error) {
+	a := s.authority
+	st := control.Status{
+		Role: control.RoleSuper, State: control.StateJoining, Since: s.started, Started: s.started,
+		Name: "super-" + s.PID().Short(), PID: s.PID().String(), Service: a.trust.Service.String(), ServiceName: a.trust.Descriptor.Name,
+		Listen: []string{s.cfg.TCP.Addr().String()}, Endpoints: a.self.Endpoints, Epoch: a.epoch,
+		CredentialExpires: time.Unix(a.self.Expires, 0),
+	}
+	if s.Ready() {
+		st.State = control.StateUp
+	}
+	a.mu.Lock()
+	st.PeersKnown = len(a.membersLocked(time.Now()))
+	a.mu.Unlock()
+	return st, nil
+}
+
+// Peers implements control.Handler: the members in the directory. A super peer
+// has no tunnels, so none of them is reachable from it.
+func (s *SuperPeer) Peers(context.Context) (all []control.Peer, err error) {
+	a := s.authority
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.membersLocked(time.Now()) {
+		all = append(all, control.Peer{
+			Name: m.Name, PID: m.PID().String(), Address4: m.Addr4(), Address6: service.Address6(a.trust.Service, m.PID()),
+			Labels: m.Labels, Reachable: "a super peer carries no traffic of the service", State: control.TunnelNone,
+		})
+	}
+	return all, nil
+}
+
+// JoinSteps implements control.Handler.
+func (s *SuperPeer) JoinSteps(context.Context) ([]control.JoinStep, error) { return nil, nil }
+
+// Ping implements control.Handler.
+func (s *SuperPeer) Ping(context.Context, string, int, func(control.PingReply) error) error {
+	return &control.Error{Code: control.CodeNotAllowed, Message: "a super peer is in no tunnel; ping from a peer (" + strings.Join(s.authority.self.Endpoints, ", ") + " is this one)"}
+}
+
+// Down implements control.Handler.
+func (s *SuperPeer) Down(context.Context) error {
+	s.stop()
+	return nil
+}
