@@ -42,7 +42,7 @@ func (d Drop) String() string {
 	if int(d) < len(dropNames) {
 		return dropNames[d]
 	}
-	return "unknown"
+	return "unknown drop"
 }
 
 // Stats are counters that any goroutine may read.

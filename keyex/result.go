@@ -33,6 +33,9 @@ func (k Keys) String() string {
 	return fmt.Sprintf("keyex.Keys{enc %d, int %d, iv %d, salt %d bytes}", len(k.Enc), len(k.Int), len(k.IV), len(k.Salt))
 }
 
+// MarshalText shows lengths only; encoding/json calls it.
+func (k Keys) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // LogValue shows lengths only.
 func (k Keys) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
@@ -81,6 +84,9 @@ func (r Result) String() string {
 	return fmt.Sprintf("keyex.Result{peer %s, initiator %t, path %v, epoch %d, suite %d, group %v, spi in %08x out %08x}",
 		r.Peer.PID.Short(), r.Initiator, r.Path, r.Epoch, r.Suite, r.Group, r.SPIIn, r.SPIOut)
 }
+
+// MarshalText names the pair, without secrets; encoding/json calls it.
+func (r Result) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // LogValue names the pair, without secrets.
 func (r Result) LogValue() slog.Value { return slog.StringValue(r.String()) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 )
@@ -27,3 +28,5 @@ func seedRand(r *rand.Rand) io.Reader {
 	}
 	return rand.NewChaCha8(seed)
 }
+
+var errOneWay = errors.New("one way only")
