@@ -39,8 +39,6 @@ type Policy struct {
 	Lifetime time.Duration `yaml:"sa_lifetime"`
 	Rules    []filter.Rule `yaml:"rules"`
 	Out      Revoked       `yaml:"revoked,omitempty"`
-
-	source []byte
 }
 
 // Revoked names who is out.
@@ -88,6 +86,16 @@ func NewPolicy(p Policy, service id.ID, owners []ed25519.PrivateKey) (Signed, er
 
 // ParsePolicy reads the YAML of a policy strictly.
 func ParsePolicy(b []byte) (*Policy, error) {
+	p, err := ReadPolicy(b)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.validate()
+}
+
+// ReadPolicy reads the YAML of a policy that the owner is still to complete and
+// sign: fields that NewPolicy fills in may be missing.
+func ReadPolicy(b []byte) (*Policy, error) {
 	if len(b) > MaxSigned {
 		return nil, fmt.Errorf("service: policy has %d bytes, at most %d are allowed", len(b), MaxSigned)
 	}
@@ -95,8 +103,7 @@ func ParsePolicy(b []byte) (*Policy, error) {
 	if err := yaml.UnmarshalWithOptions(b, p, yaml.Strict()); err != nil {
 		return nil, fmt.Errorf("service: policy: %w", err)
 	}
-	p.source = b
-	return p, p.validate()
+	return p, nil
 }
 
 func (p *Policy) validate() error {

@@ -1,0 +1,317 @@
+// Package owner makes a service: keys, signed documents, tokens and sealed
+// hand-overs, as bytes. Nothing of it is ever online; what it makes is carried
+// to the machines by whoever deploys them.
+//
+//	Create ─┬─> owner.secret     everything needed to sign again; keep it offline
+//	        ├─> ROLE.token       one per role, for machines (and the same as YAML)
+//	        ├─> super-N.handover sealed, for one super peer
+//	        ├─> super-N.key      opens it; travels another way
+//	        ├─> super-N.yaml     configuration that names both
+//	        └─> policy.yaml      what was signed, to read
+package owner
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net"
+	"net/netip"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/admission"
+	"icvpn/internal/filter"
+	"icvpn/internal/id"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+)
+
+// RoleLabel is the label that --role grants.
+const RoleLabel = "role"
+
+// We chose:
+const (
+	// documentLife is how long root, descriptor and policy are valid;
+	// superPeerLife a super peer's right to admit.
+	documentLife  = 365 * 24 * time.Hour
+	superPeerLife = 365 * 24 * time.Hour
+	// spareBlocks leaves room for super peers that come later.
+	spareBlocks = 16
+	// minBlockBits keeps the smallest block useful: 14 machines.
+	maxBlockBits = 28
+	firstEpoch   = 1
+	secretSize   = 16
+)
+
+// Options describe the service to make. Names are checked by the caller.
+type Options struct {
+	Name       string
+	Prefix4    netip.Prefix
+	Roles      []string
+	SuperPeers []string // host:port
+	Rules      []filter.Rule
+	Policy     []byte // YAML; its rules take the place of Rules
+	Now        time.Time
+}
+
+// Service is everything that was made.
+type Service struct {
+	ID      id.ID
+	Name    string
+	Prefix4 netip.Prefix
+	Tokens  []RoleToken
+	Supers  []SuperFiles
+	Policy  []byte // YAML as signed
+	Secret  []byte // owner.secret
+}
+
+// RoleToken is the token of one role.
+type RoleToken struct {
+	Role  string
+	Token service.Token
+}
+
+// SuperFiles are what one super peer gets.
+type SuperFiles struct {
+	Endpoint string
+	HandOver []byte // sealed
+	Key      []byte // hexadecimal, one line
+	Config   []byte // YAML
+	Block    netip.Prefix
+}
+
+// maker gathers what the parts share.
+type maker struct {
+	o      Options
+	owners []ed25519.PrivateKey
+	supers []ed25519.PrivateKey
+	blocks []netip.Prefix
+	root   service.Signed
+	id     id.ID
+	abe    abe.Secret
+	params [32]byte
+	master [32]byte
+}
+
+// Create makes a service. It writes nothing and contacts nobody.
+func Create(o Options) (*Service, error) {
+	m := &maker{o: o}
+	if err := m.keys(); err != nil {
+		return nil, err
+	}
+	var err error
+	if m.blocks, err = Blocks(o.Prefix4, len(o.SuperPeers)); err != nil {
+		return nil, err
+	}
+	docs, err := m.descriptor()
+	if err != nil {
+		return nil, err
+	}
+	policy, err := m.policy()
+	if err != nil {
+		return nil, err
+	}
+	tokens, secrets, err := m.secrets()
+	if err != nil {
+		return nil, err
+	}
+	universe, err := m.universe()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{ID: m.id, Name: o.Name, Prefix4: o.Prefix4, Tokens: tokens, Policy: policy.Body}
+	common := service.HandOver{
+		Service:  service.Membership{ID: m.id, Documents: docs, Epoch: firstEpoch, Master: m.master[:]},
+		Universe: universe, Policy: policy, ABESeed: m.abe[:], Secrets: secrets,
+		FakeKey: random(32), TicketKey: random(32),
+	}
+	for i := range m.supers {
+		f, err := m.super(i, common)
+		if err != nil {
+			return nil, err
+		}
+		s.Supers = append(s.Supers, f)
+	}
+	s.Secret = m.ownerSecret(common)
+	return s, nil
+}
+
+// keys draws every key and fixes the ServiceID.
+func (m *maker) keys() (err error) {
+	m.owners = []ed25519.PrivateKey{newKey()}
+	for range m.o.SuperPeers {
+		m.supers = append(m.supers, newKey())
+	}
+	if m.root, err = service.NewRoot(m.o.Name, m.owners, 1, m.o.Now, m.o.Now.Add(documentLife)); err != nil {
+		return err
+	}
+	m.id = service.RootID(m.root)
+	m.abe, m.master = abe.Secret(random(32)), [32]byte(random(32))
+	a, err := abe.NewAuthority(m.abe, m.id)
+	if err != nil {
+		return err
+	}
+	defer a.Wipe()
+	m.params = a.Params().Hash()
+	return nil
+}
+
+// Blocks cuts a prefix into disjoint blocks of one size, one for each super
+// peer, and leaves room for more where there is any.
+func Blocks(prefix netip.Prefix, n int) ([]netip.Prefix, error) {
+	size := prefix.Bits() + bits.Len(uint(max(spareBlocks, n)-1))
+	if size > maxBlockBits {
+		size = prefix.Bits() + bits.Len(uint(n-1))
+	}
+	if size > maxBlockBits {
+		return nil, fmt.Errorf("owner: %s has no room for %d super peers with a block of addresses each; use a larger --cidr", prefix, n)
+	}
+	var out []netip.Prefix
+	base := prefix.Addr().As4()
+	start := uint32(base[0])<<24 | uint32(base[1])<<16 | uint32(base[2])<<8 | uint32(base[3])
+	for i := range uint32(n) {
+		a := start + i<<(32-size)
+		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)}), size))
+	}
+	return out, nil
+}
+
+// descriptor signs who serves the service, and where.
+func (m *maker) descriptor() (service.Documents, error) {
+	end := m.o.Now.Add(superPeerLife).Unix()
+	d := service.Descriptor{
+		Service: m.id, Seq: 1, Issued: m.o.Now.Unix(), Expires: m.o.Now.Add(documentLife).Unix(), Name: m.o.Name,
+		Prefix4: m.o.Prefix4.String(), SRPGroup: uint16(admission.DefaultGroup), KDF: uint8(admission.KDFNone),
+		ABEHash: m.params[:], Generation: 1,
+	}
+	for i, k := range m.supers {
+		d.SuperPeers = append(d.SuperPeers, service.SuperPeer{
+			Key: k.Public().(ed25519.PublicKey), Endpoints: []string{m.o.SuperPeers[i]},
+			Roles: []string{service.RoleStore, service.RoleReflect, service.RoleAdmit, service.RoleAuthority},
+			Scope: map[string][]string{RoleLabel: m.o.Roles}, Block4: m.blocks[i].String(), Expires: end,
+		})
+	}
+	s, err := service.NewDescriptor(d, m.owners)
+	return service.Documents{Roots: []service.Signed{m.root}, Descriptor: s}, err
+}
+
+// policy signs the access rules.
+func (m *maker) policy() (service.Signed, error) {
+	p := service.Policy{Rules: m.o.Rules}
+	if m.o.Policy != nil {
+		given, err := service.ReadPolicy(m.o.Policy)
+		if err != nil {
+			return service.Signed{}, err
+		}
+		p = *given
+	}
+	p.Sequence = max(p.Sequence, 1)
+	p.Issued, p.Expires = m.o.Now.UTC().Truncate(time.Second), m.o.Now.UTC().Truncate(time.Second).Add(documentLife)
+	return service.NewPolicy(p, m.id, m.owners)
+}
+
+// secrets makes one enrolment secret for each role.
+func (m *maker) secrets() (tokens []RoleToken, out []service.EnrolmentSecret, err error) {
+	params := admission.Params{Group: admission.DefaultGroup, KDF: admission.KDFNone}
+	for _, role := range m.o.Roles {
+		secretID := role + "-" + hex.EncodeToString(random(4))
+		secret := random(secretSize)
+		v, err := admission.NewVerifier(secretID, secret, params)
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, service.EnrolmentSecret{ID: secretID, Verifier: v.Bytes(), Grant: map[string]string{RoleLabel: role}})
+		t := service.Token{Version: 1, Service: m.id, Name: m.o.Name, MinSeq: 1, SecretID: secretID, Secret: secret}
+		for i, k := range m.supers {
+			t.SuperPeers = append(t.SuperPeers, service.TokenSuperPeer{Endpoint: m.o.SuperPeers[i], Key: k.Public().(ed25519.PublicKey)})
+		}
+		tokens = append(tokens, RoleToken{Role: role, Token: t})
+	}
+	return tokens, out, nil
+}
+
+// universe makes the universal overlay of the same super peers: a service of its
+// own, with its own name, keys and epochs.
+func (m *maker) universe() (service.Membership, error) {
+	const name = "universe"
+	root, err := service.NewRoot(name, m.owners, 1, m.o.Now, m.o.Now.Add(documentLife))
+	if err != nil {
+		return service.Membership{}, err
+	}
+	d := service.Descriptor{Service: service.RootID(root), Seq: 1, Issued: m.o.Now.Unix(), Expires: m.o.Now.Add(documentLife).Unix(), Name: name}
+	for i, k := range m.supers {
+		d.SuperPeers = append(d.SuperPeers, service.SuperPeer{
+			Key: k.Public().(ed25519.PublicKey), Endpoints: []string{m.o.SuperPeers[i]},
+			Roles: []string{service.RoleStore}, Expires: m.o.Now.Add(superPeerLife).Unix(),
+		})
+	}
+	s, err := service.NewDescriptor(d, m.owners)
+	docs := service.Documents{Roots: []service.Signed{root}, Descriptor: s}
+	return service.Membership{ID: d.Service, Documents: docs, Epoch: firstEpoch, Master: random(32)}, err
+}
+
+// super seals the hand-over of one super peer.
+func (m *maker) super(i int, h service.HandOver) (SuperFiles, error) {
+	h.Seed = m.supers[i].Seed()
+	key := random(32)
+	sealed, err := h.Seal(key)
+	if err != nil {
+		return SuperFiles{}, err
+	}
+	_, p, err := net.SplitHostPort(m.o.SuperPeers[i])
+	if err != nil {
+		return SuperFiles{}, errors.New("owner: super peer " + m.o.SuperPeers[i] + " is not host:port")
+	}
+	name := SuperName(i)
+	conf := fmt.Sprintf("# Super peer %d of %s: start it on %s with\n#   icvpn super --config %s.yaml\nhandover: %s.handover\nhandover_key_file: %s.key\nlisten: \":%s\"\n",
+		i+1, m.o.Name, m.o.SuperPeers[i], name, name, name, p)
+	return SuperFiles{Endpoint: m.o.SuperPeers[i], HandOver: sealed, Key: []byte(hex.EncodeToString(key) + "\n"), Config: []byte(conf), Block: m.blocks[i]}, nil
+}
+
+// SuperName is the name of the files of super peer i, counted from 0.
+func SuperName(i int) string { return fmt.Sprintf("super-%d", i+1) }
+
+// ownerFile is owner.secret: what is needed to sign the next descriptor, policy
+// and hand-overs.
+type ownerFile struct {
+	_        struct{} `cbor:",toarray"`
+	Version  uint8
+	Owner    []byte   // Ed25519 seed
+	Supers   [][]byte // Ed25519 seeds
+	HandOver service.HandOver
+}
+
+func (m *maker) ownerSecret(h service.HandOver) []byte {
+	f := ownerFile{Version: 1, Owner: m.owners[0].Seed(), HandOver: h}
+	for _, k := range m.supers {
+		f.Supers = append(f.Supers, k.Seed())
+	}
+	return wire.Marshal(f)
+}
+
+func newKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(random(ed25519.SeedSize)) }
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails (crypto/rand)
+	return b
+}
+
+// ParseKey reads the content of a super-N.key file.
+func ParseKey(text []byte) ([]byte, error) {
+	b, err := hex.DecodeString(string(trim(text)))
+	if err != nil || len(b) != 32 {
+		return nil, errors.New("the hand-over key is not 64 hexadecimal digits; copy the file again")
+	}
+	return b, nil
+}
+
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r' || b[len(b)-1] == ' ') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
