@@ -20,7 +20,7 @@ import (
 type Net struct {
 	mu    sync.Mutex
 	rand  *rand.Rand
-	hosts map[netip.AddrPort]*overlay.Overlay
+	hosts map[netip.AddrPort]Host
 	link  Link
 	sent  uint64
 	large int
@@ -42,7 +42,7 @@ type Link struct {
 func New(seed uint64) *Net {
 	return &Net{
 		rand:  rand.New(rand.NewPCG(seed, 0)), //nolint:gosec // a test wants it repeatable
-		hosts: make(map[netip.AddrPort]*overlay.Overlay),
+		hosts: make(map[netip.AddrPort]Host),
 	}
 }
 
@@ -58,11 +58,19 @@ func (n *Net) Change(f func(*Link)) {
 	f(&n.link)
 }
 
-// Attach puts a node at an address; nil switches the machine there off.
-func (n *Net) Attach(addr netip.AddrPort, o *overlay.Overlay) {
+// Host takes datagrams: an Overlay, or a test's own idea of a node. Deliver
+// borrows pkt.
+type Host interface {
+	Deliver(pkt []byte, from netip.AddrPort)
+}
+
+var _ Host = (*overlay.Overlay)(nil)
+
+// Attach puts a host at an address; nil switches the machine there off.
+func (n *Net) Attach(addr netip.AddrPort, h Host) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.hosts[addr] = o
+	n.hosts[addr] = h
 }
 
 // Sent returns the number of datagrams sent and the size of the largest.
@@ -110,10 +118,10 @@ func (n *Net) Inject(pkt []byte, from, to netip.AddrPort) {
 
 func (n *Net) deliver(pkt []byte, from, to netip.AddrPort) {
 	n.mu.Lock()
-	o := n.hosts[to]
+	h := n.hosts[to]
 	n.mu.Unlock()
-	if o != nil {
-		o.Deliver(pkt, from)
+	if h != nil {
+		h.Deliver(pkt, from)
 	}
 }
 
