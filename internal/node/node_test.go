@@ -1,0 +1,77 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"icvpn/internal/control"
+)
+
+// pingOK pings until it works, or the test fails: the directory and the
+// contact record need their time.
+func (w *world) pingOK(p *nodeProc, target string) control.PingReply {
+	w.t.Helper()
+	var last control.PingReply
+	w.eventually("ping "+target+" from "+p.membership.Load().Credential.Name, 30*time.Second, func() bool {
+		err := p.Ping(w.ctx, target, 1, func(r control.PingReply) error { last = r; return nil })
+		return err == nil && last.Error == ""
+	})
+	return last
+}
+
+func TestTwoMachinesPingThroughTheWholePath(t *testing.T) {
+	w := newWorld(t, 2, "")
+	web, app := w.start("web", "web-1"), w.start("app", "app-1")
+	r := w.pingOK(web, "app-1")
+	if r.Address != app.addr4() || r.Route != control.RouteDirect || r.Path != "198.51.100.2:4500" {
+		t.Errorf("reply = %+v", r)
+	}
+	peers, err := web.Peers(w.ctx)
+	if err != nil || len(peers) != 1 || peers[0].State != control.TunnelUp || peers[0].Group == "" {
+		t.Errorf("peers = %+v, %v", peers, err)
+	}
+}
+
+func TestPolicyKeepsWebFromDB(t *testing.T) {
+	w := newWorld(t, 2, "")
+	web, db := w.start("web", "web-1"), w.start("db", "db-1")
+	w.eventually("web knows db", 30*time.Second, func() bool {
+		tn, _, err := web.find(w.ctx, "db-1")
+		return err == nil && tn != nil
+	})
+	err := web.Ping(w.ctx, "db-1", 1, func(control.PingReply) error { return nil })
+	var ce *control.Error
+	if !errors.As(err, &ce) || ce.Code != control.CodeNotAllowed || !strings.Contains(ce.Message, "role=web") {
+		t.Errorf("ping db: %v", err)
+	}
+	// The record is there, but web has no key for it, nor for its envelope.
+	tn, _, _ := web.find(w.ctx, "db-1")
+	w.eventually("db has published", 30*time.Second, func() bool {
+		_, err := web.findContact(w.ctx, *tn.member.Load())
+		return err != nil && strings.Contains(err.Error(), "no key of this machine opens")
+	})
+	_ = db
+}
+
+func TestLeaveDeletesTunnelsAtBothEnds(t *testing.T) {
+	w := newWorld(t, 1, "")
+	web, app := w.start("web", "web-1"), w.start("app", "app-1")
+	w.pingOK(web, "app-1")
+	app.stop()
+	w.eventually("tunnel gone at web", 10*time.Second, func() bool {
+		ps, err := web.Peers(w.ctx)
+		return err == nil && len(ps) == 1 && ps[0].State == control.TunnelNone
+	})
+	tn, _, err := web.find(w.ctx, "app-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	if _, err := web.findContact(ctx, *tn.member.Load()); err == nil {
+		t.Error("the contact record of a machine that left still has endpoints")
+	}
+}
