@@ -46,7 +46,7 @@
 // No sockets, no goroutines, no clock: time is a parameter. Who may use an
 // inner address, which peer a packet is routed to, the outer header (DSCP, ECN,
 // path MTU) and key agreement are the callers' business. Transport mode, AH,
-// IP fragments reassembly and multicast SAs are not implemented.
+// reassembly of IP fragments and multicast SAs are not implemented.
 //
 // Keys are wiped where this package holds them as bytes. The standard library
 // keeps expanded keys in objects that cannot be wiped; Close drops them to the
