@@ -10,8 +10,9 @@ import (
 func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 4, 3, 'a', 'b', 'c'}, 100)
 	f.Add([]byte{255, 255, 255, 255, 3}, 1<<20)
+	f.Add([]byte{0, 0, 0, 1, '0'}, -49)
 	f.Fuzz(func(t *testing.T, b []byte, limit int) {
-		limit = min(limit, 1<<20)
+		limit = max(0, min(limit, 1<<20)) // a negative limit counts as 0
 		frame, err := ReadFrame(bytes.NewReader(b), limit)
 		if err != nil {
 			return

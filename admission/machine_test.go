@@ -129,6 +129,18 @@ func TestUnknownIDLooksLikeWrongSecret(t *testing.T) {
 	}
 }
 
+// TestUnknownIDIsRefusedWhateverItsProof: even a proof that fits is refused
+// when the verifier stands for nobody.
+func TestUnknownIDIsRefusedWhateverItsProof(t *testing.T) {
+	c, s := newTestClient(t, testClientConfig()), newTestServer(t, newWorld(t), testBinding("one"))
+	var r run
+	replayTo(t, c, s, 4, &r)
+	s.known = false
+	if out := mustStep(t, s, r.frames[4]); out.Send[0].Type != TypeRefused || refusedWith(out.Cause) != CodeWrongSecret {
+		t.Fatalf("answered %v", out.Send[0].Type)
+	}
+}
+
 func TestFakeSaltIsTheSameAtEverySuperPeer(t *testing.T) {
 	salt := func(w *world, secretID string) string {
 		t.Helper()

@@ -98,8 +98,25 @@ func TestTicketBringsAPeerBackWithoutItsSecret(t *testing.T) {
 	if third.session.Key == second.session.Key {
 		t.Error("the ratchet stands still")
 	}
-	if !w.granted[2].Admitted.Equal(testNow) {
-		t.Error("the time of the first admission is lost")
+}
+
+// TestRenewalKeepsTheTimeOfAdmission: "everyone admitted with secret X since T"
+// must find those who came back since.
+func TestRenewalKeepsTheTimeOfAdmission(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	long := testNow.Add(-240 * time.Hour)
+	tk := testTicket()
+	tk.PID, tk.Admitted = id.FromKey(publicOf(cfg.Identity)), long
+	for i := range 2 {
+		cfg.Session = &Session{Key: tk.Key, Ticket: sealTicket(&w.service.TicketKeys[0], testService, tk), Expires: tk.Expires}
+		r := mustAdmit(t, w, cfg)
+		if got := w.granted[1+i].Admitted; !got.Equal(long) {
+			t.Errorf("renewal %d: admitted %v, want %v", i, got, long)
+		}
+		var err error
+		if tk, err = openTicket(w.service.TicketKeys, testService, r.session.Ticket); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
