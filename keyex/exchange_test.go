@@ -215,7 +215,7 @@ func TestHelloGoesToEightEndpointsAtMost(t *testing.T) {
 
 // FIELD: handshakes under 30 % loss complete within 10 s in 99 of 100 cases.
 func TestThirtyPercentLossCompletesWithinTenSeconds(t *testing.T) {
-	const runs = 300
+	const runs = 300 / slow
 	var took []time.Duration
 	rnd := newTestRand(1)
 	for range runs {
@@ -248,7 +248,7 @@ func TestThirtyPercentLossCompletesWithinTenSeconds(t *testing.T) {
 func TestExchangeSurvivesBadNetworks(t *testing.T) {
 	rnd := newTestRand(2)
 	completed := 0
-	for i := range 200 {
+	for i := range 200 / slow {
 		w, a, b := twoNodes(t, withGroups([]Group{GroupHybrid, GroupX25519}[i%2]))
 		loss, dup := rnd.IntN(50), rnd.IntN(50)
 		w.bend = func(p packet) (all []packet) {
@@ -269,8 +269,8 @@ func TestExchangeSurvivesBadNetworks(t *testing.T) {
 		w.checkPairs()
 		a.idle(t)
 	}
-	if completed < 150 {
-		t.Errorf("only %d of 200 completed", completed)
+	if completed < 150/slow {
+		t.Errorf("only %d completed", completed)
 	}
 }
 
