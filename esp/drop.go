@@ -20,6 +20,7 @@ const (
 	DropDummy                  // authentic dummy: no fault, nothing to deliver
 	DropInner                  // inner packet is not IP, or contradicts its own length
 	DropSource                 // inner source is not the peer's; for the caller to count
+	DropPolicy                 // the access rules refuse it; for the caller to count
 	numDrops
 )
 
@@ -36,6 +37,7 @@ var dropNames = [numDrops]string{
 	DropDummy:      "dummy",
 	DropInner:      "inner_malformed",
 	DropSource:     "inner_source",
+	DropPolicy:     "policy",
 }
 
 // String returns the reason as it stands in metrics' labels.
@@ -52,7 +54,7 @@ func (d Drop) String() string {
 // fails only the checks on its inside.
 func (d Drop) Authentic() bool {
 	switch d {
-	case DropNone, DropDummy, DropInner, DropSource:
+	case DropNone, DropDummy, DropInner, DropSource, DropPolicy:
 		return true
 	default:
 		return false
@@ -89,7 +91,7 @@ func (s *Stats) Dropped(d Drop) uint64 {
 }
 
 // CountDrop counts one drop. Seal, Open and SAD.Find count their own; callers
-// use it for the checks that are theirs, such as DropSource.
+// use it for the checks that are theirs: DropSource and DropPolicy.
 func (s *Stats) CountDrop(d Drop) {
 	if d != DropNone && d < numDrops {
 		s.drops[d].Add(1)

@@ -132,8 +132,9 @@ func (s *sa) CipherBytes() uint64 { return s.life.bytes.Load() }
 // what a timer is set to. Traffic may get there first.
 func (s *sa) Deadlines() (soft, hard time.Time) { return s.life.deadlines() }
 
-// Close ends the SA and wipes its keys; batches under way finish first, later
-// ones are dropped as expired. It may be called more than once.
+// Close ends the SA and wipes its keys. A batch under way on another goroutine
+// still has the use of them; later ones are dropped as expired. Close may be
+// called more than once.
 func (s *sa) Close() {
 	s.life.expired.Store(true)
 	s.pool.close()

@@ -11,14 +11,16 @@ type Suite uint8
 
 // Suites. Numbers are never reused.
 const (
-	AES128CBCSHA256   Suite = 1 // AES-128-CBC (RFC 3602) + HMAC-SHA2-256-128 (RFC 4868), the default
-	AES256CBCSHA512   Suite = 2 // AES-256-CBC (RFC 3602) + HMAC-SHA2-512-256 (RFC 4868)
-	AES128GCM         Suite = 3 // AES-128-GCM-16 (RFC 4106)
-	AES256GCM         Suite = 4 // AES-256-GCM-16 (RFC 4106)
-	ChaCha20Poly1305  Suite = 5 // ChaCha20-Poly1305 (RFC 7634)
-	DefaultSuite            = AES128CBCSHA256
-	numSuites               = 6
-	unknownSuiteLabel       = "unknown"
+	AES128CBCSHA256  Suite = 1 // AES-128-CBC (RFC 3602) + HMAC-SHA2-256-128 (RFC 4868), the default
+	AES256CBCSHA512  Suite = 2 // AES-256-CBC (RFC 3602) + HMAC-SHA2-512-256 (RFC 4868)
+	AES128GCM        Suite = 3 // AES-128-GCM-16 (RFC 4106)
+	AES256GCM        Suite = 4 // AES-256-GCM-16 (RFC 4106)
+	ChaCha20Poly1305 Suite = 5 // ChaCha20-Poly1305 (RFC 7634)
+
+	// DefaultSuite is the paper's choice of algorithms.
+	DefaultSuite = AES128CBCSHA256
+
+	numSuites = 6
 )
 
 // ErrSuite is returned for a suite this package does not know.
@@ -87,7 +89,7 @@ func (s Suite) Valid() bool { return s > 0 && s < numSuites }
 // String returns the suite's name in policies and logs.
 func (s Suite) String() string {
 	if !s.Valid() {
-		return unknownSuiteLabel
+		return "unknown"
 	}
 	return specs[s].name
 }

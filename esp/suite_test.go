@@ -135,7 +135,8 @@ func TestDropsHaveNamesAndCounters(t *testing.T) {
 	if LifeFresh.String() != "fresh" || LifeRekey.String() != "rekey" || LifeExpired.String() != "expired" {
 		t.Error("names of Life")
 	}
-	for d, want := range map[Drop]bool{DropNone: true, DropDummy: true, DropInner: true, DropSource: true, DropAuth: false, DropReplay: false, DropPadding: false, DropExpired: false} {
+	for d, want := range map[Drop]bool{DropNone: true, DropDummy: true, DropInner: true, DropSource: true, DropPolicy: true,
+		DropAuth: false, DropReplay: false, DropPadding: false, DropExpired: false} {
 		if d.Authentic() != want {
 			t.Errorf("%v authentic: %v", d, !want)
 		}
