@@ -23,10 +23,14 @@ import (
 
 // wantTunnel asks for a tunnel; called for packets, so it must be cheap.
 func (n *Node) wantTunnel(t *tunnel) {
-	n.post(func() {
-		t.wanted = time.Now()
-		n.connect(t)
-	})
+	n.post(func() { n.want(t, time.Now()) })
+}
+
+func (n *Node) want(t *tunnel, now time.Time) {
+	if t.wantedSince.IsZero() {
+		t.wantedSince = now
+	}
+	n.connect(t)
 }
 
 // connect begins, unless the way is under construction, there, or known to be
@@ -182,7 +186,14 @@ func (n *Node) failed(t *tunnel, why string) {
 	t.state = tunnelIdle
 	t.endpoints = nil
 	t.retryWait = min(max(connectRetry, 2*t.retryWait), connectRetryMax)
-	t.retryAt = time.Now().Add(t.retryWait)
+	now := time.Now()
+	t.retryAt = now.Add(t.retryWait)
+	if now.Sub(t.wantedSince) < stagedPatience && t.hasStaged() {
+		n.upkeepAt = now // tries again at retryAt
+		n.log.Debug("no tunnel yet", "peer", t.name(), "err", why)
+		return
+	}
+	t.wantedSince = time.Time{}
 	n.dropStaged(t)
 	n.log.Warn("no tunnel", "peer", t.name(), "err", why)
 }
@@ -249,8 +260,7 @@ func (n *Node) retryUnrouted(now time.Time) {
 	n.unrouted.pkts = keep
 	n.unrouted.mu.Unlock()
 	for t := range found {
-		t.wanted = now
-		n.connect(t)
+		n.want(t, now)
 	}
 }
 
@@ -327,7 +337,7 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 	first := old == nil
 	p.confirmed, p.removeAt = true, time.Time{}
 	t.state, t.failure, t.rekeying, t.handshake = tunnelUp, "", false, now
-	t.retryWait, t.probes = 0, 0
+	t.retryWait, t.probes, t.wantedSince = 0, 0, time.Time{}
 	if old != nil && n.simultaneous(p, old) && old.result.Preferred(n.self) {
 		p.retire(now.Add(keyex.DuplicateLife)) // both ends keep the old one
 		return

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	mrand "math/rand/v2"
 	"net/netip"
@@ -70,11 +71,12 @@ func (n *Node) enterOverlay(ctx context.Context) {
 func (n *Node) publishContact(ctx context.Context) time.Duration {
 	began := time.Now()
 	m := n.membership.Load()
-	if m.Grant.Publish == nil {
-		n.steps.once(stepContact, func() { n.step(stepContact, "none: no access rule lets anybody reach this machine", began) })
+	endpoints := n.endpoints()
+	if m.Grant.Publish == nil || len(endpoints) == 0 {
+		n.steps.once(stepContact, func() { n.step(stepContact, "none: "+n.unreachable(m), began) })
 		return contactLife / 2
 	}
-	acks, err := n.putContact(ctx, m, n.endpoints())
+	acks, err := n.putContact(ctx, m, endpoints)
 	if err != nil {
 		if ctx.Err() == nil {
 			n.log.Warn("contact record not published", "err", err)
@@ -85,13 +87,31 @@ func (n *Node) publishContact(ctx context.Context) time.Duration {
 	return contactLife / 2
 }
 
+// unreachable says why we publish no contact.
+func (n *Node) unreachable(m *Membership) string {
+	if m.Grant.Publish == nil {
+		return "no access rule lets anybody reach this machine"
+	}
+	return "this machine has no address that others could use"
+}
+
+// putContact stores the record; no endpoints means that we leave, and is the
+// last thing said.
 func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.AddrPort) (int, error) {
+	n.contact.Lock()
+	defer n.contact.Unlock()
+	if n.contact.withdrawn {
+		return 0, errLeft
+	}
+	n.contact.withdrawn = len(endpoints) == 0
 	st, err := abe.VerifyStatement(m.Grant.Publish, n.service, n.authorityKey, n.now())
 	if err != nil {
 		return 0, err
 	}
 	now := n.now()
-	seq := n.nextSeq(now)
+	// It grows also over restarts, whose last number nobody kept.
+	seq := max(n.contact.seq+1, now.UnixMilli())
+	n.contact.seq = seq
 	c := service.NewContact(n.service, st.Epoch, seq, now.Add(contactLife), endpoints)
 	c.Withdrawn = len(endpoints) == 0
 	sealed, err := discovery.Seal(st, "contact", m.Credential.Key, c.Encode())
@@ -101,15 +121,14 @@ func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.
 	return n.overlay.Put(ctx, overlay.SignItem(n.key, discovery.SaltContact, seq, sealed))
 }
 
-// nextSeq returns max(last + 1, Unix ms): it grows also over restarts.
-func (n *Node) nextSeq(now time.Time) int64 {
-	for {
-		last := n.contactSeq.Load()
-		if next := max(last+1, now.UnixMilli()); n.contactSeq.CompareAndSwap(last, next) {
-			return next
-		}
-	}
+// contactRecord is what was said in our contact record.
+type contactRecord struct {
+	sync.Mutex
+	seq       int64
+	withdrawn bool
 }
+
+var errLeft = errors.New("node: the contact record is withdrawn")
 
 // endpoints are the addresses others may try: what the operator named, what
 // super peers saw, what the machine has; in this order, 8 at most.

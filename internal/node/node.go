@@ -94,7 +94,7 @@ type Node struct {
 	awake      chan struct{} // capacity 1: a tunnel sends after silence
 	steps      steps
 	rejects    rejects
-	contactSeq atomic.Int64
+	contact    contactRecord
 	superPeers *port.Resolver
 	stop       context.CancelFunc
 	stopped    chan struct{} // closed when Run has returned

@@ -39,8 +39,11 @@ const (
 
 	// connectRetry is the first wait after a failed connection, doubling to
 	// connectRetryMax while packets ask for it.
-	connectRetry    = time.Second
+	connectRetry    = 250 * time.Millisecond
 	connectRetryMax = 30 * time.Second
+	// stagedPatience is how long packets wait while connecting fails: a machine
+	// that has just joined is in the directory before its contact is.
+	stagedPatience = 3 * time.Second
 
 	// confirmEvery is the first interval of dummies until the peer is heard on
 	// a new pair, doubling, confirmTries times.

@@ -107,6 +107,9 @@ func (n *Node) JoinSteps(context.Context) ([]control.JoinStep, error) {
 const (
 	pingEvery   = time.Second
 	pingTimeout = 5 * time.Second
+	// pingResend repeats a request that the first connection to a peer may have
+	// swallowed.
+	pingResend = 1200 * time.Millisecond
 )
 
 // Ping implements control.Handler.
@@ -132,9 +135,15 @@ func (n *Node) Ping(ctx context.Context, target string, count int, emit func(con
 
 func (n *Node) pingOnce(ctx context.Context, t *tunnel, addr netip.Addr, seq int) control.PingReply {
 	r := control.PingReply{Seq: seq, From: t.name(), Address: addr}
-	pctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	rtt, err := n.ping(pctx, addr, seq)
+	var rtt time.Duration
+	var err error
+	for end := time.Now().Add(pingTimeout); time.Now().Before(end) && ctx.Err() == nil; {
+		pctx, cancel := context.WithTimeout(ctx, pingResend)
+		rtt, err = n.ping(pctx, addr, seq)
+		if cancel(); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		r.Error = fmt.Sprintf("no answer within %v", pingTimeout)
 		_ = n.call(ctx, func() {

@@ -48,17 +48,17 @@ type tunnel struct {
 	stats  tunnelStats
 
 	// owned by controlLoop
-	state     tunnelState
-	pairs     []*saPair // newest first
-	endpoints []netip.AddrPort
-	retryAt   time.Time // not before this is a failed connection tried again
-	retryWait time.Duration
-	failure   string // why the last attempt failed, for people
-	rekeying  bool
-	handshake time.Time
-	probes    int // unanswered
-	lastProbe time.Time
-	wanted    time.Time // last packet that asked for a connection
+	state       tunnelState
+	pairs       []*saPair // newest first
+	endpoints   []netip.AddrPort
+	retryAt     time.Time // not before this is a failed connection tried again
+	retryWait   time.Duration
+	failure     string // why the last attempt failed, for people
+	rekeying    bool
+	handshake   time.Time
+	probes      int // unanswered
+	lastProbe   time.Time
+	wantedSince time.Time // first packet that asked for a connection and got none yet
 
 	// guarded by stagedMu
 	stagedMu sync.Mutex
@@ -120,6 +120,12 @@ func (t *tunnel) stage(buf *buffer, size int) {
 		t.node.stats.stagedDrops.Add(1)
 	}
 	t.staged, t.sizes = append(t.staged, buf), append(t.sizes, size)
+}
+
+func (t *tunnel) hasStaged() bool {
+	t.stagedMu.Lock()
+	defer t.stagedMu.Unlock()
+	return len(t.staged) > 0
 }
 
 // unstage returns what was staged as batches.

@@ -12,10 +12,13 @@ import (
 func (n *Node) upkeep(now time.Time) {
 	next := now.Add(upkeepMax)
 	for t := range n.active {
+		if t.state == tunnelIdle && t.hasStaged() {
+			n.connect(t)
+		}
 		n.tendPairs(t, now)
 		n.tendLife(t, now)
 		n.tendLiveness(t, now)
-		if len(t.pairs) == 0 && t.state == tunnelIdle {
+		if len(t.pairs) == 0 && t.state == tunnelIdle && !t.hasStaged() {
 			delete(n.active, t)
 			continue
 		}
@@ -152,6 +155,9 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 				earliest(at)
 			}
 		}
+	}
+	if t.state == tunnelIdle && t.hasStaged() {
+		earliest(t.retryAt)
 	}
 	if p := t.current(); p != nil {
 		if life := max(p.out.Life(now), p.in.Life(now)); life != esp.LifeFresh && !t.rekeying {
