@@ -166,3 +166,13 @@ func TestSADIsSafeForConcurrentUse(t *testing.T) {
 		t.Errorf("%d SAs left", n)
 	}
 }
+
+func TestOwnerComesBack(t *testing.T) {
+	type tunnel struct{ name string }
+	c := testConfig(DefaultSuite)
+	c.Owner = &tunnel{"b"}
+	out, in := newPair(t, c)
+	if in.Owner() != c.Owner || out.Owner() != c.Owner || inboundWithSPI(t, 300).Owner() != nil {
+		t.Error("another owner")
+	}
+}
