@@ -19,7 +19,7 @@ const (
 	Group4096 Group = 4096
 
 	// DefaultGroup is what a new service gets. Its 112 bits stand behind TLS,
-	// not alone, and cost an eighth of 3072 bits (docs/protocol/admission.md).
+	// not alone, and cost a fifth of 3072 bits (docs/protocol/admission.md).
 	DefaultGroup = Group2048
 )
 

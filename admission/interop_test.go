@@ -22,7 +22,7 @@ func needTool(t *testing.T, tool, debianPackage string) string {
 	t.Helper()
 	path, err := exec.LookPath(tool)
 	if err != nil {
-		t.Fatalf("%s is missing: install the Debian package %s, or set %s=1 to skip comparisons with other implementations",
+		t.Fatalf("%s is missing: install the Debian package(s) %s, or set %s=1 to skip comparisons with other implementations",
 			tool, debianPackage, skipInterop)
 	}
 	return path
@@ -40,7 +40,7 @@ func sha1SRP(g Group) *srp { return newSRP(g.srp().group, sha1.New) }
 
 func TestSRPEqualsLibcrypto(t *testing.T) {
 	mayInterop(t)
-	gcc := needTool(t, "gcc", "gcc")
+	gcc := needTool(t, "gcc", "gcc libc6-dev libssl-dev")
 	helper := filepath.Join(t.TempDir(), "srp_interop")
 	out, err := exec.Command(gcc, "-O1", "-Wall", "-o", helper, "testdata/srp_interop.c", "-lcrypto").CombinedOutput()
 	if err != nil {
