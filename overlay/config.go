@@ -24,7 +24,7 @@ type Config struct {
 	// Transport sends. Required.
 	Transport Transport
 	// Local is our own address, as far as it is known: a node that others name
-	// with it is not asked. Loopback addresses are only asked if Local is one.
+	// with it is not asked. Others are found out when they answer as ourselves.
 	Local netip.AddrPort
 	// Bootstrap returns the addresses to begin at: the super peers. It is called
 	// again for every bootstrap, must be quick, and may return our own address.

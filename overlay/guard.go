@@ -83,7 +83,7 @@ func (o *Overlay) admitAnswer(ctx context.Context, m *message, from netip.AddrPo
 	}
 	m.t, m.text = t, nil
 	select {
-	case o.conn.in <- datagram{m.append(nil), from}:
+	case o.conn.in <- datagram{pkt: m.append(nil), from: from}:
 	case <-ctx.Done():
 	}
 	return DropNone

@@ -97,7 +97,7 @@ func (o *Overlay) readReply(from netip.AddrPort, r *krpc.Return) (reply, error) 
 	for _, n := range r.Nodes6 {
 		var compact [nodeSize]byte
 		for _, n := range readNodes(appendNode(compact[:0], nodeOf(n))) {
-			if n.ID != o.cfg.Self && o.askable(n.Addr) {
+			if n.ID != o.cfg.Self && o.askable(n.Addr, from) {
 				out.nodes = append(out.nodes, n)
 			}
 		}

@@ -309,6 +309,13 @@ func dialable(a netip.AddrPort) bool {
 		!(ip.Is4() && (ip.As4()[0] == 0 || ip.As4()[0] >= 240)) && ip.Zone() == ""
 }
 
+// IsAnswer says whether a datagram of this overlay answers a query. It borrows
+// pkt.
+func IsAnswer(pkt []byte) bool {
+	m, why := parse(pkt)
+	return why == DropNone && m.kind != query
+}
+
 // PaddedLen returns the size a datagram of this overlay must be padded to before
 // it is sealed, and that a received query must have had for its answer never to
 // be larger: MaxPayload for get and put, 450 for other queries, its own length

@@ -15,7 +15,7 @@ import (
 const (
 	objectVersion = 1
 	// fanOut is the number of names in a root or an index: 16 names and the rest of
-	// a root take 559 bytes.
+	// a root take 554 bytes.
 	fanOut = 16
 )
 

@@ -62,10 +62,11 @@ type Overlay struct {
 	calls  sync.WaitGroup // Get, Put and the like in progress; Add only under mu
 }
 
-// datagram is an opened datagram and the address it came from.
+// datagram is an opened datagram, the address it came from and the way back.
 type datagram struct {
 	pkt  []byte
 	from netip.AddrPort
+	via  Transport
 }
 
 // fresh ──Run──> running ──ctx done──> ended
@@ -164,7 +165,12 @@ func (o *Overlay) enter(ctx context.Context) (_ context.Context, leave func(), e
 
 // Deliver hands over an opened datagram from the network. It borrows pkt, never
 // blocks and never fails: what cannot be taken is dropped and counted.
-func (o *Overlay) Deliver(pkt []byte, from netip.AddrPort) {
+func (o *Overlay) Deliver(pkt []byte, from netip.AddrPort) { o.DeliverVia(pkt, from, o.cfg.Transport) }
+
+// DeliverVia is Deliver with a transport of its own for the answer, if pkt is a
+// query: one that seals under the epoch of the query, and drops what is larger
+// than the query was. It takes via.
+func (o *Overlay) DeliverVia(pkt []byte, from netip.AddrPort, via Transport) {
 	o.stats.Received.Add(1)
 	o.mu.Lock()
 	up := o.state == running
@@ -176,7 +182,7 @@ func (o *Overlay) Deliver(pkt []byte, from netip.AddrPort) {
 		o.stats.drop(DropTooLong)
 	default:
 		select {
-		case o.packetsIn <- datagram{append([]byte(nil), pkt...), unmap(from)}:
+		case o.packetsIn <- datagram{append([]byte(nil), pkt...), unmap(from), via}:
 		default:
 			o.stats.drop(DropQueueFull)
 		}
@@ -209,7 +215,7 @@ func (o *Overlay) dispatch(ctx context.Context, d datagram) Drop {
 	case why != DropNone:
 		return why
 	case m.kind == query:
-		return o.answer(&m, d.from)
+		return o.answer(&m, d.from, d.via)
 	}
 	return o.admitAnswer(ctx, &m, d.from)
 }
@@ -253,10 +259,11 @@ func (o *Overlay) others(addrs []netip.AddrPort) []netip.AddrPort {
 	return others
 }
 
-// askable says whether to ask an address that another node named.
-func (o *Overlay) askable(a netip.AddrPort) bool {
+// askable says whether to ask an address that another node named. Only a node on
+// this machine may send us to this machine.
+func (o *Overlay) askable(a, namedBy netip.AddrPort) bool {
 	ip := a.Addr()
-	if ip.IsLoopback() && !o.cfg.Local.Addr().IsLoopback() || ip.IsLinkLocalUnicast() {
+	if ip.IsLoopback() && !namedBy.Addr().IsLoopback() || ip.IsLinkLocalUnicast() {
 		return false
 	}
 	o.mu.Lock()

@@ -24,6 +24,8 @@ type cluster struct {
 	net   *overlaytest.Net
 	nodes []*overlaytest.Node
 	boot  []netip.AddrPort
+
+	generation byte // of replaced nodes
 }
 
 func newCluster(t testing.TB, n int, change func(*overlay.Config)) *cluster {

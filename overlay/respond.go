@@ -5,7 +5,7 @@ import "net/netip"
 // answer answers a query of another node: rate first, then the work. A query
 // under our own ID is our own, by a bootstrap address that is ours, or a forgery;
 // it gets an answer, since that is how meet learns the address.
-func (o *Overlay) answer(m *message, from netip.AddrPort) Drop {
+func (o *Overlay) answer(m *message, from netip.AddrPort, via Transport) Drop {
 	o.mu.Lock()
 	wait := o.answers.take(o.cfg.Now(), sourcePrefix(from.Addr()), false)
 	wanted := o.table.wanted(Node{m.id, from})
@@ -19,8 +19,8 @@ func (o *Overlay) answer(m *message, from netip.AddrPort) Drop {
 	reply := o.reply(m, from)
 	reply.t = m.t
 	// No answer is larger than PaddedLen of its query: a get answer is at most
-	// 1140 bytes, any other 390 (TestAnswersFit).
-	if err := o.cfg.Transport.WriteTo(reply.append(make([]byte, 0, MaxPayload)), from); err != nil {
+	// 1142 bytes, any other 382 (TestAnswersFit).
+	if err := via.WriteTo(reply.append(make([]byte, 0, MaxPayload)), from); err != nil {
 		return DropSend
 	}
 	o.stats.Answered.Add(1)

@@ -46,10 +46,12 @@ func (t *table) bucket(n id.ID) *bucket {
 	return &t.buckets[i]
 }
 
-// onAnswer is called after n answered a query of ours from n.Addr. If n.ID is
-// known at another address that has not failed, the old address stays and is
-// returned as doubtful: if it is silent, the next answer moves the contact.
+// onAnswer is called after n answered a query of ours from n.Addr. Any other ID
+// at that address is gone, so one address is one contact. If n.ID is known at
+// another address that has not failed, the old address stays and is returned as
+// doubtful: if it is silent, the next answer moves the contact.
 func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
+	t.vacate(n)
 	b := t.bucket(n.ID)
 	if b == nil {
 		return doubtful
@@ -71,6 +73,18 @@ func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
 	b.contacts = append(b.contacts, contact{Node: n, heard: now})
 	b.spares = slices.DeleteFunc(b.spares, func(s Node) bool { return s.ID == n.ID })
 	return doubtful
+}
+
+// vacate removes every other ID at n's address.
+func (t *table) vacate(n Node) {
+	other := func(m Node) bool { return m.Addr == n.Addr && m.ID != n.ID }
+	for i := range t.buckets {
+		b := &t.buckets[i]
+		b.spares = slices.DeleteFunc(b.spares, other)
+		if j := slices.IndexFunc(b.contacts, func(c contact) bool { return other(c.Node) }); j >= 0 {
+			b.drop(j)
+		}
+	}
 }
 
 func (b *bucket) spare(n Node) {

@@ -107,6 +107,24 @@ func TestTableMovesAnAddressOnlyFromASilentOne(t *testing.T) {
 	}
 }
 
+func TestTableHoldsOneContactPerAddress(t *testing.T) {
+	tab := newTable(id.ID{})
+	for i := range byte(5) {
+		tab.onAnswer(day, Node{far(i), at(1)})
+		tab.onAnswer(day, Node{near(i), at(1)})
+	}
+	if got := tab.nearest(far(0), 99, false); len(got) != 1 || got[0].ID != near(4) {
+		t.Errorf("contacts %v, want the last to answer", got)
+	}
+	tab = fullTable()
+	tab.onAnswer(day, Node{far(100), at(100)}) // a spare
+	tab.onAnswer(day, Node{near(1), at(100)})  // and gone
+	tab.silent(at(3), maxFails)
+	if got := tab.nearest(far(100), 99, false); len(got) != bucketSize || got[0].ID == far(100) {
+		t.Errorf("contacts %v", got)
+	}
+}
+
 func TestTableNearestIsExact(t *testing.T) {
 	tab := newTable(id.ID{})
 	var all []Node
