@@ -3,10 +3,17 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
+	"time"
 
 	"icvpn/internal/config"
+	"icvpn/internal/filter"
+	"icvpn/internal/node"
+	"icvpn/internal/owner"
+	"icvpn/internal/process"
 )
 
 // engine is what the commands run. Every function runs in the foreground until
@@ -27,15 +34,53 @@ type engine struct {
 	refused func(err error) bool
 }
 
-var errNotLinked = errors.New("this build holds only the commands that ask a running process")
-
 // linked returns the engine of this build.
 func linked() engine {
 	return engine{
-		peer:    func(context.Context, config.Peer, []byte, *slog.Logger) error { return errNotLinked },
-		super:   func(context.Context, config.Super, *slog.Logger) error { return errNotLinked },
-		create:  func(context.Context, createOptions, io.Writer) error { return errNotLinked },
-		demo:    func(context.Context, io.Writer) error { return errNotLinked },
-		refused: func(error) bool { return false },
+		peer: func(ctx context.Context, c config.Peer, token []byte, log *slog.Logger) error {
+			return process.Peer(ctx, c, token, version+revision(), log)
+		},
+		super:  process.Super,
+		create: create,
+		demo:   func(context.Context, io.Writer) error { return errors.New("not linked") },
+		refused: func(err error) bool {
+			var r *node.RefusedError
+			return errors.As(err, &r)
+		},
 	}
+}
+
+// create makes a service and writes its files.
+func create(_ context.Context, o createOptions, out io.Writer) error {
+	s, err := owner.Create(owner.Options{
+		Name: o.Name, Prefix4: o.CIDR, Roles: o.Roles, SuperPeers: o.Supers,
+		Rules: rules(o.Allow), Policy: o.Policy, Now: time.Now(),
+	})
+	if err != nil {
+		if o.PolicyFile != "" {
+			return fmt.Errorf("%s: %w", o.PolicyFile, err)
+		}
+		return err
+	}
+	if err := s.Write(o.Out); err != nil {
+		return err
+	}
+	s.Explain(out, filepath.Clean(o.Out))
+	return nil
+}
+
+// rules translates --allow; without any, every machine may reach every other.
+func rules(allow []allowRule) []filter.Rule {
+	if len(allow) == 0 {
+		return []filter.Rule{{From: filter.Selector{}, To: filter.Selector{}}}
+	}
+	var out []filter.Rule
+	for _, a := range allow {
+		r := filter.Rule{From: filter.Selector{owner.RoleLabel: a.From}, To: filter.Selector{owner.RoleLabel: a.To}, Proto: filter.Proto(a.Protocol)}
+		if a.First != 0 {
+			r.Ports = []filter.Range{filter.Ports(a.First, a.Last)}
+		}
+		out = append(out, r)
+	}
+	return out
 }

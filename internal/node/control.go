@@ -190,8 +190,8 @@ func algorithms(p *service.Policy) (groups []keyex.Group, suites []keyex.Suite, 
 		groups = append(groups, g)
 	}
 	for _, name := range p.Suites {
-		s, ok := suiteNames[name]
-		if !ok {
+		s, err := esp.ParseSuite(name)
+		if err != nil {
 			return nil, nil, errors.New("node: the policy names suite " + name + ", which this binary does not know; update icvpn")
 		}
 		suites = append(suites, keyex.Suite(s))
@@ -204,14 +204,6 @@ var groupNames = map[string]keyex.Group{
 	"x25519":          keyex.GroupX25519,
 	"modp3072":        keyex.GroupMODP3072,
 	"modp2048":        keyex.GroupMODP2048,
-}
-
-var suiteNames = map[string]esp.Suite{
-	"aes128-cbc-hmac-sha256": esp.AES128CBCSHA256,
-	"aes256-cbc-hmac-sha512": esp.AES256CBCSHA512,
-	"aes128-gcm":             esp.AES128GCM,
-	"aes256-gcm":             esp.AES256GCM,
-	"chacha20-poly1305":      esp.ChaCha20Poly1305,
 }
 
 // learn takes in directory entries: a tunnel, idle, for each other member.

@@ -55,7 +55,7 @@ type RevokedSecret struct {
 
 // Defaults of a new policy, in order of preference.
 var (
-	DefaultSuites = []string{"aes128-cbc-hmac-sha256", "aes256-cbc-hmac-sha512"}
+	DefaultSuites = []string{"aes128cbc-sha256", "aes256cbc-sha512"}
 	DefaultGroups = []string{"x25519-mlkem768", "x25519", "modp3072"}
 )
 

@@ -49,11 +49,8 @@ type Store interface {
 	Put(name string, b []byte) error
 }
 
-// Names in the store.
-const (
-	fileHandOver = "handover"
-	fileMembers  = "members"
-)
+// fileMembers is the name of members and leases in the store.
+const fileMembers = "members"
 
 // Config is what a super peer runs with.
 type Config struct {

@@ -1,0 +1,364 @@
+package process
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"icvpn/internal/config"
+	"icvpn/internal/control"
+	"icvpn/internal/netcfg"
+	"icvpn/internal/node"
+	"icvpn/internal/port"
+	"icvpn/internal/service"
+	"icvpn/internal/state"
+	"icvpn/internal/underlay"
+	"icvpn/tun"
+)
+
+// Names in a peer's state directory.
+const (
+	fileIdentity   = "identity"   // Ed25519 seed, 32 bytes
+	fileMembership = "membership" // node.Membership.Encode
+	counterSeq     = "descriptor" // highest descriptor sequence number seen
+)
+
+// defaultMTU is the inner MTU that fits a 1500-byte path over IPv6 with every
+// suite.
+const defaultMTU = 1400
+
+// Peer joins a service and carries its traffic until ctx ends or it is told to
+// leave. It borrows token.
+func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *slog.Logger) error {
+	began := time.Now()
+	tok, err := service.ParseToken(token)
+	if err != nil {
+		return err
+	}
+	dir, err := state.Open(c.StateDir, state.Options{KeyFile: c.SealKeyFile})
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	key, err := identity(dir)
+	if err != nil {
+		return err
+	}
+	local, err := listenAddr(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	udp, err := underlay.Listen(ctx, local)
+	if err != nil {
+		return err
+	}
+	device, err := tun.Create(c.TUN.Name, mtu(c))
+	if err != nil {
+		return errors.Join(err, udp.Close())
+	}
+	p := &peer{cfg: c, token: tok, dir: dir, key: key, udp: udp, device: device, binary: binary, log: log, began: began}
+	if err := p.run(ctx); err != nil {
+		return errors.Join(err, udp.Close(), device.Close())
+	}
+	return nil
+}
+
+// peer is what Peer has opened.
+type peer struct {
+	cfg    config.Peer
+	token  service.Token
+	dir    *state.Dir
+	key    ed25519.PrivateKey
+	udp    *underlay.Conn
+	device *tun.Linux
+	binary string
+	log    *slog.Logger
+	began  time.Time
+	steps  []control.JoinStep
+}
+
+func (p *peer) run(ctx context.Context) error {
+	// The control socket answers from the start, so that somebody who waits for
+	// the join can ask how far it is.
+	h := &handler{peer: p, leave: make(chan struct{})}
+	return serve(ctx, p.cfg.ControlSocket, h, func(ctx context.Context) error { return p.live(ctx, h) }, p.log)
+}
+
+// live joins and runs.
+func (p *peer) live(ctx context.Context, h *handler) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-h.leave:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	advertise, err := resolveAll(ctx, p.cfg.Advertise)
+	if err != nil {
+		return err
+	}
+	join := p.joinConfig(h)
+	m, err := p.join(ctx, join)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := p.configure(m); err != nil {
+		return err
+	}
+	h.step(p.log, "interface", p.device.Name()+" is up", began)
+	n, err := node.New(node.Config{
+		Join: join, Membership: m, Save: p.save, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
+		Advertise: advertise, Began: p.began, Log: p.log, Steps: h.joinSteps(),
+	})
+	if err != nil {
+		return err
+	}
+	h.set(n)
+	// A join needs memory that an idle peer does not: give it back.
+	time.AfterFunc(5*time.Second, debug.FreeOSMemory)
+	return n.Run(ctx)
+}
+
+func (p *peer) joinConfig(h *handler) node.JoinConfig {
+	seq := uint64(0)
+	if counter, err := p.dir.Counter(counterSeq); err == nil {
+		if v, err := counter.Value(); err == nil {
+			seq = v
+		}
+	}
+	var d net.Dialer
+	return node.JoinConfig{
+		Token: p.token, Identity: p.key, MinSeq: seq, Name: p.cfg.Name, VM: machineID(), Labels: p.cfg.Labels,
+		Endpoints: p.endpoints(), Binary: p.binary, Log: p.log, Step: h.addStep,
+		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) { return d.DialContext(ctx, "tcp", endpoint) },
+	}
+}
+
+// join is admitted; where no super peer can be reached, a membership that was
+// kept and is still valid serves.
+func (p *peer) join(ctx context.Context, cfg node.JoinConfig) (*node.Membership, error) {
+	m, err := node.Join(ctx, cfg)
+	if err == nil {
+		return m, p.save(m)
+	}
+	var unreachable *node.UnreachableError
+	if !errors.As(err, &unreachable) {
+		return nil, err
+	}
+	b, kerr := p.dir.Get(fileMembership)
+	if kerr != nil {
+		return nil, err
+	}
+	defer clear(b)
+	if m, kerr = node.DecodeMembership(b, p.token.Service, p.key, time.Now()); kerr != nil {
+		return nil, err
+	}
+	p.log.Warn("no super peer admits now; going on with the membership kept from before", "expires", m.Credential.Expires(), "err", err)
+	return m, nil
+}
+
+// save keeps a membership and the descriptor's sequence number.
+func (p *peer) save(m *node.Membership) error {
+	counter, err := p.dir.Counter(counterSeq)
+	if err != nil {
+		return err
+	}
+	if err := counter.Raise(m.Trust.Descriptor.Seq); err != nil {
+		return err
+	}
+	b := m.Encode()
+	defer clear(b)
+	return p.dir.Put(fileMembership, b)
+}
+
+// configure gives the interface its addresses and routes, after making sure
+// that they collide with nothing.
+func (p *peer) configure(m *node.Membership) error {
+	c := m.Credential
+	prefix4, err := netip.ParsePrefix(m.Trust.Descriptor.Prefix4)
+	if err != nil {
+		return err
+	}
+	prefix6 := service.Prefix6(c.Service)
+	for _, prefix := range []netip.Prefix{prefix4, prefix6} {
+		if err := netcfg.Collides(prefix, p.device.Name()); err != nil {
+			return err
+		}
+	}
+	err = netcfg.Apply(netcfg.Interface{
+		Name:   p.device.Name(),
+		Addrs:  []netip.Prefix{netip.PrefixFrom(c.Addr4(), 32), netip.PrefixFrom(c.Addr6(), 128)},
+		Routes: []netip.Prefix{prefix4, prefix6}, MTU: mtu(p.cfg),
+	})
+	if errors.Is(err, netcfg.ErrNoIPv6) {
+		p.log.Warn("the interface has IPv4 only", "err", err)
+		return nil
+	}
+	return err
+}
+
+// endpoints are the machine's own addresses with our port.
+func (p *peer) endpoints() (out []netip.AddrPort) {
+	addrs, err := netcfg.Candidates(p.device.Name(), []netip.Prefix{service.Prefix6(p.token.Service)})
+	if err != nil {
+		p.log.Debug("own addresses", "err", err)
+	}
+	for _, a := range addrs[:min(len(addrs), 8)] {
+		out = append(out, netip.AddrPortFrom(a, p.udp.Port()))
+	}
+	return out
+}
+
+func mtu(c config.Peer) int {
+	if c.TUN.MTU != 0 {
+		return c.TUN.MTU
+	}
+	return defaultMTU
+}
+
+// identity returns the machine's key, made on first start.
+func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
+	seed, err := dir.Get(fileIdentity)
+	if errors.Is(err, state.ErrNotExist) {
+		seed = make([]byte, ed25519.SeedSize)
+		rand.Read(seed)
+		err = dir.Put(fileIdentity, seed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer clear(seed)
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("the identity in %s is damaged; remove the file to join as a new machine", dir.Path())
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// machineID is the VM identifier: systemd's, which clouds set for each
+// instance; empty where there is none.
+func machineID() string {
+	b, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	s := strings.TrimSpace(string(b))
+	return s[:min(len(s), 64)]
+}
+
+// resolveAll turns the operator's endpoints into addresses.
+func resolveAll(ctx context.Context, endpoints []string) (out []netip.AddrPort, err error) {
+	for _, e := range endpoints {
+		found := port.Resolve(ctx, e)
+		if len(found) == 0 {
+			return nil, fmt.Errorf("advertise: %s has no IP address; check the name", e)
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// handler answers the control socket: by itself while joining, by the node after.
+type handler struct {
+	peer  *peer
+	leave chan struct{}
+	once  sync.Once
+
+	mu    sync.Mutex
+	node  *node.Node
+	steps []control.JoinStep
+}
+
+var _ control.Handler = (*handler)(nil)
+
+func (h *handler) set(n *node.Node) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.node = n
+}
+
+// running returns the node, or why there is none yet.
+func (h *handler) running() (*node.Node, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.node == nil {
+		return nil, &control.Error{Code: control.CodeNotReady, Message: "this machine is still joining; icvpn status shows how far it is"}
+	}
+	return h.node, nil
+}
+
+func (h *handler) addStep(s control.JoinStep) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.steps = append(h.steps, s)
+}
+
+func (h *handler) step(log *slog.Logger, name, detail string, began time.Time) {
+	took := time.Since(began)
+	log.Info("join: "+name, "dur", took.Round(100*time.Microsecond), "detail", detail)
+	h.addStep(control.JoinStep{Name: name, Started: began, DurationMS: float64(took.Microseconds()) / 1000, Detail: detail})
+}
+
+func (h *handler) joinSteps() []control.JoinStep {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]control.JoinStep(nil), h.steps...)
+}
+
+// Status implements control.Handler.
+func (h *handler) Status(ctx context.Context) (control.Status, error) {
+	if n, err := h.running(); err == nil {
+		s, err := n.Status(ctx)
+		s.Software = h.peer.binary
+		s.Process = os.Getpid()
+		return s, err
+	}
+	return control.Status{
+		Role: control.RolePeer, State: control.StateJoining, Started: h.peer.began, Since: h.peer.began, Name: h.peer.cfg.Name,
+		Service: h.peer.token.Service.String(), ServiceName: h.peer.token.Name, Software: h.peer.binary, Process: os.Getpid(),
+	}, nil
+}
+
+// Peers implements control.Handler.
+func (h *handler) Peers(ctx context.Context) ([]control.Peer, error) {
+	n, err := h.running()
+	if err != nil {
+		return nil, err
+	}
+	return n.Peers(ctx)
+}
+
+// JoinSteps implements control.Handler.
+func (h *handler) JoinSteps(ctx context.Context) ([]control.JoinStep, error) {
+	if n, err := h.running(); err == nil {
+		return n.JoinSteps(ctx)
+	}
+	return h.joinSteps(), nil
+}
+
+// Ping implements control.Handler.
+func (h *handler) Ping(ctx context.Context, target string, count int, emit func(control.PingReply) error) error {
+	n, err := h.running()
+	if err != nil {
+		return err
+	}
+	return n.Ping(ctx, target, count, emit)
+}
+
+// Down implements control.Handler.
+func (h *handler) Down(context.Context) error {
+	h.once.Do(func() { close(h.leave) })
+	return nil
+}

@@ -1,0 +1,160 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"icvpn/internal/config"
+	"icvpn/internal/control"
+	"icvpn/internal/owner"
+	"icvpn/internal/service"
+	"icvpn/internal/state"
+	"icvpn/internal/superpeer"
+	"icvpn/internal/underlay"
+)
+
+// fileHandOver is the name under which a super peer keeps its hand-over.
+const fileHandOver = "handover"
+
+// Super runs a super peer until ctx ends or it is told to leave.
+func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
+	dir, err := state.Open(c.StateDir, state.Options{KeyFile: c.SealKeyFile})
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	h, err := handOver(dir, c, log)
+	if err != nil {
+		return err
+	}
+	udp, tcp, err := sockets(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	sp, err := superpeer.New(superpeer.Config{HandOver: h, Store: dir, UDP: udp, TCP: tcp, Log: log})
+	if err != nil {
+		return errors.Join(err, udp.Close(), tcp.Close())
+	}
+	return serve(ctx, c.ControlSocket, sp, sp.Run, log)
+}
+
+// serve runs the control socket around run. The socket answers until run has
+// returned, so that `icvpn down` waits for the whole leave.
+func serve(ctx context.Context, socket string, h control.Handler, run func(context.Context) error, log *slog.Logger) error {
+	l, err := control.Listen(socket)
+	if err != nil {
+		return err
+	}
+	answering, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var g errgroup.Group
+	g.Go(func() error { return control.Serve(answering, l, h, log) })
+	err = run(ctx)
+	stop()
+	return errors.Join(err, g.Wait())
+}
+
+// handOver returns the owner's hand-over: the file's if it is there, else what
+// an earlier start kept sealed.
+func handOver(dir *state.Dir, c config.Super, log *slog.Logger) (service.HandOver, error) {
+	sealed, err := os.ReadFile(c.Handover)
+	if errors.Is(err, fs.ErrNotExist) {
+		return keptHandOver(dir, c.Handover)
+	}
+	if err != nil {
+		return service.HandOver{}, fmt.Errorf("hand-over %s cannot be read: %w", c.Handover, err)
+	}
+	if c.HandoverKeyFile == "" {
+		return service.HandOver{}, fmt.Errorf("hand-over %s is sealed: name the file with its key in handover_key_file", c.Handover)
+	}
+	text, err := os.ReadFile(c.HandoverKeyFile)
+	if err != nil {
+		return service.HandOver{}, fmt.Errorf("hand-over key %s cannot be read: %w", c.HandoverKeyFile, err)
+	}
+	key, err := owner.ParseKey(text)
+	if err != nil {
+		return service.HandOver{}, fmt.Errorf("%s: %w", c.HandoverKeyFile, err)
+	}
+	h, err := service.OpenHandOver(sealed, key)
+	if err != nil {
+		return h, fmt.Errorf("%s: %w", c.Handover, err)
+	}
+	if err := dir.Put(fileHandOver, append(key, sealed...)); err != nil {
+		return h, err
+	}
+	log.Info("hand-over taken over into the state directory; its two files may be removed", "service", h.Service.ID.Short())
+	return h, nil
+}
+
+// keptHandOver reads what handOver kept: key 32 ‖ sealed hand-over.
+func keptHandOver(dir *state.Dir, file string) (service.HandOver, error) {
+	b, err := dir.Get(fileHandOver)
+	if errors.Is(err, state.ErrNotExist) {
+		return service.HandOver{}, fmt.Errorf("hand-over %s does not exist, and none was taken over before; copy it from the service owner", file)
+	}
+	if err != nil {
+		return service.HandOver{}, err
+	}
+	defer clear(b)
+	if len(b) < 32 {
+		return service.HandOver{}, fmt.Errorf("the hand-over kept in the state directory is damaged; copy %s from the service owner again", file)
+	}
+	return service.OpenHandOver(b[32:], b[:32])
+}
+
+// sockets opens the UDP pair and the TCP listener on one port number.
+func sockets(ctx context.Context, listen string) (*underlay.Conn, net.Listener, error) {
+	local, err := listenAddr(ctx, listen)
+	if err != nil {
+		return nil, nil, err
+	}
+	udp, err := underlay.Listen(ctx, local)
+	if err != nil {
+		return nil, nil, err
+	}
+	var lc net.ListenConfig
+	addr := net.JoinHostPort(hostOf(listen), fmt.Sprint(udp.Port()))
+	tcp, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		udp.Close()
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, nil, fmt.Errorf("TCP port %d is already in use on this machine: stop the other program or choose another port with --listen", udp.Port())
+		}
+		return nil, nil, fmt.Errorf("listen on TCP %s: %w", addr, err)
+	}
+	return udp, tcp, nil
+}
+
+func hostOf(listen string) string {
+	host, _, _ := net.SplitHostPort(listen)
+	return host
+}
+
+// listenAddr resolves the host of a checked listen address.
+func listenAddr(ctx context.Context, listen string) (netip.AddrPort, error) {
+	host, p, err := net.SplitHostPort(listen)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q: %w", listen, err)
+	}
+	n, err := net.DefaultResolver.LookupPort(ctx, "udp", p)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q: %w", listen, err)
+	}
+	if host == "" {
+		return netip.AddrPortFrom(netip.Addr{}, uint16(n)), nil
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil || len(addrs) == 0 {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q has no IP address: %w", listen, err)
+	}
+	return netip.AddrPortFrom(addrs[0].Unmap(), uint16(n)), nil
+}
