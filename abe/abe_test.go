@@ -110,6 +110,13 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
+// raceEnabled is set by race_test.go. The race detector makes pairings ten times
+// slower and has nothing to find in loops over hostile bytes.
+var raceEnabled bool
+
+// brief says to do fewer of the same.
+func brief() bool { return testing.Short() || raceEnabled }
+
 func TestMatchingKeyOpens(t *testing.T) {
 	ct := sealTierApp()
 	got, err := keyFor(t, attributes("tier", "app")).Unseal(target(Label("tier", "app")), ct)

@@ -174,8 +174,8 @@ func TestUnsealRefusesAnotherTargetsCiphertext(t *testing.T) {
 // The property: the pairing opens exactly when the dumb twin says so.
 func TestOpensIffMatches(t *testing.T) {
 	n := 8
-	if testing.Short() {
-		n = 3
+	if brief() {
+		n = 2
 	}
 	var holders []Attributes
 	for _, tier := range []string{"", "app", "web"} {
@@ -221,8 +221,8 @@ func randomPolicy(r *rand.Rand, depth int) Policy {
 }
 
 func TestLargestPolicySealsAndOpens(t *testing.T) {
-	if testing.Short() {
-		t.Skip("half a second")
+	if brief() {
+		t.Skip("half a second and more")
 	}
 	var ps []Policy
 	for i := range maxConditions {

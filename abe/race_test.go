@@ -1,0 +1,5 @@
+//go:build race
+
+package abe
+
+func init() { raceEnabled = true }
