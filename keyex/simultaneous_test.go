@@ -152,23 +152,31 @@ func TestLowerPIDHoldsTheOthersM3(t *testing.T) {
 	}
 }
 
-// The lower PID's exchange comes to nothing: then the held M3 is answered.
+// The lower PID's exchange comes to nothing: then the held M3 is answered, and
+// again when it is repeated because that answer was lost.
 func TestHeldM3IsAnsweredWhenOwnExchangeFails(t *testing.T) {
-	w, low, high := twoNodes(t)
+	w, low, high := twoNodes(t, small)
+	lost := 0
 	w.bend = func(p packet) []packet {
-		if p.msg() == msgShareA && p.from == low.addr {
+		if p.from == low.addr && (p.msg() == msgShareA || p.msg() == msgShareB && lost == 0) {
+			if p.msg() == msgShareB {
+				lost++
+			}
 			return nil
 		}
 		return []packet{p}
 	}
 	w.initiate(low, high)
-	w.run(10 * time.Millisecond)
+	w.run(200 * time.Millisecond)
 	w.initiate(high, low)
 	w.run(20 * time.Second)
 	rl, rh := low.only(t), high.only(t)
 	agree(t, rl, rh)
-	if !rl.Replaced || !rh.Initiator || len(low.failed)+len(high.failed) != 0 {
+	if !rl.Replaced || !rh.Initiator || len(low.failed)+len(high.failed) != 0 || lost == 0 {
 		t.Errorf("%v, %v", rl, rh)
+	}
+	if low.Stats().Repeated.Load() == 0 || low.Stats().Drops(DropHeld) < 2 {
+		t.Error("the script did not repeat M3")
 	}
 }
 

@@ -148,27 +148,141 @@ func TestNoDowngrade(t *testing.T) {
 	}
 }
 
-// A choice that was not offered, or that policy does not allow any more, is
-// not even followed.
+// A choice that was not offered is not even followed, nor one that policy has
+// forbidden meanwhile, nor an M2 in another's name.
 func TestInitiatorIgnoresAChoiceItDidNotOffer(t *testing.T) {
-	w, a, b := twoNodes(t, withGroups(GroupHybrid))
-	if err := b.SetPolicy([]Group{GroupHybrid, GroupMODP2048}, []Suite{1}); err != nil {
-		t.Fatal(err)
-	}
-	w.bend = func(p packet) []packet {
-		if p.msg() == msgHelloB {
-			q, _ := parseM2(p.Payload[headerSize:])
-			q.Group = GroupMODP2048
-			p.Payload = append(bytes.Clone(p.Payload[:headerSize]), wire.Marshal(q)...)
+	for name, c := range map[string]struct {
+		edit   func(*m2)
+		groups []Group // allowed from then on
+		want   Drop
+	}{
+		"group not offered, but allowed by now": {func(m *m2) { m.Group = GroupMODP2048 }, []Group{GroupHybrid, GroupMODP2048}, DropMalformed},
+		"group allowed no more":                 {func(*m2) {}, []Group{GroupX25519}, DropNoCommon},
+		"suite not offered":                     {func(m *m2) { m.Suite = 9 }, []Group{GroupHybrid}, DropMalformed},
+		"another PID":                           {func(m *m2) { m.PIDB[0] ^= 1 }, []Group{GroupHybrid}, DropMalformed},
+		"rekey nobody asked for":                {func(m *m2) { m.RekeyOK = true }, []Group{GroupHybrid}, DropMalformed},
+	} {
+		w, a, b := twoNodes(t, withGroups(GroupHybrid))
+		w.bend = func(p packet) []packet {
+			if p.msg() == msgHelloB {
+				if err := a.SetPolicy(c.groups, []Suite{1, 2, 3}); err != nil {
+					t.Fatal(err)
+				}
+				q, _ := parseM2(p.Payload[headerSize:])
+				c.edit(&q)
+				p.Payload = append(bytes.Clone(p.Payload[:headerSize]), wire.Marshal(q)...)
+			}
+			return []packet{p}
 		}
-		return []packet{p}
+		w.initiate(a, b)
+		w.run(time.Minute)
+		if len(w.messages(msgShareA)) != 0 || !slices.Contains(a.drops, c.want) {
+			t.Errorf("%s: M3 followed it; drops %v", name, a.drops)
+		}
+		wantFailure(t, a, ReasonNoAnswer)
 	}
-	w.initiate(a, b)
-	w.run(time.Minute)
-	if len(w.messages(msgShareA)) != 0 {
-		t.Error("M3 followed a choice that was not offered")
+}
+
+// An M2 that we would never make is refused in M3 even behind a good cookie:
+// the one in the message is for our own mistakes.
+func TestM3WithAnImpossibleM2IsDropped(t *testing.T) {
+	for name, c := range map[string]struct {
+		m1   func(*m1)
+		m2   func(*m2)
+		m3   func(*m3)
+		want Drop
+	}{
+		"rekey nobody asked for":    {nil, func(m *m2) { m.RekeyOK = true }, nil, DropMalformed},
+		"group not offered":         {nil, func(m *m2) { m.Group = GroupX25519 }, nil, DropMalformed},
+		"suite not offered":         {nil, func(m *m2) { m.Suite = 7 }, nil, DropMalformed},
+		"another responder":         {nil, func(m *m2) { m.PIDB[0] ^= 1 }, nil, DropMalformed},
+		"another responder in both": {func(m *m1) { m.PIDB[0] ^= 1 }, func(m *m2) { m.PIDB[0] ^= 1 }, nil, DropNotMine},
+		"initiator is us":           {func(m *m1) { m.PIDA = m.PIDB }, nil, nil, DropMalformed},
+		"share too short":           {nil, nil, func(m *m3) { m.Share = m.Share[1:] }, DropShare},
+		"share too long":            {nil, nil, func(m *m3) { m.Share = append(m.Share, 0) }, DropShare},
+		"share null":                {nil, nil, func(m *m3) { m.Share = nil }, DropShare},
+		"share out of range":        {nil, nil, func(m *m3) { m.Share[0], m.Share[1] = 0xff, 0xff }, DropShare},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, a, b := twoNodes(t, withGroups(GroupHybrid))
+			_, share := a.groups[GroupHybrid].offer(detRand("share"))
+			q := m1{Version: version, PIDA: a.PID(), PIDB: b.PID(), Groups: []byte{1}, Suites: []byte{1}}
+			r := m2{PIDB: b.PID(), Group: GroupHybrid, Suite: 1}
+			m := m3{Share: share, SPI: minSPI, Cred: a.cred}
+			edit(c.m1, &q)
+			edit(c.m2, &r)
+			edit(c.m3, &m)
+			m.M1, m.M2 = wire.Marshal(q), wire.Marshal(r)
+			x := addMessage(addMessage(startHash(testService, 7), tagM1, m.M1), tagM2, m.M2)
+			raw := wire.Marshal(m)
+			signed := addMessage(x, tagM3, raw)
+			body := append(raw, wire.Sign(a.cfg.Key, domainInitiator, signed[:])...)
+			var got Drop
+			for _, p := range fragment(msgShareA, x, b.cookies.issue(w.now, a.addr, x), body) {
+				out := b.Receive(w.now, Input{From: a.addr, Epoch: 7, Payload: p})
+				got = out.Drop
+				if len(out.Done)+len(out.Send) != 0 {
+					t.Error("it was answered")
+				}
+			}
+			if got != c.want {
+				t.Errorf("dropped for %v, want %v", got, c.want)
+			}
+		})
 	}
-	wantFailure(t, a, ReasonNoAnswer)
+}
+
+func edit[T any](f func(*T), v *T) {
+	if f != nil {
+		f(v)
+	}
+}
+
+// Unusable shares and keys of the responder, all with a good signature: the
+// initiator waits on, and says in the end what was wrong.
+func TestInitiatorRefusesASignedButUnusableM4(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit func(*m4)
+		want Drop
+	}{
+		"share too short": {func(m *m4) { m.Share = m.Share[1:] }, DropShare},
+		"share too long":  {func(m *m4) { m.Share = append(m.Share, 0) }, DropShare},
+		"share null":      {func(m *m4) { m.Share = nil }, DropShare},
+		"X25519 all zero": {func(m *m4) { clear(m.Share[len(m.Share)-32:]) }, DropShare},
+		"ML-KEM garbage":  {func(m *m4) { clear(m.Share[:1088]) }, DropConfirmation},
+		"as it was":       {func(*m4) {}, DropConfirmation}, // signed anew without mac_B for it
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, a, b := twoNodes(t, withGroups(GroupHybrid))
+			w.bend = func(p packet) []packet {
+				if p.msg() == msgShareB {
+					return nil
+				}
+				return []packet{p}
+			}
+			w.initiate(a, b)
+			w.run(300 * time.Millisecond)
+			x := a.own[b.PID()]
+			m := m4{Share: make([]byte, 1120), SPI: minSPI, Cred: b.cred}
+			m.Share[1119] = 9
+			c.edit(&m)
+			body, _ := b.makeM4(&request{h3: x.x}, m)
+			var got Drop
+			for _, p := range fragment(msgShareB, x.x, cookie{}, append(body, make([]byte, 32)...)) {
+				out := a.Receive(w.now, Input{From: b.addr, Epoch: 7, Payload: p})
+				got = out.Drop
+				if len(out.Done)+len(out.Failed) != 0 {
+					t.Error("it ended the exchange")
+				}
+			}
+			if got != c.want {
+				t.Errorf("dropped for %v, want %v", got, c.want)
+			}
+			w.bend = nil
+			w.run(5 * time.Second) // the genuine M4 comes at last
+			agree(t, a.only(t), b.only(t))
+		})
+	}
 }
 
 // An M4, or a refusal, of another exchange is worth nothing.
