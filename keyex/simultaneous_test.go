@@ -167,7 +167,7 @@ func TestHeldM3IsAnsweredWhenOwnExchangeFails(t *testing.T) {
 		return []packet{p}
 	}
 	w.initiate(low, high)
-	w.run(200 * time.Millisecond)
+	w.run(3 * time.Second) // so that the other has tries left when ours are used up
 	w.initiate(high, low)
 	w.run(20 * time.Second)
 	rl, rh := low.only(t), high.only(t)
