@@ -68,6 +68,15 @@ func TestEnvelopeOfStrangersIsRefused(t *testing.T) {
 	if _, err := VerifyEnvelope(testEnvelope(), testPID, testVerifier, testNow); err == nil {
 		t.Error("accepted for another service")
 	}
+	// A good signature by a listed key, under the name of somebody else.
+	lax := func(id.ID) (ed25519.PublicKey, bool) { return issuerKey.Public().(ed25519.PublicKey), true }
+	b := resign(envelopeWire{
+		Version: 1, Type: typeEnvelope, Service: testService, Policy: tierApp.String(), Generation: testGeneration,
+		Issuer: testPID, Seq: 1, Expiry: uint64(testExpiry.Unix()), Ciphertext: sealTierApp(),
+	})
+	if _, err := VerifyEnvelope(b, testService, lax, testNow); err == nil {
+		t.Error("accepted under another issuer's name")
+	}
 }
 
 func TestEnvelopeTruncationsFlipsAndTrailingBytes(t *testing.T) {

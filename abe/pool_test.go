@@ -143,6 +143,12 @@ func TestPoolWipesWhatItDoesNotKeep(t *testing.T) {
 			t.Errorf("%s: kept or not wiped", name)
 		}
 	}
+	p.Take(app) // room again: now only the generation speaks against it
+	if p.Add(fakeSlot(3, app, testGeneration-1)) {
+		t.Error("a slot of the old generation was kept")
+	}
+	kept = fakeSlot(4, app, testGeneration)
+	p.Add(kept)
 	p.Reset(testGeneration + 1)
 	if kept.Secret != (Secret{}) || p.Len(app) != 0 {
 		t.Error("slots of the old generation survive")
