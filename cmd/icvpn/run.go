@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"icvpn/internal/config"
+	"icvpn/internal/demo"
 	"icvpn/internal/filter"
 	"icvpn/internal/node"
 	"icvpn/internal/owner"
@@ -42,7 +43,7 @@ func linked() engine {
 		},
 		super:  process.Super,
 		create: create,
-		demo:   func(context.Context, io.Writer) error { return errors.New("not linked") },
+		demo:   demo.Run,
 		refused: func(err error) bool {
 			var r *node.RefusedError
 			return errors.As(err, &r)

@@ -50,8 +50,9 @@ type Membership struct {
 	Grant      provision.Grant
 	Key        *abe.Key
 	Members    []service.Member
-	SuperPeer  string        // endpoint that admitted us
-	Offset     time.Duration // the super peer's clock minus ours
+	Session    admission.Session // for key continuity
+	SuperPeer  string            // endpoint that admitted us
+	Offset     time.Duration     // the super peer's clock minus ours
 }
 
 // RefusedError is a super peer's final no: another one would say the same.
@@ -290,6 +291,7 @@ func (a *admittance) onEvent(out admission.ClientOutput) (f admission.Frame, ok 
 		if err := a.onGranted(out.Data); err != nil {
 			return f, false, err
 		}
+		a.m.Session, _ = a.client.Session()
 		f, err = a.client.List(nil)
 		return f, true, err
 	}

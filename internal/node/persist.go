@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"icvpn/abe"
+	"icvpn/admission"
 	"icvpn/internal/id"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
@@ -21,13 +22,19 @@ type keptMembership struct {
 	Grant     []byte
 	SuperPeer string
 	OffsetMS  int64
+	Ticket    []byte // of key continuity
+	TicketKey []byte // K_c
+	TicketEnd int64  // Unix seconds
 }
 
 const maxKept = 256 << 10
 
 // Encode returns the bytes to keep; they are secret.
 func (m *Membership) Encode() []byte {
-	return wire.Marshal(keptMembership{Version: 1, Documents: m.Documents, Grant: m.Grant.Encode(), SuperPeer: m.SuperPeer, OffsetMS: m.Offset.Milliseconds()})
+	return wire.Marshal(keptMembership{
+		Version: 1, Documents: m.Documents, Grant: m.Grant.Encode(), SuperPeer: m.SuperPeer, OffsetMS: m.Offset.Milliseconds(),
+		Ticket: m.Session.Ticket, TicketKey: m.Session.Key[:], TicketEnd: m.Session.Expires.Unix(),
+	})
 }
 
 // DecodeMembership reads what Encode wrote and verifies the whole chain again:
@@ -41,6 +48,8 @@ func DecodeMembership(b []byte, s id.ID, key ed25519.PrivateKey, now time.Time) 
 		return nil, fmt.Errorf("node: kept membership has version %d, this binary knows 1", k.Version)
 	}
 	m := &Membership{Documents: k.Documents, SuperPeer: k.SuperPeer, Offset: time.Duration(k.OffsetMS) * time.Millisecond}
+	m.Session = admission.Session{Ticket: k.Ticket, Expires: time.Unix(k.TicketEnd, 0)}
+	copy(m.Session.Key[:], k.TicketKey)
 	now = now.Add(m.Offset)
 	var err error
 	if m.Grant, err = provision.ParseGrant(k.Grant); err != nil {

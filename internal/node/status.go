@@ -29,7 +29,7 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	m := n.membership.Load()
 	c := m.Credential
 	s := control.Status{
-		Role: control.RolePeer, State: control.StateUp, Since: n.started, Started: n.started,
+		Role: control.RolePeer, State: control.StateJoining, Since: n.started, Started: n.started,
 		Name: c.Name, PID: n.self.String(), Service: n.service.String(), ServiceName: m.Trust.Descriptor.Name,
 		Labels: c.Labels, Address4: c.Addr4(), Address6: c.Addr6(), Interface: n.device.Name(),
 		SuperPeer: m.SuperPeer, Epoch: n.ring.Current(time.Now()), CredentialExpires: c.Expires(),
@@ -40,6 +40,9 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 		s.Endpoints = append(s.Endpoints, e.String())
 	}
 	n.steps.mu.Lock()
+	if n.steps.told[stepContact] {
+		s.State = control.StateUp // others find us, or nobody is to
+	}
 	if n.steps.warning != "" {
 		s.Warnings = append(s.Warnings, n.steps.warning)
 	}

@@ -143,7 +143,9 @@ func (p *peer) joinConfig(h *handler) node.JoinConfig {
 	return node.JoinConfig{
 		Token: p.token, Identity: p.key, MinSeq: seq, Name: p.cfg.Name, VM: machineID(), Labels: p.cfg.Labels,
 		Endpoints: p.endpoints(), Binary: p.binary, Log: p.log, Step: h.addStep,
-		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) { return d.DialContext(ctx, "tcp", endpoint) },
+		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", endpoint)
+		},
 	}
 }
 
