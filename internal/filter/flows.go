@@ -92,6 +92,16 @@ func (t *table) find(key flowKey, refresh bool, now time.Time) (int, bool) {
 	return e.value, true
 }
 
+// inherit moves the entries of old here. Fresh tables only: what t held is lost.
+func (t *table) inherit(old *table) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.base, t.index, t.entries, t.newest, t.oldest = old.base, old.index, old.entries, old.newest, old.oldest
+	old.index, old.entries = nil, nil
+}
+
 func (t *table) stale(at int32, now time.Time) bool {
 	return now.Sub(t.base)-t.entries[at].used >= t.idle
 }

@@ -84,6 +84,15 @@ func Compile(rules []Rule, own, peer map[string]string) *Pair {
 	return p
 }
 
+// Inherit takes over the flows of the Pair that this one replaces when the policy
+// changes, so that what stays allowed is not cut. The new rules judge first: a
+// flow they do not allow is answered no more. old is not to be used again.
+func (p *Pair) Inherit(old *Pair) {
+	for d := range p.lanes {
+		p.lanes[d].flows.inherit(&old.lanes[d].flows)
+	}
+}
+
 // MayInitiate says whether some rule lets us open flows to the peer.
 func (p *Pair) MayInitiate() bool { return p.lanes[ToPeer].rules.some }
 

@@ -351,3 +351,22 @@ func FuzzInner(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkSealOpen(b *testing.B) {
+	r := NewRing(Config{ReplayEntries: 1 << 30})
+	if err := r.Install(Epoch{Number: 1, ActivateAt: start}); err != nil {
+		b.Fatal(err)
+	}
+	payload, buf := make([]byte, 400), make([]byte, 0, MaxDatagram)
+	b.ReportAllocs()
+	b.SetBytes(int64(Overhead + PadLookup))
+	for b.Loop() {
+		datagram, err := r.Seal(buf, start, TypeDHT, Newest, payload, PadLookup)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, d := r.Open(start, datagram); d != Passed {
+			b.Fatal(d)
+		}
+	}
+}
