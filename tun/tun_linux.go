@@ -23,6 +23,11 @@ type Linux struct {
 	dev  wgtun.Device
 	name string
 
+	// control asks about the interface by name. Opened by Create, it stays in
+	// the interface's network namespace whichever thread calls MTU later.
+	mu      sync.Mutex // guards control
+	control int
+
 	closed    atomic.Bool
 	closeOnce sync.Once
 	closeErr  error
@@ -55,8 +60,12 @@ func Create(name string, mtu int) (*Linux, error) {
 	if err != nil {
 		return nil, &CreateError{Name: name, Reason: Failed, Err: err}
 	}
-	t := &Linux{dev: dev, name: actual}
-	if err := t.setMTU(mtu); err != nil {
+	t := &Linux{dev: dev, name: actual, control: -1}
+	t.control, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = t.setMTU(mtu)
+	}
+	if err != nil {
 		t.Close()
 		return nil, createError(name, err)
 	}
@@ -109,23 +118,18 @@ func validName(name string) bool {
 		!strings.ContainsAny(name, "/: \t\n\v\f\r\x00")
 }
 
-// setMTU sets the MTU with an ioctl, unless it is right already: on an
-// interface that an administrator made for us we may not change it.
+// setMTU sets the MTU, unless it is right already: on an interface that an
+// administrator made for us we may not change it.
 func (t *Linux) setMTU(mtu int) error {
-	if now, err := t.dev.MTU(); err == nil && now == mtu {
+	if now, err := t.MTU(); err == nil && now == mtu {
 		return nil
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
 	ifr, err := unix.NewIfreq(t.name)
 	if err != nil {
 		return err
 	}
 	ifr.SetUint32(uint32(mtu))
-	return unix.IoctlIfreq(fd, unix.SIOCSIFMTU, ifr)
+	return unix.IoctlIfreq(t.control, unix.SIOCSIFMTU, ifr)
 }
 
 // Read implements Device.
@@ -241,10 +245,19 @@ func (t *Linux) closedErr() error {
 
 // MTU implements Device.
 func (t *Linux) MTU() (int, error) {
-	if t.closed.Load() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.control < 0 {
 		return 0, ErrClosed
 	}
-	return t.dev.MTU()
+	ifr, err := unix.NewIfreq(t.name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(t.control, unix.SIOCGIFMTU, ifr); err != nil {
+		return 0, fmt.Errorf("tun: interface %q: read the MTU: %w", t.name, err)
+	}
+	return int(ifr.Uint32()), nil
 }
 
 // Name implements Device.
@@ -261,6 +274,12 @@ func (t *Linux) Close() error {
 	t.closeOnce.Do(func() {
 		t.closed.Store(true)
 		t.closeErr = t.dev.Close()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.control >= 0 {
+			unix.Close(t.control)
+			t.control = -1
+		}
 	})
 	return t.closeErr
 }

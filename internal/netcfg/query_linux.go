@@ -37,7 +37,7 @@ func collidingRoute(p netip.Prefix, own string, names map[int]string) error {
 	for _, r := range routes {
 		name := names[outgoing(r)]
 		with, ok := prefix(r.Dst)
-		if !ok || isDefault(with) || refuses(r) || name == own {
+		if !ok || isDefault(with) || refuses(r) || own != "" && name == own {
 			continue
 		}
 		if with.Overlaps(p) {
@@ -57,7 +57,7 @@ func collidingAddr(p netip.Prefix, own string, names map[int]string) error {
 	for _, a := range addrs {
 		with, ok := prefix(a.IPNet)
 		name := names[a.LinkIndex]
-		if ok && name != own && with.Overlaps(p) {
+		if ok && (own == "" || name != own) && with.Overlaps(p) {
 			return &CollisionError{Prefix: p, With: with.Masked(), Interface: name}
 		}
 	}
