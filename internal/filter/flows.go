@@ -62,34 +62,49 @@ func (t *table) touch(key flowKey, value int, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forgetIdle(now)
-	at, ok := t.index[key]
+	at, ok := t.lookup(key)
 	if !ok {
 		at = t.take()
 		t.entries[at].key, t.entries[at].value = key, 0
 		t.index[key] = at
-	} else {
-		t.unlink(at)
+		t.pushNewest(at)
 	}
 	e := &t.entries[at]
-	e.value, e.used = max(e.value, value), now.Sub(t.base)
-	t.pushNewest(at)
+	e.value = max(e.value, value)
+	t.use(at, now)
+}
+
+// lookup tries the newest entry first: most packets belong to the flow of the one
+// before.
+func (t *table) lookup(key flowKey) (int32, bool) {
+	if len(t.entries) > 0 && t.entries[t.newest].key == key {
+		return t.newest, true
+	}
+	at, ok := t.index[key]
+	return at, ok
+}
+
+// use makes at the most recently used.
+func (t *table) use(at int32, now time.Time) {
+	t.entries[at].used = now.Sub(t.base)
+	if at != t.newest {
+		t.unlink(at)
+		t.pushNewest(at)
+	}
 }
 
 // find returns the value of key; refresh makes it the most recently used.
 func (t *table) find(key flowKey, refresh bool, now time.Time) (int, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at, ok := t.index[key]
+	at, ok := t.lookup(key)
 	if !ok || t.stale(at, now) {
 		return 0, false
 	}
-	e := &t.entries[at]
 	if refresh {
-		t.unlink(at)
-		e.used = now.Sub(t.base)
-		t.pushNewest(at)
+		t.use(at, now)
 	}
-	return e.value, true
+	return t.entries[at].value, true
 }
 
 // inherit moves the entries of old here. Fresh tables only: what t held is lost.
