@@ -40,6 +40,28 @@ func TestOpenRFC9180Vector(t *testing.T) {
 	}
 }
 
+// Computed from the formulas of docs/protocol/abe.md by another implementation
+// (Python's hmac and a textbook X25519), for service H("test service" ‖
+// "shop")[:20] in the sense of id.Hash, generation 7, l:tier=app, authority seed
+// SHA-256("test authority"), epoch key 01 00 ... 00, epoch 3.
+func TestDerivationsFollowThePage(t *testing.T) {
+	tt := target(tierApp)
+	if got := tt.ID().String(); got != "191109ba15e8a4d15bda4addef4145ef13efac99" {
+		t.Errorf("short name %s", got)
+	}
+	seed, err := testAuthority().PolicySeed(tt)
+	if err != nil || !bytes.Equal(seed[:], unhex(t, "22ad862a01027e5b66cfa209750bc7dfa6f9f35c7ab6f7830fa8c926f98dcf88")) {
+		t.Errorf("seed of the target: %x, %v", seed[:], err)
+	}
+	k, err := DerivePolicyKey(seed, Secret{1}, tt, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if public := k.Public(); !bytes.Equal(public[:], unhex(t, "f011a5ce8f5e9ee8f211f29dc58d8a394cdad714c57f881cc1af855225581f74")) {
+		t.Errorf("policy key %x", public)
+	}
+}
+
 func TestSealOpenRoundTrip(t *testing.T) {
 	k := testPolicyKey(t)
 	info, aad := []byte("icvpn/1 contact"), []byte("aad")
