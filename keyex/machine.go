@@ -197,6 +197,9 @@ func (m *Machine) SetPolicy(groups []Group, suites []Suite) error {
 // PID returns our own.
 func (m *Machine) PID() id.ID { return m.self }
 
+// String names the machine, without its secrets.
+func (m *Machine) String() string { return "keyex.Machine{" + m.self.String() + "}" }
+
 // Stats returns the counters.
 func (m *Machine) Stats() *Stats { return &m.stats }
 

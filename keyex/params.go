@@ -59,6 +59,11 @@ const (
 	UnconfirmedLife = 30 * time.Second
 	MaxUnconfirmed  = 2
 
+	// ConfirmWait is how long traffic waits for a responder's pair to be
+	// confirmed before an exchange of our own is begun. The peer may have given
+	// up long ago, if its M3 was delayed on the way. (We chose this one.)
+	ConfirmWait = 5 * time.Second
+
 	// OldInboundLife is how long an inbound SA outlives its replacement.
 	OldInboundLife = 30 * time.Second
 

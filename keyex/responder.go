@@ -167,11 +167,6 @@ func (m *Machine) decide(now time.Time, r *request, out *Output) Drop {
 	if m.answers.full(now) || m.perPeer[peer.PID] >= maxAnswersPerPeer {
 		return m.refuse(r, StatusBusy, out)
 	}
-	own := m.own[peer.PID]
-	if own != nil && own.state == stateShare && m.self.Compare(peer.PID) < 0 {
-		m.hold(now, own, r)
-		return DropHeld
-	}
 	var rk [32]byte
 	if r.choice.RekeyOK {
 		var ok bool
@@ -180,6 +175,11 @@ func (m *Machine) decide(now time.Time, r *request, out *Output) Drop {
 		}
 	}
 	defer clear(rk[:])
+	own := m.own[peer.PID]
+	if own != nil && own.state == stateShare && m.self.Compare(peer.PID) < 0 {
+		m.hold(now, own, r)
+		return DropHeld
+	}
 	if d := m.accept(now, r, peer, &rk, out); d != DropNone {
 		return d
 	}
