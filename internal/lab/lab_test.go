@@ -53,6 +53,8 @@ func TestHelper(t *testing.T) {
 	case "sleep":
 		fmt.Println("started")
 		time.Sleep(time.Hour)
+	default:
+		os.Exit(reexecHelper(os.Getenv(helperVariable)))
 	}
 	os.Exit(0)
 }
@@ -116,6 +118,9 @@ func TestHostsReachEachOtherInBothFamilies(t *testing.T) {
 	}
 	if web.Addr4.String() != "192.0.2.11" || db.Addr4.String() != "198.51.100.11" {
 		t.Fatalf("addresses %v and %v, not as the documentation says", web.Addr4, db.Addr4)
+	}
+	if l.IPv6() && web.Addr6.String() != "fd1c:0:0:1::11" {
+		t.Fatalf("address %v, not as the documentation says", web.Addr6)
 	}
 	if l.Host("nobody") != nil || len(l.Hosts()) != 3 {
 		t.Fatal("wrong hosts")

@@ -164,7 +164,7 @@ func (l *Lab) build(cfg Config) error {
 				Addr4: withLastByte(cloud.Prefix4.Addr(), byte(firstHost+i)),
 			}
 			if l.ipv6 {
-				h.Addr6 = withLastByte(cloud.Prefix6.Addr(), byte(firstHost+i))
+				h.Addr6 = withDigits(cloud.Prefix6.Addr(), firstHost+i)
 			}
 			if h.ns, err = newNetns(); err != nil {
 				return err
@@ -332,6 +332,14 @@ func withLastByte(a netip.Addr, b byte) netip.Addr {
 	raw[len(raw)-1] = b
 	a, _ = netip.AddrFromSlice(raw)
 	return a
+}
+
+// withDigits returns the IPv6 address a ending in n as it is written in
+// decimal, so that a host's two addresses end alike.
+func withDigits(a netip.Addr, n int) netip.Addr {
+	raw := a.As16()
+	raw[14], raw[15] = byte(n/100), byte(n/10%10<<4|n%10)
+	return netip.AddrFrom16(raw)
 }
 
 // single is the prefix of one address; invalid for the zero Addr.

@@ -16,52 +16,62 @@ const dumpTries = 5
 
 // Collides returns a *CollisionError if p overlaps a route or an address of
 // this machine, in any routing table, other than those of the interface own
-// (which need not exist). Default routes do not count, nor do routes that
-// only refuse packets: the overlay's own route is more specific.
+// (which need not exist); of several it names the widest. Default routes do
+// not count, nor do routes that only refuse packets: the overlay's own route
+// is more specific.
 func Collides(p netip.Prefix, own string) error {
-	names, err := linkNames()
+	taken, err := takenPrefixes(family(p.Addr()))
 	if err != nil {
 		return err
 	}
-	if err := collidingRoute(p, own, names); err != nil {
-		return err
-	}
-	return collidingAddr(p, own, names)
-}
-
-func collidingRoute(p netip.Prefix, own string, names map[int]string) error {
-	routes, err := allRoutes(family(p.Addr()))
-	if err != nil {
-		return err
-	}
-	for _, r := range routes {
-		name := names[outgoing(r)]
-		with, ok := prefix(r.Dst)
-		if !ok || isDefault(with) || refuses(r) || own != "" && name == own {
+	var worst *CollisionError
+	for _, t := range taken {
+		if own != "" && t.dev == own || !t.prefix.Overlaps(p) {
 			continue
 		}
-		if with.Overlaps(p) {
-			return &CollisionError{Prefix: p, With: with.Masked(), Interface: name}
+		if worst == nil || t.prefix.Bits() < worst.With.Bits() {
+			worst = &CollisionError{Prefix: p, With: t.prefix.Masked(), Interface: t.dev}
 		}
 	}
-	return nil
+	if worst == nil {
+		return nil // not worst itself: a nil pointer in an error is not nil
+	}
+	return worst
 }
 
-// collidingAddr finds interfaces that are down: they have addresses and no
-// routes, until they come up.
-func collidingAddr(p netip.Prefix, own string, names map[int]string) error {
+// taken is a prefix that this machine reaches through an interface.
+type taken struct {
+	prefix netip.Prefix
+	dev    string
+}
+
+// takenPrefixes lists routes, and addresses too: an interface that is down has
+// addresses and no routes, until it comes up.
+func takenPrefixes(family int) ([]taken, error) {
+	names, err := linkNames()
+	if err != nil {
+		return nil, err
+	}
+	routes, err := allRoutes(family)
+	if err != nil {
+		return nil, err
+	}
 	addrs, err := allAddrs()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, a := range addrs {
-		with, ok := prefix(a.IPNet)
-		name := names[a.LinkIndex]
-		if ok && (own == "" || name != own) && with.Overlaps(p) {
-			return &CollisionError{Prefix: p, With: with.Masked(), Interface: name}
+	var list []taken
+	for _, r := range routes {
+		if p, ok := prefix(r.Dst); ok && !isDefault(p) && !refuses(r) {
+			list = append(list, taken{p, names[outgoing(r)]})
 		}
 	}
-	return nil
+	for _, a := range addrs {
+		if p, ok := prefix(a.IPNet); ok {
+			list = append(list, taken{p, names[a.LinkIndex]})
+		}
+	}
+	return list, nil
 }
 
 // isDefault also takes the two halves of the address space for a default
