@@ -24,10 +24,7 @@ import (
 
 var testEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-const (
-	testDelay       = 50 * time.Millisecond
-	testSuite Suite = 1
-)
+const testDelay = 50 * time.Millisecond
 
 var testService = id.Hash("test service")
 
