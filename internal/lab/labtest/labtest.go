@@ -6,6 +6,8 @@ package labtest
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"icvpn/internal/lab"
@@ -19,7 +21,7 @@ const skipVariable = "ICVPN_SKIP_NETNS"
 // tests fail, unless ICVPN_SKIP_NETNS=1: then those that call Require are
 // skipped.
 func Main(m *testing.M) int {
-	if os.Getenv(skipVariable) == "1" {
+	if os.Getenv(skipVariable) == "1" || isFuzzing(os.Args) {
 		return m.Run()
 	}
 	code, err := lab.Main(m.Run)
@@ -30,12 +32,21 @@ func Main(m *testing.M) int {
 	return code
 }
 
+// isFuzzing recognises go test -fuzz and its workers. A worker talks to the
+// coordinator through descriptors that a second run would not inherit, and no
+// fuzz target needs a network.
+func isFuzzing(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool {
+		return a == "-test.fuzzworker" || strings.HasPrefix(a, "-test.fuzz=")
+	})
+}
+
 // Require skips the test outside the namespaces, which happens only with
-// ICVPN_SKIP_NETNS=1.
+// ICVPN_SKIP_NETNS=1 and while fuzzing.
 func Require(tb testing.TB) {
 	tb.Helper()
 	if !lab.Inside() {
-		tb.Skip(skipVariable + "=1")
+		tb.Skip("outside the namespaces: " + skipVariable + "=1, or fuzzing")
 	}
 }
 
