@@ -35,11 +35,12 @@ type member struct {
 }
 
 func (c *cluster) hostile(i int, reply func(*krpc.Msg, netip.AddrPort) *krpc.Return) *member {
-	m := &member{
-		net: c.net, addr: overlaytest.Addr(i), id: id.Hash("hostile", fmt.Append(nil, i)),
-		reply: reply, asked: make(map[string]int),
-	}
-	c.net.Attach(m.addr, m)
+	return c.hostileAt(overlaytest.Addr(i), id.Hash("hostile", fmt.Append(nil, i)), reply)
+}
+
+func (c *cluster) hostileAt(addr netip.AddrPort, self id.ID, reply func(*krpc.Msg, netip.AddrPort) *krpc.Return) *member {
+	m := &member{net: c.net, addr: addr, id: self, reply: reply, asked: make(map[string]int)}
+	c.net.Attach(addr, m)
 	return m
 }
 
@@ -52,7 +53,9 @@ func (m *member) Deliver(pkt []byte, from netip.AddrPort) {
 	m.asked[q.Q]++
 	m.mu.Unlock()
 	if r := m.reply(&q, from); r != nil {
-		r.ID = krpc.ID(m.id)
+		if r.ID.IsZero() {
+			r.ID = krpc.ID(m.id)
+		}
 		m.send(krpc.Msg{T: q.T, Y: "r", R: r}, from)
 	}
 }
@@ -296,37 +299,41 @@ func (c *client) lastAnswer() krpc.Msg {
 	return c.last
 }
 
-// A member that invents ever nearer nodes leads a walk to its bound, not further.
+// A member that plays ever nearer nodes, all of which answer, leads a walk to its
+// bound and not further.
 func TestWalkEndsDespiteInventedNodes(t *testing.T) {
 	inBubble(t, 2, nil, func(t *testing.T, c *cluster) {
-		var n uint32
-		m := c.hostile(50, nil)
-		m.reply = func(q *krpc.Msg, _ netip.AddrPort) *krpc.Return {
-			r := withToken(&krpc.Return{})
-			if q.Q == "ping" {
-				return r
-			}
-			for range 8 {
-				n++
-				near := q.A.Target // all but equal to what is sought
-				binary.BigEndian.PutUint32(near[16:], n)
-				// Everybody invented lives at the member's machine, one port each.
-				ip := overlaytest.Addr(50).Addr().As16()
-				r.Nodes6 = append(r.Nodes6, krpc.NodeInfo{ID: near, Addr: krpc.NodeAddr{IP: ip[:], Port: 5000 + int(n)}})
-			}
-			return r
+		const played = 1000
+		ip := overlaytest.Addr(50).Addr()
+		node := func(i int, target krpc.ID) krpc.NodeInfo {
+			binary.BigEndian.PutUint32(target[16:], binary.BigEndian.Uint32(target[16:])^uint32(played-i+1))
+			as16 := ip.As16()
+			return krpc.NodeInfo{ID: target, Addr: krpc.NodeAddr{IP: as16[:], Port: 4500 + i}}
 		}
-		c.net.Change(func(l *overlaytest.Link) {})
-		m.join(c)
+		for i := range played {
+			addr := netip.AddrPortFrom(ip, uint16(4500+i))
+			m := c.hostileAt(addr, id.Hash("invented", fmt.Append(nil, i)), func(q *krpc.Msg, _ netip.AddrPort) *krpc.Return {
+				r := withToken(&krpc.Return{})
+				if q.Q != "get" {
+					return r
+				}
+				r.ID = node(i, q.A.Target).ID
+				for j := i + 1; j < min(i+9, played); j++ {
+					r.Nodes6 = append(r.Nodes6, node(j, q.A.Target))
+				}
+				return r
+			})
+			if i == 0 {
+				m.join(c)
+			}
+		}
 		before := c.nodes[1].Stats().Asked.Load()
-		start := time.Now()
 		_, err := c.nodes[1].Get(t.Context(), pub(newKey(t)), nil)
 		if !errors.Is(err, overlay.ErrNotFound) {
 			t.Errorf("Get: %v", err)
 		}
-		asked := c.nodes[1].Stats().Asked.Load() - before
-		if d := time.Since(start); d > 10*time.Second || asked > 120 {
-			t.Errorf("a walk among invented nodes: %d queries, %v", asked, d)
+		if asked := c.nodes[1].Stats().Asked.Load() - before; asked < 20 || asked > 100 {
+			t.Errorf("%d queries in a walk among invented nodes", asked)
 		}
 	})
 }
@@ -335,11 +342,9 @@ func TestAddressesThatPointInwardAreNotAsked(t *testing.T) {
 	inBubble(t, 2, nil, func(t *testing.T, c *cluster) {
 		bait := map[string]*member{}
 		for _, a := range []string{"127.0.0.1:4500", "169.254.169.254:80", "[::1]:4500", "[fe80::1]:4500"} {
-			m := c.hostile(70, func(*krpc.Msg, netip.AddrPort) *krpc.Return { return withToken(&krpc.Return{}) })
-			c.net.Attach(m.addr, nil)
-			m.addr = netip.MustParseAddrPort(a)
-			c.net.Attach(m.addr, m)
-			bait[a] = m
+			bait[a] = c.hostileAt(netip.MustParseAddrPort(a), id.Hash(a), func(*krpc.Msg, netip.AddrPort) *krpc.Return {
+				return withToken(&krpc.Return{})
+			})
 		}
 		m := c.hostile(50, func(q *krpc.Msg, _ netip.AddrPort) *krpc.Return {
 			r := withToken(&krpc.Return{})
@@ -396,9 +401,14 @@ func TestOnlyAdmittedNodesBecomeContactsAndStore(t *testing.T) {
 	inBubble(t, 3, admit, func(t *testing.T, c *cluster) {
 		m := c.hostile(50, func(*krpc.Msg, netip.AddrPort) *krpc.Return { return withToken(&krpc.Return{}) })
 		m.join(c)
+		c.setBootstrap(append(c.bootstrap(), m.addr)...) // so that it is asked
+		time.Sleep(10 * time.Minute)
 		it := overlay.SignItem(newKey(t), nil, 1, []byte("x"))
 		if acks := mustPut(t, c.nodes[0], it); acks != 3 {
 			t.Errorf("%d acknowledgements, want 3", acks)
+		}
+		if m.count("get") == 0 || m.count("ping") == 0 {
+			t.Error("the hostile member was not asked")
 		}
 		if m.count("put") > 0 {
 			t.Error("a node that is not admitted was asked to store")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,7 +24,9 @@ type cluster struct {
 	testing.TB
 	net   *overlaytest.Net
 	nodes []*overlaytest.Node
-	boot  []netip.AddrPort
+
+	mu   sync.Mutex
+	boot []netip.AddrPort
 
 	generation byte // of replaced nodes
 }
@@ -46,7 +49,7 @@ func (c *cluster) add(change func(*overlay.Config)) *overlaytest.Node {
 	i := len(c.nodes)
 	cfg := overlay.Config{
 		Self:      id.Hash("test node", fmt.Append(nil, i)),
-		Bootstrap: func() []netip.AddrPort { return c.boot },
+		Bootstrap: c.bootstrap,
 	}
 	if change != nil {
 		change(&cfg)
@@ -57,6 +60,18 @@ func (c *cluster) add(change func(*overlay.Config)) *overlaytest.Node {
 	}
 	c.nodes = append(c.nodes, n)
 	return n
+}
+
+func (c *cluster) bootstrap() []netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.boot
+}
+
+func (c *cluster) setBootstrap(addrs ...netip.AddrPort) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.boot = addrs
 }
 
 func (c *cluster) stop() {
@@ -203,6 +218,21 @@ func TestKilledNodes(t *testing.T) {
 		t.Logf("slowest get right after the kill: %v", slowest)
 		if slowest > 3*time.Second {
 			t.Errorf("a get took %v", slowest)
+		}
+	})
+}
+
+// Silent nodes among the holders do not hold a get up once enough copies agree.
+func TestGetDoesNotWaitForTheSilent(t *testing.T) {
+	inBubble(t, 8, nil, func(t *testing.T, c *cluster) {
+		it := overlay.SignItem(newKey(t), nil, 1, []byte("v"))
+		mustPut(t, c.nodes[7], it)
+		c.nodes[4].Stop()
+		c.nodes[5].Stop()
+		start := time.Now()
+		mustGet(t, c.nodes[6], it)
+		if d := time.Since(start); d > 500*time.Millisecond {
+			t.Errorf("get took %v, want one resend interval and a round trip", d)
 		}
 	})
 }

@@ -55,6 +55,9 @@ func TestWithdraw(t *testing.T) {
 		if acks, err := c.nodes[3].Withdraw(t.Context(), overlay.SignItem(key, nil, 6, nil)); err != nil || acks < 3 {
 			t.Fatalf("Withdraw: %d, %v", acks, err)
 		}
+		if c.nodes[3].Unpublish(it.Key, nil) {
+			t.Error("Withdraw left the publication")
+		}
 		for _, n := range c.nodes {
 			got, err := n.Get(t.Context(), it.Key, nil)
 			if !errors.Is(err, overlay.ErrNotFound) || got.Seq != 6 || !got.Withdrawn() || !got.Verify() {
@@ -119,7 +122,7 @@ func TestPublishBeforeRunTakesEffect(t *testing.T) {
 	inBubble(t, 2, nil, func(t *testing.T, c *cluster) {
 		o, err := overlay.New(overlay.Config{
 			Self: id.Hash("early"), Transport: c.net.Transport(overlaytest.Addr(9)),
-			Bootstrap: func() []netip.AddrPort { return c.boot },
+			Bootstrap: c.bootstrap,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -52,10 +52,11 @@ func TestIslandOfOneComesBack(t *testing.T) {
 // Two halves that each have a super peer forget each other, stay busy, and join
 // again although no table is empty.
 func TestIslandsJoinAgain(t *testing.T) {
-	inBubble(t, 16, nil, func(t *testing.T, c *cluster) {
+	// Each half is more than a walk's nearest nodes, which would ask themselves.
+	inBubble(t, 30, nil, func(t *testing.T, c *cluster) {
 		even := func(a netip.AddrPort) bool { return a.Addr().As4()[2]%2 == 0 }
 		c.net.Change(split(even))
-		time.Sleep(time.Hour)
+		time.Sleep(30 * time.Minute)
 		left := overlay.SignItem(newKey(t), nil, 1, []byte("left"))
 		mustPut(t, c.nodes[4], left)
 		if _, err := c.nodes[5].Get(t.Context(), left.Key, nil); !errors.Is(err, overlay.ErrNotFound) {
@@ -77,7 +78,7 @@ func TestLonePeerFindsASuperPeerThatComesLater(t *testing.T) {
 		c.nodes[0].Stop()
 		c.nodes[1].Stop()
 		c.nodes = nil
-		c.boot = []netip.AddrPort{overlaytest.Addr(1)}
+		c.setBootstrap(overlaytest.Addr(1))
 		early := c.add(nil)
 		time.Sleep(10 * time.Minute)
 		select {
@@ -134,7 +135,7 @@ func (c *cluster) replace(i int) *overlaytest.Node {
 	c.generation++
 	n, err := c.net.Start(overlaytest.Addr(i), overlay.Config{
 		Self:      id.Hash("replaced", []byte{c.generation}),
-		Bootstrap: func() []netip.AddrPort { return c.boot },
+		Bootstrap: c.bootstrap,
 	})
 	if err != nil {
 		c.Fatal(err)
@@ -148,7 +149,7 @@ func TestRoamingNodeIsFoundAtItsNewAddress(t *testing.T) {
 		roamer := c.nodes[3]
 		self := id.Hash("test node", []byte("3"))
 		roamer.Stop()
-		moved, err := c.net.Start(overlaytest.Addr(33), overlay.Config{Self: self, Bootstrap: func() []netip.AddrPort { return c.boot }})
+		moved, err := c.net.Start(overlaytest.Addr(33), overlay.Config{Self: self, Bootstrap: c.bootstrap})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,9 +173,9 @@ func TestOwnAddressAmongBootstrapAddresses(t *testing.T) {
 	inBubble(t, 2, nil, func(t *testing.T, c *cluster) {
 		// The lone survivor of two super peers, not told its own public address.
 		c.nodes[1].Stop()
-		c.boot = []netip.AddrPort{overlaytest.Addr(1)}
+		c.setBootstrap(overlaytest.Addr(1))
 		o, err := c.net.Start(overlaytest.Addr(1), overlay.Config{
-			Self: id.Hash("me"), Bootstrap: func() []netip.AddrPort { return c.boot },
+			Self: id.Hash("me"), Bootstrap: c.bootstrap,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -202,10 +203,7 @@ func TestPingAndAddNode(t *testing.T) {
 		if _, err := c.nodes[0].Ping(t.Context(), overlaytest.Addr(99)); !errors.Is(err, overlay.ErrUnreachable) {
 			t.Errorf("Ping into the void: %v", err)
 		}
-		boot := c.boot
-		c.boot = nil
-		stranger := c.add(nil)
-		c.boot = boot
+		stranger := c.add(func(cfg *overlay.Config) { cfg.Bootstrap = nil })
 		stranger.AddNode(c.nodes[0].Addr)
 		time.Sleep(time.Second)
 		if len(stranger.Nodes()) == 0 || len(c.nodes[0].Nodes()) != 2 {
@@ -216,9 +214,9 @@ func TestPingAndAddNode(t *testing.T) {
 
 // What an idle node costs: figures for docs/protocol/overlay.md.
 func TestIdleTrafficIsSmall(t *testing.T) {
-	for size, most := range map[int]uint64{1: 0, 2: 12, 64: 300} {
+	for size, most := range map[int]uint64{1: 0, 2: 12, 24: 200} {
 		inBubble(t, size, nil, func(t *testing.T, c *cluster) {
-			time.Sleep(10 * time.Minute)
+			time.Sleep(5 * time.Minute)
 			before, _ := c.net.Sent()
 			time.Sleep(10 * time.Minute)
 			after, _ := c.net.Sent()
