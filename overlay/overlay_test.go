@@ -222,6 +222,37 @@ func TestKilledNodes(t *testing.T) {
 	})
 }
 
+// Replicas have every item, near to it or not, and one is asked in every get.
+func TestReplicasHaveEverythingAndAreAsked(t *testing.T) {
+	replica := overlaytest.Addr(1)
+	only := func(c *overlay.Config) { c.Replicas = func() []netip.AddrPort { return []netip.AddrPort{replica} } }
+	inBubble(t, 40, only, func(t *testing.T, c *cluster) {
+		const items = 20
+		key := newKey(t)
+		for i := range items {
+			mustPut(t, c.nodes[2+i], overlay.SignItem(key, []byte{byte(i)}, 1, []byte("v")))
+		}
+		if n, _ := c.nodes[1].Stored(); n != items {
+			t.Errorf("the replica has %d of %d items", n, items)
+		}
+		if n, _ := c.nodes[39].Stored(); n == items {
+			t.Error("every node has every item: the test shows nothing")
+		}
+		// Newer versions that only the replica has.
+		c.net.Change(split(func(a netip.AddrPort) bool { return a == replica }))
+		for i := range items {
+			it := overlay.SignItem(key, []byte{byte(i)}, 2, []byte("newer"))
+			if acks, err := c.nodes[1].Put(t.Context(), it); acks != 1 || !errors.Is(err, overlay.ErrUnreachable) {
+				t.Fatalf("put on an island: %d acks, %v", acks, err)
+			}
+		}
+		c.net.Change(heal)
+		for i := range items {
+			mustGet(t, c.nodes[39-i], overlay.SignItem(key, []byte{byte(i)}, 2, []byte("newer")))
+		}
+	})
+}
+
 // Silent nodes among the holders do not hold a get up once enough copies agree.
 func TestGetDoesNotWaitForTheSilent(t *testing.T) {
 	inBubble(t, 8, nil, func(t *testing.T, c *cluster) {
