@@ -1,3 +1,49 @@
 // Package overlay is a node of the Kademlia overlay in which the members of a
-// service find each other: signed items near an ID, on a few nodes each.
+// service find each other: signed items (BEP 44) on the few nodes nearest to an
+// ID. It stores opaque values and knows nothing of what they mean.
+//
+// It stands on github.com/anacrolix/dht/v2: Server.Query for transactions and
+// resends, package traversal for walks, krpc for the codec. What peers send is
+// parsed, checked and answered here; the library sees only the answers to its own
+// queries, re-encoded (guard.go lists what that keeps out). Table, store, puts
+// and gets, tokens, upkeep and republishing are ours.
+//
+//	          Deliver ──> dispatch ──> query ──> respond ──> Transport
+//	                         │                  table, store
+//	                         └──> answer ──> guard ──> library
+//	                                                     │
+//	Get Put Publish ──> walk (traversal) ──> ask ────────┴──> Transport
+//	upkeep: bootstrap, revalidation ─┘
+//
+// A datagram is bencode of at most 1173 bytes; docs/protocol/overlay.md has the
+// messages byte by byte:
+//
+//	d 1:a d 2:id 20:… 6:target 20:… e 1:q 3:get 1:t 9:… 1:y 1:q e
+//	d 1:r d 2:id 20:… 1:k 32:… 6:nodes6 …:… 3:seq i…e 3:sig 64:… 5:token 8:… 1:v …:… e 1:t 9:… 1:y 1:r e
+//
+// # Guarantees
+//
+//   - Nothing a peer sends panics, allocates by its claim, reaches the library's
+//     query handlers, or is answered with more bytes than its padded query.
+//   - Get returns only what verifies under the key, or hashes to the name, that
+//     was asked for; of several versions the highest sequence number.
+//   - A node stores no rollback, and no more than its bounds; what is live is
+//     never displaced by what is new.
+//   - Nobody becomes a contact without answering a query of ours from its address,
+//     and, if Config.Admit is set, without being admitted. One address is one
+//     contact.
+//   - No address is resolved or contacted but those of Bootstrap and Replicas,
+//     senders of datagrams, and nodes that contacts named.
+//   - When Run returns, every goroutine has ended.
+//
+// # Non-goals
+//
+//   - Secrecy and membership: datagrams are sealed below (docs/protocol/control.md),
+//     values above.
+//   - Defence against members: one who is near a target may keep silent about an
+//     item or serve an old version of it. Replicas at super peers, the highest
+//     sequence number and the expiry inside the value bound what that gains.
+//   - Compare-and-swap, peers, announcements, BEP 42 IDs: not offered.
+//   - Persistence: what was stored is gone with the process, and published again
+//     by its owners within half of its expiry.
 package overlay

@@ -13,7 +13,7 @@ import (
 // the next higher sequence number. An empty value is a withdrawal.
 //
 // The signature names neither type nor service nor expiry: what those are
-// stands in the value (docs/protocol/records.md).
+// stands in the value (docs/protocol/documents.md).
 type Item struct {
 	Key   ed25519.PublicKey
 	Salt  []byte // at most MaxSalt bytes, may be empty

@@ -2,14 +2,11 @@ package overlay
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/anacrolix/dht/v2"
 	knn "github.com/anacrolix/dht/v2/k-nearest-nodes"
@@ -236,130 +233,4 @@ func (w *walker) query(ctx context.Context, lib krpc.NodeAddr) (res traversal.Qu
 		res.Nodes6 = append(res.Nodes6, libraryNode(n))
 	}
 	return res
-}
-
-// collector gathers the copies of an item that answers carry and keeps the
-// newest. accept returns the item in an answer if its proof holds.
-type collector struct {
-	o      *Overlay
-	accept func(*message) (Item, bool)
-	settle time.Duration // how long to wait for others after enough copies
-	need   int           // copies that are enough
-	enough chan struct{}
-
-	mu     sync.Mutex
-	best   Item
-	found  bool
-	copies int
-	timer  *time.Timer
-}
-
-// itemCollector collects the item of key and salt.
-func (o *Overlay) itemCollector(key, salt []byte) *collector {
-	target := Item{Key: key, Salt: salt}
-	return &collector{
-		o: o, need: enoughCopies, settle: o.cfg.Resend, enough: make(chan struct{}),
-		accept: func(m *message) (Item, bool) {
-			it := m.item(salt)
-			// BEP 44 has the reader compare the target; comparing key and salt also
-			// leaves SHA-1 out of it.
-			ok := m.all(hasKey) && target.Key.Equal(it.Key) && it.Verify()
-			return it, ok
-		},
-	}
-}
-
-// chunkCollector collects the chunk of that name: one copy is enough.
-func (o *Overlay) chunkCollector(name [sha256.Size]byte) *collector {
-	return &collector{
-		o: o, need: 1, enough: make(chan struct{}),
-		accept: func(m *message) (Item, bool) {
-			return Item{Value: m.value}, !m.any(hasKey) && chunk(m.value).name() == name
-		},
-	}
-}
-
-// offer takes an answer into account.
-func (c *collector) offer(r reply) {
-	if !r.msg.all(hasValue) {
-		return
-	}
-	it, ok := c.accept(&r.msg)
-	if !ok {
-		c.o.stats.Contradicted.Add(1)
-		return
-	}
-	c.add(it)
-}
-
-func (c *collector) add(it Item) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case !c.found || it.newer(c.best):
-		c.best, c.found, c.copies = it, true, 1
-	case it.equal(c.best):
-		c.copies++
-	}
-	if c.copies < c.need {
-		return
-	}
-	// Silent nodes are not waited for any longer; those that answer are.
-	if c.timer == nil {
-		c.timer = time.AfterFunc(c.settle, func() { close(c.enough) })
-	} else if c.timer.Stop() {
-		c.timer.Reset(c.settle)
-	}
-}
-
-// result stops the collector's timer and returns the newest item.
-func (c *collector) result() (Item, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	return c.best, c.found
-}
-
-// collect asks the nodes near target, one replica and the own store for what c
-// accepts. answered is the number of nodes that answered.
-func (o *Overlay) collect(ctx context.Context, target id.ID, c *collector) (it Item, found bool, answered int) {
-	if it, ok := o.store.get(o.cfg.Now(), target); ok {
-		m := message{has: hasValue, value: it.Value}
-		if it.Key != nil {
-			m.setItem(it)
-		}
-		c.offer(reply{msg: m})
-	}
-	var one sync.WaitGroup
-	var replica atomic.Int32
-	asking, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if all, _ := o.contacts(); all >= bucketSize {
-		// With fewer contacts the walk comes by the replicas anyway.
-		if replicas := o.others(o.cfg.Replicas()); len(replicas) > 0 {
-			to := replicas[rand.IntN(len(replicas))] //nolint:gosec // load balancing
-			one.Go(func() { replica.Add(o.askCopy(asking, to, target, c)) })
-		}
-	}
-	_, answered = o.walk(ctx, walkSpec{q: get, target: target, answered: c.offer, enough: c.enough})
-	select {
-	case <-c.enough:
-		cancel()
-	default:
-	}
-	one.Wait()
-	it, found = c.result()
-	return it, found, answered + int(replica.Load())
-}
-
-// askCopy asks one node and returns how many answered.
-func (o *Overlay) askCopy(ctx context.Context, to netip.AddrPort, target id.ID, c *collector) int32 {
-	r, err := o.ask(ctx, to, &message{q: get, target: target}, queryTries)
-	if err != nil {
-		return 0
-	}
-	c.offer(r)
-	return 1
 }

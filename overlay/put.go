@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,49 +21,6 @@ func (e *SupersededError) Error() string {
 
 // Is makes a SupersededError an ErrSuperseded.
 func (e *SupersededError) Is(target error) bool { return target == ErrSuperseded }
-
-// Get returns the item with the highest sequence number that a node near its
-// target, a replica or this node itself has. A withdrawn item is returned with
-// an error that is ErrNotFound, for its sequence number.
-func (o *Overlay) Get(ctx context.Context, key ed25519.PublicKey, salt []byte) (Item, error) {
-	if len(key) != ed25519.PublicKeySize || len(salt) > MaxSalt {
-		return Item{}, fmt.Errorf("%w: key or salt", ErrInvalid)
-	}
-	ctx, leave, err := o.enter(ctx)
-	if err != nil {
-		return Item{}, err
-	}
-	defer leave()
-	it, found, answered := o.collect(ctx, Target(key, salt), o.itemCollector(key, salt))
-	if !found {
-		return Item{}, o.absence(ctx, answered)
-	}
-	it.Key, it.Salt, it.Value = slices.Clone(it.Key), slices.Clone(salt), slices.Clone(it.Value)
-	if it.Withdrawn() {
-		return it, fmt.Errorf("%w: withdrawn", ErrNotFound)
-	}
-	return it, nil
-}
-
-// absence says why nothing was found.
-func (o *Overlay) absence(ctx context.Context, answered int) error {
-	switch {
-	case o.life.Err() != nil:
-		return ErrNotRunning
-	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrUnreachable, ctx.Err())
-	case answered > 0 || o.alone():
-		return ErrNotFound
-	}
-	return ErrUnreachable
-}
-
-// alone says whether there is nobody to ask: no contact and no bootstrap address
-// but our own. Such a node is an overlay by itself.
-func (o *Overlay) alone() bool {
-	all, _ := o.contacts()
-	return all == 0 && len(o.bootstrapAddrs()) == 0
-}
 
 // Put stores the item here, on the nodes nearest to its target and on the
 // replicas, and returns how many nodes acknowledged it, this one included. Fewer
