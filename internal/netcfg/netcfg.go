@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"icvpn/internal/service"
 )
 
 var (
@@ -76,39 +78,14 @@ func (e *CollisionError) Error() string {
 	return fmt.Sprintf("netcfg: the address range %v collides with the local route to %v%s: choose another range for the service, or remove that route", e.Prefix, e.With, via)
 }
 
-// metadata are addresses at which clouds serve secrets to their machines; an
-// endpoint there is an attempt to make us talk to them. 169.254.169.254, the
-// usual one, is link-local and out for that.
-var metadata = []netip.Addr{
-	netip.MustParseAddr("fd00:ec2::254"),   // AWS
-	netip.MustParseAddr("fd20:ce::254"),    // Google
-	netip.MustParseAddr("168.63.129.16"),   // Azure
-	netip.MustParseAddr("100.100.100.200"), // Alibaba
-	netip.MustParseAddr("192.0.0.192"),     // Oracle
-}
-
 // Usable reports whether a may be the endpoint of a peer: a unicast address,
 // not loopback, link-local or unspecified, no cloud's metadata service, and
 // not inside the overlay itself, where it would wrap tunnels into tunnels.
 func Usable(a netip.Addr, overlay []netip.Prefix) bool {
-	a = a.Unmap()
-	if !a.IsGlobalUnicast() || a.Zone() != "" { // excludes the rest of the list
-		return false
-	}
-	for _, m := range metadata {
-		if a == m {
-			return false
-		}
-	}
 	for _, p := range overlay {
-		if p.Contains(a) {
+		if p.Contains(a.Unmap()) {
 			return false
 		}
 	}
-	return !reserved4.Contains(a) && !thisNetwork.Contains(a)
+	return service.UsableAddr(a.Unmap())
 }
-
-var (
-	reserved4   = netip.MustParsePrefix("240.0.0.0/4") // RFC 1112; holds the broadcast address
-	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")   // RFC 1122, Section 3.2.1.3
-)

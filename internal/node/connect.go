@@ -66,15 +66,17 @@ func (n *Node) explain(t *tunnel) string {
 	return filter.Explain(n.trust().Policy.Rules, n.membership.Load().Credential.Labels, m.Labels, filter.ToPeer)
 }
 
-// lookup finds the peer's endpoints, in the background.
+// lookup finds the peer's endpoints, in the background: for a first tunnel, or
+// because the peer has fallen silent and may have moved or restarted.
 func (n *Node) lookup(t *tunnel) {
 	member := *t.member.Load()
+	pairs := t.installed
 	n.loops.Go(func() {
 		ctx, cancel := context.WithTimeout(n.ctx, lookupTimeout)
 		defer cancel()
 		c, err := n.findContact(ctx, member)
 		n.post(func() {
-			if t.state != tunnelLookup {
+			if t.installed != pairs {
 				return // the peer called us meanwhile
 			}
 			if err != nil {
@@ -159,7 +161,9 @@ func (n *Node) usable(all []netip.AddrPort) (out []netip.AddrPort) {
 // exchange begins a key exchange with the peer at its endpoints.
 func (n *Node) exchange(t *tunnel, endpoints []netip.AddrPort) {
 	t.endpoints = endpoints
-	t.state = tunnelExchange
+	if t.state != tunnelUp {
+		t.state = tunnelExchange
+	}
 	n.initiate(t, nil)
 }
 
@@ -286,10 +290,22 @@ func (n *Node) install(r *keyex.Result) {
 	n.active[t] = true
 	old := t.current()
 	t.pairs = append([]*saPair{p}, t.pairs...)
+	t.installed++
 	n.boundUnconfirmed(t)
 	if r.Initiator {
 		n.activate(t, p, old)
+		return
 	}
+	// The peer's exchange stands in for one of our own, if it gets confirmed: wait
+	// for that before beginning another.
+	t.retryAt = latest(t.retryAt, time.Now().Add(keyex.ConfirmWait))
+	if r.Replaced || t.state == tunnelLookup {
+		t.rekeying = false
+		if t.state != tunnelUp {
+			t.state = tunnelIdle
+		}
+	}
+	n.upkeepAt = time.Now()
 }
 
 // newPair makes the SAs of a result and installs the inbound one.

@@ -324,7 +324,7 @@ func (a *admittance) checkDescriptor(roots, descriptor []byte, key ed25519.Publi
 
 // onAccepted checks the clock and the ABE parameters and makes the request.
 func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
-	if err := a.learnClock(); err != nil {
+	if err := a.learnClock(a.client.ServerTime()); err != nil {
 		return admission.Frame{}, err
 	}
 	info, err := provision.ParseInfo(data)
@@ -352,8 +352,8 @@ func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
 
 // learnClock compares clocks. The super peer's stood in the descriptor frame;
 // half a round trip of error is far below the window of docs/protocol/control.md.
-func (a *admittance) learnClock() error {
-	a.m.Offset = a.client.ServerTime().Sub(a.heard).Round(time.Millisecond)
+func (a *admittance) learnClock(theirs time.Time) error {
+	a.m.Offset = theirs.Sub(a.heard).Round(time.Millisecond)
 	if a.m.Offset.Abs() > maxClockOff {
 		return &ClockError{SuperPeer: a.endpoint, Offset: a.m.Offset}
 	}

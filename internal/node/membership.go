@@ -108,6 +108,10 @@ func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.
 	if err != nil {
 		return 0, err
 	}
+	// The super peer chose the statement; whom it lets read us is the owner's say.
+	if want, ok := discovery.PolicyOf(m.Trust.Policy.Rules, m.Credential.Labels); !ok || !st.Target.Policy.Equal(want) || st.Epoch != m.Grant.Epoch {
+		return 0, fmt.Errorf("node: the super peer's key for our contact is of policy %.80q, which is not the owner's", st.Target.Policy)
+	}
 	now := n.now()
 	// It grows also over restarts, whose last number nobody kept.
 	seq := max(n.contact.seq+1, now.UnixMilli())

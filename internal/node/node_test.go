@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"icvpn/internal/control"
@@ -23,6 +24,10 @@ func (w *world) pingOK(p *nodeProc, target string) control.PingReply {
 }
 
 func TestTwoMachinesPingThroughTheWholePath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { twoMachines(t) })
+}
+
+func twoMachines(t *testing.T) {
 	w := newWorld(t, 2, "")
 	web, app := w.start("web", "web-1"), w.start("app", "app-1")
 	r := w.pingOK(web, "app-1")

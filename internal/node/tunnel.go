@@ -50,6 +50,7 @@ type tunnel struct {
 	// owned by controlLoop
 	state       tunnelState
 	pairs       []*saPair // newest first
+	installed   int       // pairs ever installed
 	endpoints   []netip.AddrPort
 	retryAt     time.Time // not before this is a failed connection tried again
 	retryWait   time.Duration

@@ -130,9 +130,9 @@ func (n *Node) tendLiveness(t *tunnel, now time.Time) {
 		return
 	}
 	if !t.rekeying && !now.Before(t.retryAt) {
-		n.log.Warn("peer does not answer, agreeing new keys", "peer", t.name(), "addr", p.path)
+		n.log.Warn("peer does not answer, looking for it", "peer", t.name(), "addr", p.path)
 		t.rekeying, t.probes = true, 0
-		n.initiate(t, nil)
+		n.lookup(t)
 	}
 }
 

@@ -50,6 +50,7 @@ type nodeProc struct {
 	*Node
 	dev    *tuntest.Device
 	addr   netip.Addr
+	udp    *simnet.Conn
 	cancel context.CancelFunc
 	done   chan struct{}
 	got    chan []byte // inner packets that are not ICMP echo
@@ -182,6 +183,7 @@ func (w *world) startAs(role, name string, key ed25519.PrivateKey) *nodeProc {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	p.udp = udp
 	own := netip.AddrPortFrom(p.addr, 4500)
 	p.Node, err = New(Config{Join: cfg, Membership: m, Device: p.dev, UDP: udp, Log: cfg.Log,
 		Endpoints: func() []netip.AddrPort { return []netip.AddrPort{own} }})
@@ -205,6 +207,12 @@ func (w *world) startAs(role, name string, key ed25519.PrivateKey) *nodeProc {
 func (p *nodeProc) stop() {
 	p.cancel()
 	<-p.done
+}
+
+// kill ends the machine as kill -9 does: not a datagram more leaves it.
+func (p *nodeProc) kill() {
+	p.udp.Close()
+	p.stop()
 }
 
 func (p *nodeProc) addr4() netip.Addr { return p.membership.Load().Credential.Addr4() }

@@ -130,30 +130,6 @@ func OpenContact(b []byte, service id.ID, seq int64, now time.Time) (Contact, er
 	return c, nil
 }
 
-// metadata addresses of cloud providers, never a peer's.
-var metadata = []netip.Addr{
-	netip.MustParseAddr("169.254.169.254"),
-	netip.MustParseAddr("100.100.100.200"),
-	netip.MustParseAddr("168.63.129.16"),
-	netip.MustParseAddr("fd00:ec2::254"),
-}
-
-// UsableEndpoint says whether a peer may be asked to send to e: a unicast
-// address that is not loopback, link-local or a provider's metadata service.
-// The conductor adds the overlay's own prefixes to this list.
-func UsableEndpoint(e netip.AddrPort) bool {
-	a := e.Addr()
-	if !e.IsValid() || e.Port() == 0 || a.Is4In6() || a.Zone() != "" || !a.IsGlobalUnicast() || a.IsLinkLocalUnicast() {
-		return false
-	}
-	for _, m := range metadata {
-		if a == m {
-			return false
-		}
-	}
-	return a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
 // NewDirectory returns the content of a directory.
 func NewDirectory(service id.ID, epoch uint32, seq int64, expires time.Time, members []Member) Directory {
 	return Directory{Type: recordMembers, Service: service, Epoch: epoch, Seq: seq, Expires: expires.Unix(), Members: members}

@@ -1,0 +1,102 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"icvpn/admission"
+)
+
+func TestJoinRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		for name, tc := range map[string]struct {
+			change func(*JoinConfig)
+			code   admission.Code
+			want   string
+		}{
+			"wrong secret":   {func(c *JoinConfig) { c.Token.Secret = []byte("0123456789abcdef") }, admission.CodeWrongSecret, "192.0.2."},
+			"unknown secret": {func(c *JoinConfig) { c.Token.SecretID = "web-00000000" }, admission.CodeWrongSecret, "192.0.2."},
+			"label out of scope": {func(c *JoinConfig) { c.Labels = map[string]string{"role": "db"} },
+				admission.CodeScope, "role=db"},
+			"unknown label": {func(c *JoinConfig) { c.Labels = map[string]string{"zone": "eu"} }, admission.CodeScope, "zone=eu"},
+		} {
+			cfg := w.joinConfig("web", "web-1", newIdentity(t))
+			tc.change(&cfg)
+			_, err := Join(w.ctx, cfg)
+			var refused *RefusedError
+			if !errors.As(err, &refused) || refused.Refusal.Code != tc.code || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestJoinTriesTheOtherSuperPeersAndSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		// The first is down, the second has another key than the token says.
+		w.supers[0].kill()
+		pub, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		good := cfg.Token.SuperPeers
+		cfg.Token.SuperPeers = append(good[:0:0], good...)
+		for i := range cfg.Token.SuperPeers {
+			cfg.Token.SuperPeers[i].Key = pub
+		}
+		_, err = Join(w.ctx, cfg)
+		var un *UnreachableError
+		if !errors.As(err, &un) || len(un.Failures) != 2 || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "SHA256:") {
+			t.Errorf("error %v, want both super peers and why", err)
+		}
+		cfg.Token.SuperPeers = good
+		if m, err := Join(w.ctx, cfg); err != nil || m.SuperPeer != w.supers[1].endpoint {
+			t.Errorf("join with one super peer down: %v", err)
+		}
+	})
+}
+
+func TestJoinRefusesAClockThatIsADayOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, off := range []time.Duration{24 * time.Hour, -24 * time.Hour} {
+			a := &admittance{endpoint: "192.0.2.1:4500", m: &Membership{}, heard: time.Now(), cfg: JoinConfig{}}
+			err := a.learnClock(time.Now().Add(off))
+			var ce *ClockError
+			if !errors.As(err, &ce) || !strings.Contains(err.Error(), "24h0m0s") || !strings.Contains(err.Error(), "chronyc") {
+				t.Errorf("offset %v: %v", off, err)
+			}
+			if !final(err) {
+				t.Error("a wrong clock is tried at the next super peer")
+			}
+		}
+	})
+}
+
+func TestJoinRefusesARolledBackDescriptor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		cfg.MinSeq = 2
+		if _, err := Join(w.ctx, cfg); err == nil || !strings.Contains(err.Error(), "rolled back") {
+			t.Errorf("error %v, want a rollback", err)
+		}
+	})
+}
+
+func TestJoinRefusesAnotherService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, other := newWorld(t, 1, ""), newWorld(t, 1, "")
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		cfg.Dial = other.dial // the same addresses lead to another service
+		if _, err := Join(w.ctx, cfg); err == nil {
+			t.Error("joined a service that the token is not for")
+		}
+	})
+}

@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"icvpn/internal/control"
+	"icvpn/internal/id"
+	"icvpn/internal/service"
+)
+
+// udp returns an inner IPv4 UDP packet that carries a number.
+func udp(src, dst netip.Addr, sport, dport uint16, number uint64) []byte {
+	b := make([]byte, 20+8+8)
+	b[0], b[8], b[9] = 0x45, 64, 17
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	copy(b[12:], src.AsSlice())
+	copy(b[16:], dst.AsSlice())
+	binary.BigEndian.PutUint16(b[10:], checksum(b[:20]))
+	binary.BigEndian.PutUint16(b[20:], sport)
+	binary.BigEndian.PutUint16(b[22:], dport)
+	binary.BigEndian.PutUint16(b[24:], 16)
+	binary.BigEndian.PutUint64(b[28:], number)
+	return b
+}
+
+// number returns what udp put in, false for another packet.
+func number(pkt []byte) (uint64, bool) {
+	if len(pkt) != 36 || pkt[9] != 17 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(pkt[28:]), true
+}
+
+// tally counts how often each number arrived.
+func tally(got <-chan []byte) map[uint64]int {
+	seen := map[uint64]int{}
+	for {
+		select {
+		case pkt := <-got:
+			if n, ok := number(pkt); ok {
+				seen[n]++
+			}
+		default:
+			return seen
+		}
+	}
+}
+
+const shortLife = `sa_lifetime: 20s
+rules:
+- from: {role: web}
+  to: {role: app}
+`
+
+func TestRekeyUnderTrafficLosesNoPacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, shortLife)
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		handshakes := 0
+		var last time.Time
+		const packets = 3000
+		for i := range uint64(packets) { // a minute and a half of traffic, both ways
+			if err := web.dev.Inject(udp(web.addr4(), app.addr4(), 1000, 2000, i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(15 * time.Millisecond)
+			if err := app.dev.Inject(udp(app.addr4(), web.addr4(), 2000, 1000, i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(15 * time.Millisecond)
+			ps, err := web.Peers(w.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ps[0].LastHandshake.Equal(last) {
+				last = ps[0].LastHandshake
+				handshakes++
+			}
+		}
+		time.Sleep(time.Second)
+		if handshakes < 5 {
+			t.Errorf("%d handshakes in 90 s with SAs of 20 s, want at least 5", handshakes)
+		}
+		for who, p := range map[string]*nodeProc{"app": app, "web": web} {
+			seen := tally(p.got)
+			for i := range uint64(packets) {
+				if seen[i] != 1 {
+					t.Fatalf("%s got packet %d %d times, want once (%d rekeys)", who, i, seen[i], handshakes-1)
+				}
+			}
+		}
+		// Old keys do not pile up: the pair in use, one lingering, one to come.
+		if err := web.call(w.ctx, func() {
+			if n := len(web.tunnels[app.self].pairs); n > 3 {
+				t.Errorf("%d pairs held", n)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestIdleTunnelIsNotRekeyedAndItsKeysExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, shortLife)
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		time.Sleep(time.Minute) // one rekey, since the ping used the first pair
+		for _, p := range []*nodeProc{web, app} {
+			ps, err := p.Peers(w.ctx)
+			if err != nil || len(ps) != 1 || ps[0].State != control.TunnelNone {
+				t.Errorf("after the SA's life: %+v, %v", ps, err)
+			}
+		}
+		w.pingOK(web, "app-1") // and it comes back on demand
+	})
+}
+
+func TestBothEndsStartAtOnceAndAgreeOnOnePair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "rules:\n- from: {role: web}\n  to: {role: app}\n- from: {role: app}\n  to: {role: web}\n")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		for _, p := range []*nodeProc{web, app} {
+			w.eventually("directory", 40*time.Second, func() bool { return known(w, p) == 1 })
+		}
+		time.Sleep(time.Second) // contacts are published
+		for i := range uint64(200) {
+			if err := web.dev.Inject(udp(web.addr4(), app.addr4(), 1000, 2000, i)); err != nil {
+				t.Fatal(err)
+			}
+			if err := app.dev.Inject(udp(app.addr4(), web.addr4(), 3000, 4000, i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		for who, p := range map[string]*nodeProc{"app": app, "web": web} {
+			seen := tally(p.got)
+			for i := range uint64(200) {
+				if seen[i] != 1 {
+					t.Fatalf("%s got packet %d %d times, want once", who, i, seen[i])
+				}
+			}
+		}
+		transcripts := map[[32]byte]bool{}
+		for _, p := range []*nodeProc{web, app} {
+			if err := p.call(w.ctx, func() {
+				for _, tn := range p.tunnels {
+					if cur := tn.current(); cur != nil {
+						transcripts[cur.result.Transcript] = true
+					}
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(transcripts) != 1 {
+			t.Errorf("the ends use %d different pairs, want one", len(transcripts))
+		}
+	})
+}
+
+func known(w *world, p *nodeProc) int {
+	ps, err := p.Peers(w.ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return len(ps)
+}
+
+func TestPeerThatLostItsKeysIsFoundAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		key := newIdentity(t)
+		web := w.start("web", "web-1")
+		app := w.startAs("app", "app-1", key)
+		w.pingOK(web, "app-1")
+		app.kill() // no goodbye; it comes back as the same machine elsewhere
+		again := w.startAs("app", "app-1", key)
+		if again.addr4() != app.addr4() {
+			t.Errorf("address %s after a restart, %s before", again.addr4(), app.addr4())
+		}
+		began := time.Now()
+		for i := uint64(0); ; i++ {
+			if err := web.dev.Inject(udp(web.addr4(), app.addr4(), 1000, 2000, i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(200 * time.Millisecond)
+			if len(tally(again.got)) > 0 {
+				break
+			}
+			if time.Since(began) > 90*time.Second {
+				t.Fatal("web did not find the restarted machine within 90 s")
+			}
+		}
+		t.Logf("found again after %v", time.Since(began))
+	})
+}
+
+func TestMembershipIsRenewedWithoutCuttingFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web := w.start("web", "web-1")
+		w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		before := web.membership.Load()
+		if d := web.untilRenewal(); d < 14*time.Hour || d > 16*time.Hour {
+			t.Errorf("renewal of a credential of 24 h in %v, want with a third of it left", d)
+		}
+		time.Sleep(10 * time.Second)
+		app := idOf(web, "app-1")
+		var handshake time.Time
+		if err := web.call(w.ctx, func() { handshake = web.tunnels[app].handshake }); err != nil {
+			t.Fatal(err)
+		}
+		next := web.renew(w.ctx)
+		after := web.membership.Load()
+		if after == before || after.Credential.NotAfter <= before.Credential.NotAfter || next < 14*time.Hour {
+			t.Fatalf("not renewed: next in %v", next)
+		}
+		if after.Credential.Addr4() != before.Credential.Addr4() {
+			t.Error("address changed by a renewal")
+		}
+		w.pingOK(web, "app-1")
+		if err := web.call(w.ctx, func() {
+			if !web.tunnels[app].handshake.Equal(handshake) {
+				t.Error("the renewal cut the tunnel")
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// idOf returns the PID of a member by name.
+func idOf(p *nodeProc, name string) (pid id.ID) {
+	if err := p.call(context.Background(), func() {
+		t, _ := p.lookUp(name)
+		pid = t.pid
+	}); err != nil {
+		panic(err)
+	}
+	return pid
+}
+
+func TestKeptMembershipIsVerifiedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		key := newIdentity(t)
+		m, err := Join(w.ctx, w.joinConfig("web", "web-1", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := m.Encode()
+		got, err := DecodeMembership(b, w.svc.ID, key, time.Now())
+		if err != nil || got.Credential.Addr4() != m.Credential.Addr4() || string(got.Session.Ticket) != string(m.Session.Ticket) || len(got.Session.Ticket) == 0 {
+			t.Fatalf("DecodeMembership: %v", err)
+		}
+		if _, err := DecodeMembership(b, w.svc.ID, newIdentity(t), time.Now()); err == nil {
+			t.Error("accepted for another identity")
+		}
+		if _, err := DecodeMembership(b, w.svc.ID, key, time.Now().Add(25*time.Hour)); err == nil {
+			t.Error("accepted after its credential expired")
+		}
+		for i := 0; i < len(b); i += 37 {
+			if _, err := DecodeMembership(b[:i], w.svc.ID, key, time.Now()); err == nil {
+				t.Errorf("accepted a truncation to %d bytes", i)
+			}
+		}
+	})
+}
+
+func TestSuperPeerRestartGivesNoAddressTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		key := newIdentity(t)
+		seen := map[netip.Addr]string{}
+		join := func(name string) *service.Credential {
+			cfg := w.joinConfig("web", name, newIdentity(t))
+			if name == "web-0" {
+				cfg.Identity = key
+			}
+			m, err := Join(w.ctx, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m.Credential
+		}
+		for _, name := range []string{"web-0", "web-1", "web-2"} {
+			seen[join(name).Addr4()] = name
+		}
+		w.supers[0].kill()
+		w.startSuper(0, w.supers[0].store)
+		if c := join("web-0"); seen[c.Addr4()] != "web-0" {
+			t.Errorf("web-0 got %s, which was %q's", c.Addr4(), seen[c.Addr4()])
+		}
+		if c := join("web-9"); seen[c.Addr4()] != "" {
+			t.Errorf("web-9 got %s, which is %s's", c.Addr4(), seen[c.Addr4()])
+		}
+	})
+}
