@@ -181,7 +181,7 @@ func (m *message) check() Drop {
 	case response:
 		// A response with a key but no sequence number is what crashes
 		// exts/getput; a value comes with all of its proof or is a chunk.
-		if !m.all(hasResults|hasID) || m.any(hasKey|hasSig) && !m.all(hasKey|hasSig|hasSeq|hasValue) || len(m.value) > MaxValue {
+		if !m.all(hasResults|hasID) || m.id.IsZero() || m.any(hasKey|hasSig) && !m.all(hasKey|hasSig|hasSeq|hasValue) || len(m.value) > MaxValue {
 			return DropMalformed
 		}
 	case refusal:

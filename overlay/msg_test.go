@@ -140,6 +140,8 @@ func TestGuardStops(t *testing.T) {
 		"answer with key and no seq":       {"d1:r" + args + "1:k32:" + key32 + "3:sig64:" + sig64 + "1:v1:xe1:t9:123456789" + "1:y1:re", DropMalformed},
 		"answer with key and no value":     {"d1:r" + args + "1:k32:" + key32 + "3:seqi1e3:sig64:" + sig64 + "e1:t9:1234567891:y1:re", DropMalformed},
 		"answer without ID":                {"d1:rde1:t9:1234567891:y1:re", DropMalformed},
+		"answer under no ID":               {"d1:rd2:id20:" + strings.Repeat("\x00", 20) + "e1:t9:1234567891:y1:re", DropMalformed},
+		"query under no ID":                {"d1:ad2:id20:" + strings.Repeat("\x00", 20) + "e1:q4:ping1:t2:aa1:y1:qe", DropMalformed},
 		"answer without results":           {"d1:t9:1234567891:y1:re", DropMalformed},
 		"answer with half a node":          {"d1:r" + args + "6:nodes637:" + strings.Repeat("n", 37) + "e1:t9:1234567891:y1:re", DropMalformed},
 		"answer with nine nodes":           {"d1:r" + args + "6:nodes6342:" + strings.Repeat("n", 342) + "e1:t9:1234567891:y1:re", DropMalformed},
