@@ -10,7 +10,7 @@
 //	└─────────────┘  fd42::/48    dev icvpn0 src fd42::5
 //
 // Guarantees:
-//   - Apply and Remove may be repeated; they touch the named interface alone.
+//   - Apply and RemoveAddrs may be repeated; they touch the named interface alone.
 //   - Everything acts on the network namespace of the calling thread.
 //   - Errors are sentences that name the interface, address or route.
 //

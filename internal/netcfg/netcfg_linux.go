@@ -93,29 +93,19 @@ func (i Interface) hasIPv6() bool {
 	return false
 }
 
-// Remove takes away what Apply set, leaving the interface down. What is gone
-// already, the interface included, is no error.
-func Remove(i Interface) error {
-	link, err := findLink(i.Name)
-	if errors.Is(err, ErrNoInterface) {
-		return nil
-	}
+// RemoveAddrs takes addresses off the interface; those that are not there are
+// no error.
+func RemoveAddrs(name string, addrs []netip.Prefix) error {
+	link, err := findLink(name)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	note := func(what string, err error) {
-		if err != nil && !isGone(err) {
-			errs = append(errs, explain(i.Name, what, err))
+	for _, a := range addrs {
+		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)}); err != nil && !isGone(err) {
+			errs = append(errs, explain(name, "address "+a.String(), err))
 		}
 	}
-	for _, to := range i.Routes {
-		note("route to "+to.String(), netlink.RouteDel(i.route(link, to)))
-	}
-	for _, a := range i.Addrs {
-		note("address "+a.String(), netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)}))
-	}
-	note("link state", netlink.LinkSetDown(link))
 	return errors.Join(errs...)
 }
 

@@ -10,8 +10,10 @@ import (
 // Apply reports that this system is not supported.
 func Apply(i Interface) error { return fmt.Errorf("netcfg: interface %s: %w", i.Name, ErrUnsupported) }
 
-// Remove has nothing to take away.
-func Remove(Interface) error { return nil }
+// RemoveAddrs is not supported here.
+func RemoveAddrs(name string, _ []netip.Prefix) error {
+	return fmt.Errorf("netcfg: interface %s: %w", name, ErrUnsupported)
+}
 
 // Collides reports that this system is not supported.
 func Collides(p netip.Prefix, own string) error {

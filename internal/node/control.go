@@ -22,7 +22,7 @@ import (
 // a full queue drops and counts.
 func (n *Node) onControl(o seal.Opened, from netip.AddrPort) {
 	if o.Type == seal.TypeDHT {
-		n.overlay.Deliver(o.Payload, from)
+		port.DHT{Port: n.port, Ring: n.ring}.Deliver(n.overlay, o, from)
 		return
 	}
 	d := datagram{typ: o.Type, epoch: o.Epoch, plain: o.Room + innerHeader, payload: append([]byte(nil), o.Payload...), from: from}
@@ -246,7 +246,9 @@ func sameLabels(a, b map[string]string) bool {
 // address the one whose credential lasts longer has it: the younger lease.
 func (n *Node) reroute() {
 	routes := make(map[netip.Addr]*tunnel, 2*len(n.tunnels))
+	members := make(map[id.ID]bool, len(n.tunnels))
 	for _, t := range n.tunnels {
+		members[t.pid] = true
 		m := t.member.Load()
 		if m == nil {
 			continue
@@ -257,6 +259,18 @@ func (n *Node) reroute() {
 		routes[n.address6(t.pid)] = t
 	}
 	n.routes.Store(&routes)
+	n.members.Store(&members)
+}
+
+// mayJoinOverlay says whether a node may be a contact of ours in the overlay: a
+// super peer of the descriptor, or a member that a super peer vouches for.
+// Called for every answer.
+func (n *Node) mayJoinOverlay(pid id.ID, _ netip.AddrPort) bool {
+	if (*n.members.Load())[pid] {
+		return true
+	}
+	_, ok := n.trust().Descriptor.SuperPeer(pid)
+	return ok
 }
 
 // peer returns the tunnel of an overlay address, nil if nobody is known there.

@@ -27,6 +27,9 @@ import (
 type JoinConfig struct {
 	Token    service.Token
 	Identity ed25519.PrivateKey
+	// Prefer is the endpoint of the super peer that admitted us before: only it can
+	// give the same IPv4 address again. The others are dialled a moment later.
+	Prefer string
 	// MinSeq is the highest descriptor sequence number seen before, 0 at first.
 	MinSeq uint64
 	// Name, VM, Labels and Endpoints go into the request.
@@ -160,6 +163,8 @@ const (
 	// dialTogether super peers are dialled at once; the others start one by one.
 	dialTogether = 4
 	dialStagger  = 500 * time.Millisecond
+	// preferWait is the start that the preferred super peer gets.
+	preferWait = 2 * time.Second
 )
 
 // dialAll connects to every super peer and returns the connections as they
@@ -170,6 +175,11 @@ func dialAll(ctx context.Context, cfg JoinConfig) <-chan dialled {
 	for n, i := range order {
 		sp := cfg.Token.SuperPeers[i]
 		wait := time.Duration(max(0, n-dialTogether+1)) * dialStagger
+		if cfg.Prefer != "" && sp.Endpoint != cfg.Prefer {
+			wait += preferWait
+		} else if cfg.Prefer != "" {
+			wait = 0
+		}
 		go dialOne(ctx, cfg, sp.Endpoint, wait, out)
 	}
 	return out

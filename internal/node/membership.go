@@ -280,6 +280,7 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 	cfg := n.cfg.Join
 	cfg.MinSeq = n.trust().Descriptor.Seq
 	cfg.Step = nil
+	cfg.Prefer = n.membership.Load().SuperPeer
 	m, err := Join(ctx, cfg)
 	if err == nil {
 		var adopted error
@@ -311,11 +312,26 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	if err != nil {
 		return err
 	}
-	if m.Credential.Addr4() != n.membership.Load().Credential.Addr4() {
-		return fmt.Errorf("node: the renewed membership has address %s; restart icvpn to take it", m.Credential.Addr4())
+	old := n.membership.Load()
+	moved := m.Credential.Addr4() != old.Credential.Addr4()
+	if moved {
+		if left := old.Credential.Expires().Sub(n.now()); left > lastResort {
+			return fmt.Errorf("node: super peer %s would give another address, and the one that gave ours may be back before it ends", m.SuperPeer)
+		}
+		if n.cfg.Readdress != nil {
+			if err := n.cfg.Readdress(m); err != nil {
+				return err
+			}
+		}
+		n.log.Warn("address changed: the super peer that gave the old one is gone", "addr", m.Credential.Addr4(), "super_peer", m.SuperPeer)
 	}
 	if err := n.adopt(m); err != nil {
 		return err
+	}
+	if moved { // peers know us by the credential of the exchange
+		for t := range n.active {
+			n.deleteTunnel(t)
+		}
 	}
 	return n.machine.SetPolicy(groups, suites)
 }

@@ -34,6 +34,9 @@ type Config struct {
 	Membership *Membership
 	// Save keeps a renewed membership. May be nil.
 	Save func(*Membership) error
+	// Readdress gives the device the addresses of a membership that has others
+	// than the one before. May be nil.
+	Readdress func(*Membership) error
 	// Device carries inner packets; Run closes it. Required.
 	Device tun.Device
 	// UDP is the shared socket pair; Run closes it. Required.
@@ -72,6 +75,7 @@ type Node struct {
 	membership atomic.Pointer[Membership]
 	keys       atomic.Pointer[discovery.Keys]
 	routes     atomic.Pointer[map[netip.Addr]*tunnel]
+	members    atomic.Pointer[map[id.ID]bool] // PIDs in the directory
 
 	// owned by controlLoop
 	machine    *keyex.Machine
@@ -126,6 +130,8 @@ func New(cfg Config) (*Node, error) {
 	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
 	n.steps.all = cfg.Steps
 	n.routes.Store(&map[netip.Addr]*tunnel{})
+	n.members.Store(&map[id.ID]bool{})
+	n.membership.Store(m)
 	var err error
 	if n.prefix4, err = netip.ParsePrefix(m.Trust.Descriptor.Prefix4); err != nil {
 		return nil, fmt.Errorf("node: prefix of the service: %w", err)
@@ -153,7 +159,7 @@ func (n *Node) newControl(m *Membership) error {
 	var err error
 	n.overlay, err = overlay.New(overlay.Config{
 		Self: n.self, Transport: port.DHT{Port: n.port, Ring: n.ring},
-		Bootstrap: n.superPeers.Addrs, Logger: n.log,
+		Bootstrap: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Logger: n.log,
 	})
 	if err != nil {
 		return err

@@ -77,6 +77,9 @@ const (
 	// renewFraction of a credential's life is left when it is renewed, with
 	// jitter so that members admitted together do not come back together.
 	renewFraction = 3
+	// lastResort is how long before the end of a membership a renewal with
+	// another address is taken rather than none.
+	lastResort = time.Hour
 
 	// maxClockOff is how wrong a clock may be: below, the offset learnt at
 	// admission is taken into account; above, logs, credentials and everything

@@ -70,3 +70,13 @@ func DecodeMembership(b []byte, s id.ID, key ed25519.PrivateKey, now time.Time) 
 	m.Key, err = abe.ParseKey(m.Grant.AttributeKey)
 	return m, err
 }
+
+// SuperPeerOf returns the endpoint that admitted us last, from what Encode
+// wrote; "" if it cannot be read.
+func SuperPeerOf(b []byte) string {
+	var k keptMembership
+	if wire.Unmarshal(b, &k, maxKept) != nil {
+		return ""
+	}
+	return k.SuperPeer
+}

@@ -2,6 +2,7 @@ package port
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -27,10 +28,37 @@ func (d DHT) WriteTo(pkt []byte, to netip.AddrPort) error {
 	return d.Port.SendControl(d.Ring, seal.TypeDHT, seal.Newest, pkt, overlay.PaddedLen(pkt), to)
 }
 
+// answer sends the answers to one query: under its epoch, and never larger than
+// it was.
+type answer struct {
+	DHT
+	epoch uint32
+	room  int
+}
+
+// WriteTo implements overlay.Transport.
+func (a answer) WriteTo(pkt []byte, to netip.AddrPort) error {
+	if len(pkt) > a.room {
+		return errNoRoom
+	}
+	return a.Port.SendControl(a.Ring, seal.TypeDHT, a.epoch, pkt, 0, to)
+}
+
+var errNoRoom = errors.New("port: answer is larger than its query")
+
+// Deliver hands an opened datagram to the overlay of d.
+func (d DHT) Deliver(o *overlay.Overlay, in seal.Opened, from netip.AddrPort) {
+	if overlay.IsAnswer(in.Payload) {
+		o.Deliver(in.Payload, from)
+		return
+	}
+	o.DeliverVia(in.Payload, from, answer{d, in.Epoch, in.Room})
+}
+
 // IsAnswer says which authentic datagrams may pass a full nonce set: DHT
 // answers, which the overlay matches to its own queries.
 func IsAnswer(typ seal.Type, payload []byte) bool {
-	return typ == seal.TypeDHT && overlay.PaddedLen(payload) == len(payload)
+	return typ == seal.TypeDHT && overlay.IsAnswer(payload)
 }
 
 // reflectMessage asks for, or tells, the address a datagram came from

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,7 +85,8 @@ type peer struct {
 	binary string
 	log    *slog.Logger
 	began  time.Time
-	steps  []control.JoinStep
+
+	applied netcfg.Interface // what the interface has now
 }
 
 func (p *peer) run(ctx context.Context) error {
@@ -110,6 +112,10 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 		return err
 	}
 	join := p.joinConfig(h)
+	if b, err := p.dir.Get(fileMembership); err == nil {
+		join.Prefer = node.SuperPeerOf(b)
+		clear(b)
+	}
 	m, err := p.join(ctx, join)
 	if err != nil {
 		return err
@@ -120,7 +126,7 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 	}
 	h.step(p.log, "interface", p.device.Name()+" is up", began)
 	n, err := node.New(node.Config{
-		Join: join, Membership: m, Save: p.save, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
+		Join: join, Membership: m, Save: p.save, Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
 		Advertise: advertise, Began: p.began, Log: p.log, Steps: h.joinSteps(),
 	})
 	if err != nil {
@@ -200,16 +206,36 @@ func (p *peer) configure(m *node.Membership) error {
 			return err
 		}
 	}
-	err = netcfg.Apply(netcfg.Interface{
+	p.applied = netcfg.Interface{
 		Name:   p.device.Name(),
 		Addrs:  []netip.Prefix{netip.PrefixFrom(c.Addr4(), 32), netip.PrefixFrom(c.Addr6(), 128)},
 		Routes: []netip.Prefix{prefix4, prefix6}, MTU: mtu(p.cfg),
-	})
+	}
+	err = netcfg.Apply(p.applied)
 	if errors.Is(err, netcfg.ErrNoIPv6) {
 		p.log.Warn("the interface has IPv4 only", "err", err)
 		return nil
 	}
 	return err
+}
+
+// readdress puts the addresses of m in the place of the interface's.
+func (p *peer) readdress(m *node.Membership) error {
+	old := p.applied
+	if err := p.configure(m); err != nil {
+		return err
+	}
+	return netcfg.RemoveAddrs(old.Name, gone(old.Addrs, p.applied.Addrs))
+}
+
+// gone returns the prefixes of old that are not in current.
+func gone(old, current []netip.Prefix) (out []netip.Prefix) {
+	for _, a := range old {
+		if !slices.Contains(current, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // endpoints are the machine's own addresses with our port.

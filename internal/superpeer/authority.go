@@ -60,6 +60,7 @@ type authority struct {
 	leases  *leases
 	own     map[id.ID]member
 	others  map[id.ID][]service.Member // by super peer
+	listed  map[id.ID]bool             // everyone in others
 	used    map[string]uint32          // admissions by secret ID
 	targets map[string]*target         // by policy text
 	changed chan struct{}              // the directory needs publishing; capacity 1
@@ -397,6 +398,16 @@ func (a *authority) membersLocked(now time.Time) (all []service.Member) {
 	return all
 }
 
+// isMember says whether we or another super peer list a machine.
+func (a *authority) isMember(pid id.ID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.own[pid]; ok {
+		return true
+	}
+	return a.listed[pid]
+}
+
 // touch says that the directory needs publishing.
 func (a *authority) touch() {
 	select {
@@ -428,6 +439,12 @@ func (a *authority) setOthers(sp id.ID, ms []service.Member) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.others[sp] = ms
+	a.listed = map[id.ID]bool{}
+	for _, ms := range a.others {
+		for _, m := range ms {
+			a.listed[m.PID()] = true
+		}
+	}
 }
 
 // saved is the form in which members and leases are kept.

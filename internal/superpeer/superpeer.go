@@ -144,13 +144,24 @@ func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now ti
 	s.rings.Add(ring)
 	boot := port.NewResolver(endpoints(trust.Descriptor, pid))
 	ov, err := overlay.New(overlay.Config{
-		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs,
+		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs, Admit: s.admits(trust),
 		Logger: s.log.With("overlay", trust.Descriptor.Name),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &tier{ring: ring, trust: trust, overlay: ov}, nil
+}
+
+// admits says whether a node may be a contact in an overlay: its super peers,
+// and in the service's the members that a super peer lists.
+func (s *SuperPeer) admits(trust *service.Trust) func(id.ID, netip.AddrPort) bool {
+	return func(pid id.ID, _ netip.AddrPort) bool {
+		if _, ok := trust.Descriptor.SuperPeer(pid); ok {
+			return true
+		}
+		return s.authority != nil && trust.Service == s.authority.trust.Service && s.authority.isMember(pid)
+	}
 }
 
 // endpoints returns the addresses of a descriptor's super peers but one.
@@ -267,7 +278,7 @@ func (s *SuperPeer) onControl(o seal.Opened, from netip.AddrPort) {
 	}
 	switch o.Type {
 	case seal.TypeDHT:
-		t.overlay.Deliver(o.Payload, from)
+		port.DHT{Port: s.port, Ring: t.ring}.Deliver(t.overlay, o, from)
 	case seal.TypeReflect:
 		s.reflect(t, o, from)
 	}
