@@ -107,7 +107,7 @@ func (w *world) startSuper(i int, store *memStore) *superProc {
 		w.t.Fatal(err)
 	}
 	p := &superProc{endpoint: f.Endpoint, listener: newPipeListener(f.Endpoint), store: store, done: make(chan struct{})}
-	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Store: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1)})
+	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Store: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ type HandOver struct {
 	Service   Membership
 	Universe  Membership // the universal overlay
 	Policy    Signed
-	ABESeed   []byte // 32 bytes, of the ABE authority; empty without that role
+	ABESeed   []byte // 32 bytes, of the ABE authority
 	FakeKey   []byte // 32 bytes, shared: answers to unknown enrolment secrets
 	TicketKey []byte // 32 bytes, shared: continuity tickets
 	Secrets   []EnrolmentSecret
@@ -125,10 +125,20 @@ func OpenHandOver(b, key []byte) (h HandOver, err error) {
 	if err := wire.Unmarshal(plain, &h, maxHandOver); err != nil {
 		return h, fmt.Errorf("the hand-over file cannot be read: %w", err)
 	}
-	if h.Version != docVersion || len(h.Seed) != 32 || len(h.Service.Master) != 32 || len(h.Universe.Master) != 32 {
-		return h, errors.New("the hand-over file has a field of wrong length; create it again")
+	return h, h.Validate()
+}
+
+// Validate checks the lengths of keys, so that nobody converts a short one.
+func (h HandOver) Validate() error {
+	if h.Version != docVersion {
+		return fmt.Errorf("the hand-over has version %d, this binary knows %d", h.Version, docVersion)
 	}
-	return h, nil
+	for _, key := range [][]byte{h.Seed, h.Service.Master, h.Universe.Master, h.ABESeed, h.FakeKey, h.TicketKey} {
+		if len(key) != 32 {
+			return errors.New("the hand-over has a key of wrong length; create it again")
+		}
+	}
+	return nil
 }
 
 func open(aead cipher.AEAD, b []byte) ([]byte, error) {

@@ -409,7 +409,8 @@ func TestDirectoryLeavesOutWhatItsIssuerMayNotGrant(t *testing.T) {
 
 func TestHandOverOpensOnlyWithItsKey(t *testing.T) {
 	key := []byte(strings.Repeat("k", 32))
-	h := HandOver{Seed: make([]byte, 32), Service: Membership{Master: make([]byte, 32)}, Universe: Membership{Master: make([]byte, 32)},
+	k := make([]byte, 32)
+	h := HandOver{Seed: k, Service: Membership{Master: k}, Universe: Membership{Master: k}, ABESeed: k, FakeKey: k, TicketKey: k,
 		Secrets: []EnrolmentSecret{{ID: "web", Verifier: []byte{1}, Grant: map[string]string{"role": "web"}}}}
 	b, err := h.Seal(key)
 	if err != nil {

@@ -1,6 +1,7 @@
 package superpeer
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -64,6 +65,8 @@ type Config struct {
 	TCP net.Listener
 	// Log takes state changes. Required.
 	Log *slog.Logger
+	// Slots is how many attribute keys are kept ready for each role. Default 4.
+	Slots int
 }
 
 // SuperPeer is one super peer of one service. Make it with New; Run starts it.
@@ -98,6 +101,9 @@ type tier struct {
 // New makes a super peer. It starts nothing.
 func New(cfg Config) (*SuperPeer, error) {
 	h := cfg.HandOver
+	if err := h.Validate(); err != nil {
+		return nil, err
+	}
 	key := ed25519.NewKeyFromSeed(h.Seed)
 	now := time.Now()
 	s := &SuperPeer{cfg: cfg, log: cfg.Log, rings: new(seal.Rings), workers: make(chan struct{}, maxAdmissions), started: now}
@@ -201,7 +207,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 	a := &authority{
 		trust: trust, policy: h.Policy, docs: h.Service.Documents, self: self, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
-		slots: abe.NewPool(slotDepth, trust.Descriptor.Generation), log: s.log, leases: newLeases(block),
+		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), trust.Descriptor.Generation), log: s.log, leases: newLeases(block),
 		own: map[id.ID]member{}, others: map[id.ID][]service.Member{}, used: map[string]uint32{},
 		targets: map[string]*target{}, changed: make(chan struct{}, 1),
 	}

@@ -1,0 +1,273 @@
+package superpeer
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/admission"
+	"icvpn/internal/discovery"
+	"icvpn/internal/filter"
+	"icvpn/internal/id"
+	"icvpn/internal/owner"
+	"icvpn/internal/provision"
+	"icvpn/internal/service"
+	"icvpn/internal/underlay/simnet"
+)
+
+// memStore is a Store that can be full.
+type memStore struct {
+	files map[string][]byte
+	full  bool
+}
+
+func (s *memStore) Get(name string) ([]byte, error) {
+	if b, ok := s.files[name]; ok {
+		return b, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (s *memStore) Put(name string, b []byte) error {
+	if s.full {
+		return errors.New("no space left on device")
+	}
+	s.files[name] = b
+	return nil
+}
+
+// newTestSuper makes super peer 1 of a service, not running.
+func newTestSuper(t *testing.T, store Store, change func(*service.HandOver)) (*SuperPeer, *owner.Service) {
+	t.Helper()
+	svc, err := owner.Create(owner.Options{
+		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/26"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500", "192.0.2.2:4500"},
+		Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "app"}}}, Now: time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startTestSuper(t, svc, store, change), svc
+}
+
+func startTestSuper(t *testing.T, svc *owner.Service, store Store, change func(*service.HandOver)) *SuperPeer {
+	t.Helper()
+	key, err := owner.ParseKey(svc.Supers[0].Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := service.OpenHandOver(svc.Supers[0].HandOver, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(&h)
+	}
+	udp, err := simnet.New(simnet.Config{}).Listen(4500, netip.MustParseAddr("192.0.2.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { udp.Close(); tcp.Close() })
+	s, err := New(Config{HandOver: h, Store: store, UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newcomer is a machine that has proved the secret of a role.
+type newcomer struct {
+	key ed25519.PrivateKey
+	who admission.Authenticated
+}
+
+func comer(svc *owner.Service, role string, n byte) newcomer {
+	seed := make([]byte, 32)
+	seed[0] = n
+	c := newcomer{key: ed25519.NewKeyFromSeed(seed)}
+	pub := c.key.Public().(ed25519.PublicKey)
+	c.who = admission.Authenticated{Service: svc.ID, PID: id.FromKey(pub), IDKey: pub, Admitted: time.Now()}
+	for _, rt := range svc.Tokens {
+		if rt.Role == role {
+			c.who.SecretID = rt.Token.SecretID
+		}
+	}
+	return c
+}
+
+// ask makes the sealed request of a newcomer and gives it to the authority.
+func (c newcomer) ask(t *testing.T, a *authority, change func(*provision.Request)) (provision.Grant, error) {
+	t.Helper()
+	tg, err := a.target(a.provisioning(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := provision.Request{PID: c.who.PID, Name: "m-1"}
+	if change != nil {
+		change(&r)
+	}
+	sealed, err := discovery.Seal(tg.statement, "request", c.who.IDKey, r.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := a.grant(c.who, sealed, netip.MustParseAddr("192.0.2.9"), time.Now())
+	if err != nil {
+		return provision.Grant{}, err
+	}
+	out, err := provision.ParseGrant(g.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out, nil
+}
+
+func wantCode(t *testing.T, what string, err error, code admission.Code) {
+	t.Helper()
+	var r *admission.Refusal
+	if !errors.As(err, &r) || r.Code != code {
+		t.Errorf("%s: %v, want %v", what, err, code)
+	}
+}
+
+func TestGrantIsWhatEveryVerifierAccepts(t *testing.T) {
+	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	a := s.authority
+	c := comer(svc, "app", 1)
+	g, err := c.ask(t, a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cred, err := a.trust.VerifyCredential(time.Now(), g.Credential, g.Epoch)
+	if err != nil || cred.Labels["role"] != "app" || !strings.HasPrefix(cred.Addr4().String(), "10.42.0.") {
+		t.Fatalf("credential %+v, %v", cred, err)
+	}
+	key, err := abe.ParseKey(g.AttributeKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t4 := abe.Target{Service: svc.ID, Generation: 1, Policy: abe.ForSlot(abe.SlotID(cred.Slot))}
+	if _, err := key.Unseal(t4, g.SlotCiphertext); err != nil {
+		t.Errorf("attribute key does not open its slot: %v", err)
+	}
+	st, err := abe.VerifyStatement(g.Publish, svc.ID, func(p id.ID) (ed25519.PublicKey, bool) { return a.trust.AuthorityKey(p, time.Now()) }, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, _ := discovery.PolicyOf(a.rules(), cred.Labels); !st.Target.Policy.Equal(want) {
+		t.Errorf("contact policy %s, want %s", st.Target.Policy, want)
+	}
+	again, err := c.ask(t, a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed, err := a.trust.VerifyCredential(time.Now(), again.Credential, again.Epoch)
+	if err != nil || renewed.Addr4() != cred.Addr4() || string(renewed.Slot) == string(cred.Slot) {
+		t.Errorf("renewed credential %+v, %v", renewed, err)
+	}
+}
+
+func TestGrantRefusals(t *testing.T) {
+	store := &memStore{files: map[string][]byte{}}
+	s, svc := newTestSuper(t, store, func(h *service.HandOver) { h.Secrets[1].Quota = 1 })
+	a := s.authority
+	web := comer(svc, "web", 1)
+	_, err := web.ask(t, a, func(r *provision.Request) { r.Labels = map[string]string{"role": "app"} })
+	wantCode(t, "label of another role", err, admission.CodeScope)
+	_, err = web.ask(t, a, func(r *provision.Request) { r.PID = id.ID{1} })
+	wantCode(t, "another PID", err, admission.CodeRequest)
+	_, err = web.ask(t, a, func(r *provision.Request) { r.Name = "Not A Name" })
+	wantCode(t, "bad name", err, admission.CodeRequest)
+	if _, err := a.grant(web.who, []byte("junk"), netip.Addr{}, time.Now()); err == nil {
+		t.Error("granted an unsealed request")
+	}
+	if _, err := comer(svc, "app", 2).ask(t, a, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err = comer(svc, "app", 3).ask(t, a, nil)
+	wantCode(t, "quota used up", err, admission.CodeQuota)
+	if _, err := comer(svc, "app", 2).ask(t, a, nil); err != nil {
+		t.Errorf("a renewal counted against the quota: %v", err)
+	}
+	sec := a.secrets[web.who.SecretID]
+	sec.Expires = time.Now().Unix() - 1
+	a.secrets[web.who.SecretID] = sec
+	_, err = web.ask(t, a, nil)
+	wantCode(t, "expired secret", err, admission.CodeExpiredSecret)
+	a.trust.Policy.Out.Peers = []string{comer(svc, "app", 2).who.PID.String()}
+	_, err = comer(svc, "app", 2).ask(t, a, nil)
+	wantCode(t, "revoked peer", err, admission.CodeRevoked)
+}
+
+func TestFullDiskStopsAdmissionAndLosesNobody(t *testing.T) {
+	store := &memStore{files: map[string][]byte{}}
+	s, svc := newTestSuper(t, store, nil)
+	first := comer(svc, "web", 1)
+	g, err := first.ask(t, s.authority, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.full = true
+	if _, err := comer(svc, "web", 2).ask(t, s.authority, nil); err == nil || !strings.Contains(err.Error(), "no space left") {
+		t.Fatalf("admission on a full disk: %v", err)
+	}
+	if _, ok := s.authority.own[comer(svc, "web", 2).who.PID]; ok {
+		t.Error("a machine that was refused is a member")
+	}
+	store.full = false
+	again := startTestSuper(t, svc, store, nil)
+	g2, err := first.ask(t, again.authority, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, _ := s.authority.trust.VerifyCredential(time.Now(), g.Credential, 1)
+	two, _ := again.authority.trust.VerifyCredential(time.Now(), g2.Credential, 1)
+	if one.Addr4() != two.Addr4() {
+		t.Errorf("address %s before the restart, %s after", one.Addr4(), two.Addr4())
+	}
+}
+
+func TestFullBlockNamesAnotherSuperPeer(t *testing.T) {
+	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	for n := uint32(0); n < s.authority.leases.size(); n++ {
+		if _, err := s.authority.leases.take(pidOf(n+1000), 0, time.Now().Unix()+1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := comer(svc, "web", 1).ask(t, s.authority, nil)
+	wantCode(t, "full block", err, admission.CodeAddresses)
+	if !strings.Contains(err.Error(), "192.0.2.2:4500") {
+		t.Errorf("refusal does not name the other super peer: %v", err)
+	}
+}
+
+func TestSuperPeerRefusesAForeignHandOver(t *testing.T) {
+	_, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	for name, change := range map[string]func(*service.HandOver){
+		"another identity": func(h *service.HandOver) { h.Seed = make([]byte, 32) },
+		"another ABE seed": func(h *service.HandOver) { h.ABESeed = make([]byte, 32) },
+		"short ABE seed":   func(h *service.HandOver) { h.ABESeed = nil },
+		"short ticket key": func(h *service.HandOver) { h.TicketKey = nil },
+		"short fake key":   func(h *service.HandOver) { h.FakeKey = h.FakeKey[:31] },
+	} {
+		key, _ := owner.ParseKey(svc.Supers[0].Key)
+		h, err := service.OpenHandOver(svc.Supers[0].HandOver, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&h)
+		udp, _ := simnet.New(simnet.Config{}).Listen(4500, netip.MustParseAddr("192.0.2.1"))
+		if _, err := New(Config{HandOver: h, Store: &memStore{}, UDP: udp, Log: slog.New(slog.DiscardHandler)}); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
