@@ -228,14 +228,22 @@ func (n *Node) learnMember(m *service.Member) *tunnel {
 		return t // an older entry of a member that has been renewed
 	}
 	t.member.Store(m)
-	own := n.membership.Load().Credential.Labels
 	if old == nil || !sameLabels(old.Labels, m.Labels) {
-		t.pair.Store(filter.Compile(n.trust().Policy.Rules, own, m.Labels))
+		n.judge(t)
 	}
 	if old == nil || old.Addr4() != m.Addr4() {
 		n.reroute()
 	}
 	return t
+}
+
+// judge compiles the rules for a peer. Flows that are still allowed go on.
+func (n *Node) judge(t *tunnel) {
+	pair := filter.Compile(n.trust().Policy.Rules, n.membership.Load().Credential.Labels, t.member.Load().Labels)
+	if old := t.pair.Load(); old != nil {
+		pair.Inherit(old)
+	}
+	t.pair.Store(pair)
 }
 
 func sameLabels(a, b map[string]string) bool {

@@ -328,6 +328,12 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	if err := n.adopt(m); err != nil {
 		return err
 	}
+	for _, t := range n.tunnels {
+		n.judge(t)
+		if pair := t.pair.Load(); !pair.MayInitiate() && !pair.MayBeReached() {
+			n.deleteTunnel(t)
+		}
+	}
 	if moved { // peers know us by the credential of the exchange
 		for t := range n.active {
 			n.deleteTunnel(t)

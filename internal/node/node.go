@@ -159,13 +159,23 @@ func (n *Node) newControl(m *Membership) error {
 	var err error
 	n.overlay, err = overlay.New(overlay.Config{
 		Self: n.self, Transport: port.DHT{Port: n.port, Ring: n.ring},
-		Bootstrap: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Logger: n.log,
+		Bootstrap: n.entryPoints, Replicas: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Logger: n.log,
 	})
 	if err != nil {
 		return err
 	}
 	n.machine, err = n.newMachine(m)
 	return err
+}
+
+// entryPoints are where to enter the overlay: the super peers, and the nodes
+// that the one which admitted us knew.
+func (n *Node) entryPoints() []netip.AddrPort {
+	all := n.superPeers.Addrs()
+	for _, e := range n.membership.Load().Grant.Entries {
+		all = append(all, n.usable(e.Endpoints)...)
+	}
+	return all
 }
 
 // adopt takes over a membership, the first or a renewed one. In a running node

@@ -42,6 +42,8 @@ const (
 	putRetry = 5 * time.Second
 	// ephemerals is how many SRP pairs are kept ready.
 	ephemerals = 64
+	// maxEntries is how many overlay nodes a newcomer is told.
+	maxEntries = 16
 )
 
 // Store keeps named secrets sealed: state.Dir.
@@ -252,8 +254,17 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 	return nil
 }
 
-// entries are the overlay nodes that a newcomer starts from: the super peers.
-func (s *SuperPeer) entries() []provision.Entry { return nil }
+// entries are overlay nodes near us, for a newcomer to start from if the super
+// peers of the descriptor do not answer.
+func (s *SuperPeer) entries() (out []provision.Entry) {
+	for _, n := range s.service.overlay.Nodes() {
+		if len(out) == maxEntries {
+			break
+		}
+		out = append(out, provision.Entry{PID: n.ID, Endpoints: []netip.AddrPort{n.Addr}})
+	}
+	return out
+}
 
 // PID returns the super peer's node identifier.
 func (s *SuperPeer) PID() id.ID { return s.authority.self.PID() }

@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+
+	"icvpn/esp"
+	"icvpn/internal/filter"
+	"icvpn/internal/metrics"
+	"icvpn/internal/seal"
+	"icvpn/internal/underlay"
+	"icvpn/tun"
+)
+
+var _ metrics.Source = (*Node)(nil)
+
+// Metrics implements metrics.Source.
+func (n *Node) Metrics(ctx context.Context) (metrics.Snapshot, error) {
+	p := &metrics.Peer{
+		ESP: []*esp.Stats{n.esp, &n.sad.Stats}, Drops: n.stats.counts(), ClockOffset: n.ring.ClockOffset(),
+	}
+	if d, ok := n.device.(interface{ Stats() *tun.Stats }); ok {
+		p.TUN = d.Stats()
+	}
+	s := metrics.Snapshot{
+		Port: n.port.Stats(), Control: []*seal.Stats{n.ring.Stats()}, Overlays: []metrics.Overlay{n.overlayMetrics()}, Peer: p,
+	}
+	if c, ok := n.cfg.UDP.(interface{ Stats() *underlay.Stats }); ok {
+		s.Underlay = c.Stats()
+	}
+	err := n.call(ctx, func() { n.tunnelMetrics(p) })
+	return s, err
+}
+
+func (n *Node) overlayMetrics() metrics.Overlay {
+	items, bytes := n.overlay.Stored()
+	return metrics.Overlay{Name: "service", Stats: n.overlay.Stats(), Nodes: len(n.overlay.Nodes()), Items: items, Bytes: bytes}
+}
+
+// tunnelMetrics adds what the control loop owns. Control loop only.
+func (n *Node) tunnelMetrics(p *metrics.Peer) {
+	p.Keyex = n.machine.Stats()
+	var states [len(tunnelStateNames)]uint64
+	p.Filters = make([]*filter.Stats, 0, len(n.tunnels))
+	for _, t := range n.tunnels {
+		states[t.state]++
+		if pair := t.pair.Load(); pair != nil {
+			p.Filters = append(p.Filters, pair.Stats())
+		}
+	}
+	for s, name := range tunnelStateNames {
+		p.Tunnels = append(p.Tunnels, metrics.Count{Name: name, N: states[s]})
+	}
+}
+
+// tunnelStateNames are the words used in metrics.
+var tunnelStateNames = [...]string{tunnelIdle: "idle", tunnelLookup: "lookup", tunnelExchange: "exchange", tunnelUp: "up"}
+
+// counts names the drops. What the access rules refuse is left out: the filters
+// count it, by reason.
+func (s *stats) counts() []metrics.Count {
+	return []metrics.Count{
+		{Name: "not_ours", N: s.notOurs.Load()},
+		{Name: "unknown_peer", N: s.unknownPeer.Load()},
+		{Name: "staged_full", N: s.stagedDrops.Load()},
+		{Name: "queue_full", N: s.queueDrops.Load()},
+		{Name: "no_sa", N: s.noSA.Load()},
+		{Name: "control_full", N: s.controlDrops.Load()},
+		{Name: "bad_notice", N: s.badNotices.Load()},
+	}
+}
