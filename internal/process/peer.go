@@ -93,7 +93,7 @@ func (p *peer) run(ctx context.Context) error {
 	// The control socket answers from the start, so that somebody who waits for
 	// the join can ask how far it is.
 	h := &handler{peer: p, leave: make(chan struct{})}
-	return serve(ctx, p.cfg.ControlSocket, h, func(ctx context.Context) error { return p.live(ctx, h) }, p.log)
+	return serve(ctx, p.cfg.Process, h, func(ctx context.Context) error { return p.live(ctx, h) }, p.log)
 }
 
 // live joins and runs.

@@ -15,6 +15,7 @@ import (
 
 	"icvpn/internal/config"
 	"icvpn/internal/control"
+	"icvpn/internal/metrics"
 	"icvpn/internal/owner"
 	"icvpn/internal/service"
 	"icvpn/internal/state"
@@ -44,20 +45,28 @@ func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, udp.Close(), tcp.Close())
 	}
-	return serve(ctx, c.ControlSocket, sp, sp.Run, log)
+	return serve(ctx, c.Process, sp, sp.Run, log)
 }
 
-// serve runs the control socket around run. The socket answers until run has
-// returned, so that `icvpn down` waits for the whole leave.
-func serve(ctx context.Context, socket string, h control.Handler, run func(context.Context) error, log *slog.Logger) error {
-	l, err := control.Listen(socket)
+// serve runs the control socket, and the metrics if they have an address, around
+// run. Both answer until run has returned, so that `icvpn down` waits for the
+// whole leave.
+func serve(ctx context.Context, c config.Process, o observed, run func(context.Context) error, log *slog.Logger) error {
+	l, err := control.Listen(c.ControlSocket)
 	if err != nil {
 		return err
+	}
+	ml, err := metricsListener(ctx, c.Metrics)
+	if err != nil {
+		return errors.Join(err, l.Close())
 	}
 	answering, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var g errgroup.Group
-	g.Go(func() error { return control.Serve(answering, l, h, log) })
+	g.Go(func() error { return control.Serve(answering, l, o, log) })
+	if ml != nil {
+		g.Go(func() error { return metrics.Serve(answering, ml, o, log) })
+	}
 	err = run(ctx)
 	stop()
 	return errors.Join(err, g.Wait())
