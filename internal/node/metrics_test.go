@@ -1,0 +1,100 @@
+package node
+
+import (
+	"reflect"
+	"testing"
+	"testing/synctest"
+
+	"icvpn/internal/control"
+	"icvpn/internal/metrics"
+)
+
+// scrape returns the samples of a source, by name and label values.
+func scrape(t *testing.T, src metrics.Source) map[string]float64 {
+	t.Helper()
+	all, err := metrics.NewRegistry(src).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range all {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			for _, l := range m.Label {
+				name += " " + l.GetValue()
+			}
+			out[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return out
+}
+
+func TestCountersMoveWithPackets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { countersMove(t) })
+}
+
+func countersMove(t *testing.T) {
+	w := newWorld(t, 1, "")
+	web, app := w.start("web", "web-1"), w.start("app", "app-1")
+	w.pingOK(web, "app-1")
+	before := scrape(t, web)
+	if before["icvpn_up"] != 1 || before["icvpn_members"] != 1 || before["icvpn_tunnels up"] != 1 || before["icvpn_tunnels idle"] != 0 {
+		t.Errorf("up %v, members %v, tunnels up %v, idle %v", before["icvpn_up"], before["icvpn_members"], before["icvpn_tunnels up"], before["icvpn_tunnels idle"])
+	}
+	const pings = 3
+	for range pings {
+		if err := web.Ping(w.ctx, "app-1", 1, func(control.PingReply) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := web.dev.Inject([]byte{0x45, 0}); err != nil { // no IP packet: for nobody
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	after := scrape(t, web)
+	for name, least := range map[string]float64{
+		"icvpn_outbound_packets_total": pings, "icvpn_outbound_bytes_total": pings * 28,
+		"icvpn_inbound_packets_total": pings, "icvpn_inbound_bytes_total": pings * 28,
+		"icvpn_underlay_sent_datagrams_total": pings, "icvpn_underlay_received_datagrams_total": pings,
+		"icvpn_tun_read_packets_total": 1, "icvpn_node_drops_total not_ours": 1,
+	} {
+		if got := after[name] - before[name]; got < least {
+			t.Errorf("%s moved by %v, want at least %v", name, got, least)
+		}
+	}
+	for _, name := range []string{
+		"icvpn_keyex_completed_total initiator", "icvpn_control_received_datagrams_total", "icvpn_control_sent_datagrams_total",
+		"icvpn_overlay_received_datagrams_total service", "icvpn_overlay_sent_queries_total service", "icvpn_overlay_nodes service",
+		"icvpn_credential_expiry_seconds", "icvpn_epoch",
+	} {
+		if after[name] == 0 {
+			t.Errorf("%s is 0", name)
+		}
+	}
+	super := scrape(t, w.supers[0].sp)
+	if super["icvpn_members"] != 2 || super["icvpn_leases"] != 2 || super["icvpn_leases_limit"] == 0 {
+		t.Errorf("super peer: members %v, leases %v of %v", super["icvpn_members"], super["icvpn_leases"], super["icvpn_leases_limit"])
+	}
+	app.stop()
+	if got := scrape(t, app); got["icvpn_up"] != 0 {
+		t.Errorf("a machine that has left is up: %v", got["icvpn_up"])
+	}
+}
+
+// TestEveryDropOfTheNodeHasAName: a drop without a counter is a bug, and so is
+// a counter that nobody sees.
+func TestEveryDropOfTheNodeHasAName(t *testing.T) {
+	s := new(stats)
+	s.filteredOut.Store(1) // of these the filters keep account
+	s.filteredIn.Store(1)
+	if named, fields := len(s.counts()), reflect.TypeFor[stats]().NumField(); named != fields-2 {
+		t.Errorf("%d of %d counters have names", named, fields-2)
+	}
+	seen := map[string]bool{}
+	for _, c := range s.counts() {
+		if seen[c.Name] || c.N != 0 {
+			t.Errorf("%s: named twice, or of another counter", c.Name)
+		}
+		seen[c.Name] = true
+	}
+}
