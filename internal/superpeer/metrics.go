@@ -32,11 +32,13 @@ func (t *tier) metrics(name string) metrics.Overlay {
 }
 
 func (a *authority) metrics() *metrics.Super {
-	fewest := slotDepth
+	fewest := -1
 	for _, secret := range a.secrets {
-		fewest = min(fewest, a.slots.Len(discovery.Attributes(a.rules(), secret.Grant)))
+		if n := a.slots.Len(discovery.Attributes(a.rules(), secret.Grant)); fewest < 0 || n < fewest {
+			fewest = n
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return &metrics.Super{AttributeKeys: fewest, Leases: len(a.leases.byPID), MaxLeases: int(a.leases.size())}
+	return &metrics.Super{AttributeKeys: max(fewest, 0), Leases: len(a.leases.byPID), MaxLeases: int(a.leases.size())}
 }
