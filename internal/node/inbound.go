@@ -49,13 +49,14 @@ func (n *Node) onESP(ms []underlay.Message) {
 }
 
 // receiveLoop opens one tunnel's batches and writes them to the TUN device.
-func (t *tunnel) receiveLoop(ctx context.Context, in <-chan *batch) {
+func (t *tunnel) receiveLoop(ctx context.Context, in *queue) {
 	for {
 		select {
 		case <-ctx.Done():
 			drain(in)
 			return
-		case b := <-in:
+		case b := <-in.batches:
+			in.took(b.n)
 			t.receiveBatch(b)
 			b.release()
 		}

@@ -82,7 +82,7 @@ type outbound struct {
 
 // queues are a tunnel's goroutines' inputs.
 type queues struct {
-	sendIn, receiveIn chan *batch
+	sendIn, receiveIn *queue
 	cancel            context.CancelFunc
 }
 
@@ -143,17 +143,33 @@ func (t *tunnel) unstage() (all []*batch) {
 	return all
 }
 
+// queue is the way of batches to one of a tunnel's goroutines.
+type queue struct {
+	batches chan *batch
+	waiting atomic.Int32 // packets in it
+}
+
+func newQueue() *queue { return &queue{batches: make(chan *batch, tunnelBatches)} }
+
+// put takes b; false, with b untouched, when the queue is full.
+func (q *queue) put(b *batch) bool {
+	if q.waiting.Add(int32(b.n)) <= tunnelQueue {
+		select {
+		case q.batches <- b:
+			return true
+		default:
+		}
+	}
+	q.waiting.Add(-int32(b.n))
+	return false
+}
+
+// took says that a batch of n packets has left the queue.
+func (q *queue) took(n int) { q.waiting.Add(-int32(n)) }
+
 // send queues a batch for the send loop; full means drop and count.
 func (t *tunnel) send(b *batch) {
-	q := t.queues.Load()
-	if q == nil {
-		t.node.stats.queueDrops.Add(uint64(b.n))
-		b.release()
-		return
-	}
-	select {
-	case q.sendIn <- b:
-	default:
+	if q := t.queues.Load(); q == nil || !q.sendIn.put(b) {
 		t.node.stats.queueDrops.Add(uint64(b.n))
 		b.release()
 	}
@@ -161,14 +177,7 @@ func (t *tunnel) send(b *batch) {
 
 // receive queues a batch for the receive loop; full means drop and count.
 func (t *tunnel) receive(b *batch) {
-	q := t.queues.Load()
-	if q == nil {
-		b.release()
-		return
-	}
-	select {
-	case q.receiveIn <- b:
-	default:
+	if q := t.queues.Load(); q == nil || !q.receiveIn.put(b) {
 		t.node.stats.queueDrops.Add(uint64(b.n))
 		b.release()
 	}
@@ -180,7 +189,7 @@ func (t *tunnel) start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(t.node.ctx)
-	q := &queues{sendIn: make(chan *batch, tunnelQueue), receiveIn: make(chan *batch, tunnelQueue), cancel: cancel}
+	q := &queues{sendIn: newQueue(), receiveIn: newQueue(), cancel: cancel}
 	t.queues.Store(q)
 	t.node.loops.Go(func() { t.sendLoop(ctx, q.sendIn) })
 	t.node.loops.Go(func() { t.receiveLoop(ctx, q.receiveIn) })
