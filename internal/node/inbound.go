@@ -49,19 +49,7 @@ func (n *Node) onESP(ms []underlay.Message) {
 }
 
 // receiveLoop opens one tunnel's batches and writes them to the TUN device.
-func (t *tunnel) receiveLoop(ctx context.Context, in *queue) {
-	for {
-		select {
-		case <-ctx.Done():
-			drain(in)
-			return
-		case b := <-in.batches:
-			in.took(b.n)
-			t.receiveBatch(b)
-			b.release()
-		}
-	}
-}
+func (t *tunnel) receiveLoop(ctx context.Context, in *queue) { in.serve(ctx, t.receiveBatch) }
 
 // receiveBatch opens, checks and delivers. It borrows b.
 func (t *tunnel) receiveBatch(b *batch) {

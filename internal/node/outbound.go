@@ -99,30 +99,7 @@ func (n *Node) destination(pkt []byte, buf *buffer, size int) *tunnel {
 func (n *Node) inService(a netip.Addr) bool { return n.prefix4.Contains(a) || n.prefix6.Contains(a) }
 
 // sendLoop seals and sends one tunnel's batches.
-func (t *tunnel) sendLoop(ctx context.Context, in *queue) {
-	for {
-		select {
-		case <-ctx.Done():
-			drain(in)
-			return
-		case b := <-in.batches:
-			in.took(b.n)
-			t.sendBatch(b)
-			b.release()
-		}
-	}
-}
-
-func drain(in *queue) {
-	for {
-		select {
-		case b := <-in.batches:
-			b.release()
-		default:
-			return
-		}
-	}
-}
+func (t *tunnel) sendLoop(ctx context.Context, in *queue) { in.serve(ctx, t.sendBatch) }
 
 // sendBatch checks, seals and sends. It borrows b.
 func (t *tunnel) sendBatch(b *batch) {

@@ -164,8 +164,23 @@ func (q *queue) put(b *batch) bool {
 	return false
 }
 
-// took says that a batch of n packets has left the queue.
-func (q *queue) took(n int) { q.waiting.Add(-int32(n)) }
+// serve lends every batch to handle and releases it, until ctx ends; what is
+// left then is released.
+func (q *queue) serve(ctx context.Context, handle func(*batch)) {
+	for {
+		select {
+		case <-ctx.Done():
+			for len(q.batches) > 0 {
+				(<-q.batches).release()
+			}
+			return
+		case b := <-q.batches:
+			q.waiting.Add(-int32(b.n))
+			handle(b)
+			b.release()
+		}
+	}
+}
 
 // send queues a batch for the send loop; full means drop and count.
 func (t *tunnel) send(b *batch) {
