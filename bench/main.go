@@ -1,0 +1,180 @@
+//go:build linux
+
+// Command bench measures icvpn on this machine: how fast a machine joins, what
+// the tunnel costs in latency and throughput, what an idle process holds, how
+// many admissions a core serves.
+//
+//	outer run ── namespaces ──> inner run ── for each scenario ──> rig
+//	                                             │                  two clouds, a super peer
+//	                                             └─> report          in each, real icvpn processes
+//
+// Figures of two runs compare only where machine and load are the same; so each
+// scenario that can measures the way beside the tunnel in the same run, in turns,
+// and gives the ratio.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"icvpn/internal/lab"
+)
+
+// wholeTimeout ends a run in which something hangs; all scenarios together take
+// about a minute.
+const wholeTimeout = 5 * time.Minute
+
+// options are the command line.
+type options struct {
+	run   []scenario
+	list  bool
+	json  string
+	icvpn string
+}
+
+func main() {
+	o, err := parse(os.Args[1:], os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	case o.list:
+		for _, s := range scenarios {
+			fmt.Printf("%-11s %s\n", s.name, s.about)
+		}
+		return
+	}
+	code, err := lab.Main(func() int { return inside(o) })
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+	os.Exit(code)
+}
+
+func parse(args []string, out io.Writer) (o options, err error) {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(out)
+	names := f.String("run", "", "scenarios to run, separated by commas (default all)")
+	f.BoolVar(&o.list, "list", false, "list the scenarios and end")
+	f.StringVar(&o.json, "json", "", "write the figures to this file too")
+	f.StringVar(&o.icvpn, "icvpn", "", "binary to measure (default: built from this source)")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	o.run = scenarios
+	if *names != "" {
+		o.run, err = choose(strings.Split(*names, ","))
+	}
+	return o, err
+}
+
+// choose returns the scenarios of these names, in the usual order.
+func choose(names []string) (chosen []scenario, err error) {
+	for _, n := range names {
+		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == n }) {
+			return nil, fmt.Errorf("no scenario %q; -list names them", n)
+		}
+	}
+	for _, s := range scenarios {
+		if slices.Contains(names, s.name) {
+			chosen = append(chosen, s)
+		}
+	}
+	return chosen, nil
+}
+
+// inside is the run in the namespaces.
+func inside(o options) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, wholeTimeout)
+	defer cancel()
+	if err := measure(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// bench is what scenarios stand on.
+type bench struct {
+	ctx   context.Context
+	dir   string // scratch
+	icvpn string // the binary
+	rigs  int
+}
+
+// measure runs the scenarios one after the other, each on a rig of its own. One
+// that fails does not keep the others from running.
+func measure(ctx context.Context, o options, out io.Writer) error {
+	if err := lab.CheckTUN(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(lab.Scratch(), "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{ctx: ctx, dir: dir}
+	if b.icvpn, err = binary(ctx, o.icvpn, dir); err != nil {
+		return err
+	}
+	r := newReport(time.Now())
+	r.writeHead(out)
+	var failed error
+	for _, s := range o.run {
+		res := b.runScenario(s)
+		res.write(out)
+		r.Scenarios = append(r.Scenarios, res)
+		if res.Error != "" {
+			failed = errors.Join(failed, fmt.Errorf("%s: %s", s.name, res.Error))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if o.json != "" {
+		failed = errors.Join(failed, r.save(o.json))
+	}
+	return failed
+}
+
+func (b *bench) runScenario(s scenario) result {
+	rec := &recorder{}
+	began := time.Now()
+	err := s.run(b, rec)
+	res := result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics}
+	if err != nil {
+		res.Error = err.Error()
+	}
+	return res
+}
+
+// binary returns the absolute path of the binary to measure.
+func binary(ctx context.Context, given, dir string) (string, error) {
+	if given != "" {
+		return filepath.Abs(given)
+	}
+	path := filepath.Join(dir, "icvpn")
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "icvpn/cmd/icvpn").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("icvpn cannot be built here; name a binary with -icvpn: %w: %s", err, out)
+	}
+	return path, nil
+}
