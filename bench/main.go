@@ -77,6 +77,9 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
+	if dir := "/dev/shm/"; strings.HasPrefix(o.json, dir) {
+		return o, fmt.Errorf("-json %s: the run has a %s of its own, which ends with it; choose another directory", o.json, dir)
+	}
 	o.run = scenarios
 	if *names != "" {
 		o.run, err = choose(strings.Split(*names, ","))
@@ -156,7 +159,7 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 }
 
 func (b *bench) runScenario(s scenario) result {
-	rec := &recorder{}
+	rec := &recorder{metrics: []metric{}}
 	began := time.Now()
 	err := s.run(b, rec)
 	res := result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics}

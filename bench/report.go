@@ -155,7 +155,7 @@ func (r *result) write(w io.Writer) {
 // number shows three digits that count.
 func number(v float64) string {
 	switch a := math.Abs(v); {
-	case a >= 100:
+	case a >= 100 || a == 0:
 		return fmt.Sprintf("%.0f", v)
 	case a >= 10:
 		return fmt.Sprintf("%.1f", v)
