@@ -55,10 +55,21 @@ func (d DHT) Deliver(o *overlay.Overlay, in seal.Opened, from netip.AddrPort) {
 	o.DeliverVia(in.Payload, from, answer{d, in.Epoch, in.Room})
 }
 
-// IsAnswer says which authentic datagrams may pass a full nonce set: DHT
-// answers, which the overlay matches to its own queries.
+// IsAnswer says which authentic datagrams may pass a full nonce set: those that
+// answer something of ours, so that playing them again gains nothing. The
+// overlay matches answers to its queries; M2 to M4 of a key exchange, told by
+// their first byte, are matched to its transcript and cookie.
 func IsAnswer(typ seal.Type, payload []byte) bool {
-	return typ == seal.TypeDHT && overlay.IsAnswer(payload)
+	switch typ {
+	case seal.TypeDHT:
+		return overlay.IsAnswer(payload)
+	case seal.TypeKE:
+		return len(payload) > 0 && payload[0] >= 2
+	case seal.TypeReflect:
+		_, _, ok := ParseReflected(payload)
+		return ok
+	}
+	return false
 }
 
 // reflectMessage asks for, or tells, the address a datagram came from

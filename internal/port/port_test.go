@@ -148,6 +148,24 @@ func TestAnswerIsNeverLargerThanItsQuery(t *testing.T) {
 	}
 }
 
+func TestIsAnswer(t *testing.T) {
+	q := ReflectQuery([8]byte{1})
+	a, _ := AnswerReflect(q, addrA)
+	for _, tc := range []struct {
+		typ     seal.Type
+		payload []byte
+		want    bool
+	}{
+		{seal.TypeReflect, a, true}, {seal.TypeReflect, q, false},
+		{seal.TypeKE, []byte{1, 0}, false}, {seal.TypeKE, []byte{2, 0}, true}, {seal.TypeKE, []byte{4, 0}, true}, {seal.TypeKE, nil, false},
+		{seal.TypeProbe, a, false}, {seal.TypeDHT, []byte("junk"), false},
+	} {
+		if got := IsAnswer(tc.typ, tc.payload); got != tc.want {
+			t.Errorf("IsAnswer(%v, %x) = %v", tc.typ, tc.payload, got)
+		}
+	}
+}
+
 func TestResolverKnowsNumbersAtOnce(t *testing.T) {
 	r := NewResolver([]string{"192.0.2.1:4500", "[2001:db8::1]:4500"})
 	if got := r.Addrs(); len(got) != 2 || got[0] != addrA {
