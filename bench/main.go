@@ -138,7 +138,7 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 	if b.icvpn, err = binary(ctx, o.icvpn, dir); err != nil {
 		return err
 	}
-	r := newReport(time.Now())
+	r := newReport(time.Now(), b.icvpn)
 	r.writeHead(out)
 	var failed error
 	for _, s := range o.run {

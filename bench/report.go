@@ -5,13 +5,13 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -28,7 +28,7 @@ type report struct {
 	Version   int       `json:"version"`
 	Time      time.Time `json:"time"`
 	Machine   machineID `json:"machine"`
-	Revision  string    `json:"revision,omitempty"` // of the source, "+" if changed
+	Revision  string    `json:"revision,omitempty"` // of icvpn's source, "+" if changed
 	Scenarios []result  `json:"scenarios"`
 }
 
@@ -89,16 +89,17 @@ func quantile(samples []float64, q float64) float64 {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func newReport(now time.Time) *report {
+func newReport(now time.Time, icvpn string) *report {
 	return &report{
-		Version: reportVersion, Time: now.UTC().Truncate(time.Second), Revision: revision(),
+		Version: reportVersion, Time: now.UTC().Truncate(time.Second), Revision: revision(icvpn),
 		Machine: machineID{OS: runtime.GOOS, Arch: runtime.GOARCH, Kernel: kernel(), CPU: cpuName(), CPUs: runtime.NumCPU(), Go: runtime.Version()},
 	}
 }
 
-func revision() (rev string) {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
+// revision is what the go command stamped on the binary, if anything.
+func revision(icvpn string) (rev string) {
+	info, err := buildinfo.ReadFile(icvpn)
+	if err != nil {
 		return ""
 	}
 	changed := ""
