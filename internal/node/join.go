@@ -138,8 +138,17 @@ func final(err error) bool {
 	return true
 }
 
-// reason shortens what net adds to an error: the endpoint is named already.
+// reason shortens what net and admit add to an error: the endpoint is named
+// already.
 func reason(err error) error {
+	var r *RefusedError
+	if errors.As(err, &r) {
+		return r.Refusal
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return fmt.Errorf("its name cannot be looked up: %s", dns.Err)
+	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		if op.Timeout() {

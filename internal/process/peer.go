@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -44,7 +45,7 @@ func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *
 	began := time.Now()
 	tok, err := service.ParseToken(token)
 	if err != nil {
-		return err
+		return &config.Error{Where: cmp.Or(c.TokenFile, "environment variable ICVPN_TOKEN"), Problem: err.Error()}
 	}
 	dir, err := state.Open(c.StateDir, state.Options{KeyFile: c.SealKeyFile})
 	if err != nil {
@@ -55,15 +56,11 @@ func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *
 	if err != nil {
 		return err
 	}
-	local, err := listenAddr(ctx, c.Listen)
+	udp, err := openUDP(ctx, c.Listen)
 	if err != nil {
 		return err
 	}
-	udp, err := underlay.Listen(ctx, local)
-	if err != nil {
-		return err
-	}
-	device, err := tun.Create(c.TUN.Name, mtu(c))
+	device, err := openTUN(c)
 	if err != nil {
 		return errors.Join(err, udp.Close())
 	}
@@ -167,15 +164,29 @@ func (p *peer) join(ctx context.Context, cfg node.JoinConfig) (*node.Membership,
 		return nil, err
 	}
 	b, kerr := p.dir.Get(fileMembership)
-	if kerr != nil {
+	if errors.Is(kerr, state.ErrNotExist) {
 		return nil, err
 	}
-	defer clear(b)
-	if m, kerr = node.DecodeMembership(b, p.token.Service, p.key, time.Now()); kerr != nil {
-		return nil, err
+	if kerr == nil {
+		defer clear(b)
+		m, kerr = node.DecodeMembership(b, p.token.Service, p.key, time.Now())
+	}
+	if kerr != nil {
+		return nil, fmt.Errorf("%w; the membership kept from before serves no more (%v)", err, kerr)
 	}
 	p.log.Warn("no super peer admits now; going on with the membership kept from before", "expires", m.Credential.Expires(), "err", err)
 	return m, nil
+}
+
+// openTUN makes the interface and names the flag that helps where a name is
+// taken.
+func openTUN(c config.Peer) (*tun.Linux, error) {
+	device, err := tun.Create(c.TUN.Name, mtu(c))
+	var failed *tun.CreateError
+	if errors.As(err, &failed) && failed.Reason == tun.NameTaken {
+		return nil, fmt.Errorf("%w with --tun-name", err)
+	}
+	return device, err
 }
 
 // save keeps a membership and the descriptor's sequence number.

@@ -122,11 +122,7 @@ func keptHandOver(dir *state.Dir, file string) (service.HandOver, error) {
 
 // sockets opens the UDP pair and the TCP listener on one port number.
 func sockets(ctx context.Context, listen string) (*underlay.Conn, net.Listener, error) {
-	local, err := listenAddr(ctx, listen)
-	if err != nil {
-		return nil, nil, err
-	}
-	udp, err := underlay.Listen(ctx, local)
+	udp, err := openUDP(ctx, listen)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,6 +137,25 @@ func sockets(ctx context.Context, listen string) (*underlay.Conn, net.Listener, 
 		return nil, nil, fmt.Errorf("listen on TCP %s: %w", addr, err)
 	}
 	return udp, tcp, nil
+}
+
+// openUDP opens the UDP pair and says which flag helps where that fails.
+func openUDP(ctx context.Context, listen string) (*underlay.Conn, error) {
+	local, err := listenAddr(ctx, listen)
+	if err != nil {
+		return nil, err
+	}
+	udp, err := underlay.Listen(ctx, local)
+	var inUse *underlay.PortInUseError
+	switch {
+	case errors.As(err, &inUse):
+		return nil, fmt.Errorf("%w with --listen", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listen address %s is not one of this machine's: give one of its own, or :%d for all, with --listen", listen, local.Port())
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("UDP port %d needs the capability CAP_NET_BIND_SERVICE: choose one above 1023 with --listen", local.Port())
+	}
+	return udp, err
 }
 
 func hostOf(listen string) string {
