@@ -95,12 +95,14 @@ type ServerConfig struct {
 	Pool *EphemeralPool
 }
 
-// ServerOutput is what to do after a step: send, then close if Done. Cause says
-// for the log why a refusal was sent; it is not for the peer.
+// ServerOutput is what to do after a step: send, then close if Done. Refused is
+// the code of the refusal in Send, 0 without one; Cause says for the log why, and
+// is not for the peer.
 type ServerOutput struct {
-	Send  []Frame
-	Done  bool
-	Cause error
+	Send    []Frame
+	Done    bool
+	Refused Code
+	Cause   error
 }
 
 type serverState uint8
@@ -436,7 +438,7 @@ func (s *Server) refuse(r *Refusal, cause error) ServerOutput {
 		cause = r
 	}
 	s.finish()
-	return ServerOutput{Send: []Frame{r.frame()}, Done: true, Cause: cause}
+	return ServerOutput{Send: []Frame{r.frame()}, Done: true, Refused: r.Code, Cause: cause}
 }
 
 func (s *Server) finish() {

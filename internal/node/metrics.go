@@ -22,7 +22,7 @@ func (n *Node) Metrics(ctx context.Context) (metrics.Snapshot, error) {
 		p.TUN = d.Stats()
 	}
 	s := metrics.Snapshot{
-		Port: n.port.Stats(), Control: []*seal.Stats{n.ring.Stats()}, Overlays: []metrics.Overlay{n.overlayMetrics()}, Peer: p,
+		Port: n.port.Stats(), Control: []*seal.Stats{n.port.Unclaimed(), n.ring.Stats()}, Overlays: []metrics.Overlay{n.overlayMetrics()}, Peer: p,
 	}
 	if c, ok := n.cfg.UDP.(interface{ Stats() *underlay.Stats }); ok {
 		s.Underlay = c.Stats()

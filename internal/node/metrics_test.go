@@ -1,12 +1,16 @@
 package node
 
 import (
+	"net/netip"
 	"reflect"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"icvpn/internal/control"
 	"icvpn/internal/metrics"
+	"icvpn/internal/seal"
+	"icvpn/internal/underlay"
 )
 
 // scrape returns the samples of a source, by name and label values.
@@ -75,10 +79,51 @@ func countersMove(t *testing.T) {
 	if super["icvpn_members"] != 2 || super["icvpn_leases"] != 2 || super["icvpn_leases_limit"] == 0 {
 		t.Errorf("super peer: members %v, leases %v of %v", super["icvpn_members"], super["icvpn_leases"], super["icvpn_leases_limit"])
 	}
+	if got := super["icvpn_admissions_total granted"]; got != 2 {
+		t.Errorf("admissions granted: %v", got)
+	}
 	app.stop()
 	if got := scrape(t, app); got["icvpn_up"] != 0 {
 		t.Errorf("a machine that has left is up: %v", got["icvpn_up"])
 	}
+}
+
+func TestRefusedAdmissionsAreCountedByCode(t *testing.T) {
+	w := newWorld(t, 1, "")
+	cfg := w.joinConfig("web", "web-1", newIdentity(t))
+	cfg.Labels = map[string]string{"role": "db"}
+	if _, err := Join(w.ctx, cfg); err == nil {
+		t.Fatal("admitted as db with the secret of web")
+	}
+	c, err := w.dial(w.ctx, w.supers[0].endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	w.eventually("both counted", 10*time.Second, func() bool {
+		s := scrape(t, w.supers[0].sp)
+		return s["icvpn_admissions_total scope"] == 1 && s["icvpn_admissions_total abandoned"] == 1 && s["icvpn_admissions_running"] == 0
+	})
+}
+
+// TestUnclaimedDatagramsAreCounted: what outsiders send is in no ring's Stats.
+func TestUnclaimedDatagramsAreCounted(t *testing.T) {
+	w := newWorld(t, 1, "")
+	web := w.start("web", "web-1")
+	stranger, err := w.net.Listen(4500, netip.MustParseAddr("203.0.113.9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	junk := make([]byte, 100) // non-ESP marker, type, no kid of ours
+	junk[4] = byte(seal.TypeDHT)
+	if _, err := stranger.WriteBatch([]underlay.Message{{Buf: junk, N: len(junk), Addr: netip.AddrPortFrom(web.addr, 4500)}}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the datagram is counted", 10*time.Second, func() bool {
+		s := scrape(t, web)
+		return s["icvpn_control_drops_total unknown_kid"]+s["icvpn_control_drops_total type"]+s["icvpn_control_drops_total length"] == 1
+	})
 }
 
 // TestEveryDropOfTheNodeHasAName: a drop without a counter is a bug, and so is

@@ -74,6 +74,9 @@ func (p *Port) Number() uint16 { return p.conn.Port() }
 // Stats returns the live counters.
 func (p *Port) Stats() *Stats { return &p.stats }
 
+// Unclaimed counts the control datagrams that no ring claimed.
+func (p *Port) Unclaimed() *seal.Stats { return p.rings.Stats() }
+
 // Close closes the sockets, which ends Run.
 func (p *Port) Close() error { return p.conn.Close() }
 

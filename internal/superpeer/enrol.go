@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -37,7 +36,13 @@ func (s *SuperPeer) acceptLoop(ctx context.Context) error {
 			continue
 		}
 		remote := remoteAddr(c)
-		if !s.limiter.Allow(time.Now(), remote) || !s.begin() {
+		if !s.limiter.Allow(time.Now(), remote) {
+			s.admissions.count(resultLimited)
+			c.Close()
+			continue
+		}
+		if !s.begin() {
+			s.admissions.end(admission.CodeBusy)
 			c.Close()
 			continue
 		}
@@ -68,10 +73,12 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, remote netip.Addr) {
 	defer stop()
 	tc := tls.Server(c, admission.ServerTLS(s.authority.key))
 	if err := tc.HandshakeContext(ctx); err != nil {
+		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", remote, "err", err)
 		return
 	}
-	if err := s.enrol(tc, remote); err != nil && !errors.Is(err, io.EOF) {
+	if err := s.enrol(tc, remote); err != nil {
+		s.admissions.fail(resultBroken, err)
 		s.log.Debug("admission", "from", remote, "err", err)
 	}
 	tc.Close()
@@ -106,6 +113,7 @@ func (s *SuperPeer) enrol(tc *tls.Conn, remote netip.Addr) error {
 			}
 		}
 		if out.Done {
+			s.admissions.end(out.Refused)
 			return nil
 		}
 	}

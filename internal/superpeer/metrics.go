@@ -2,7 +2,11 @@ package superpeer
 
 import (
 	"context"
+	"errors"
+	"io"
+	"sync/atomic"
 
+	"icvpn/admission"
 	"icvpn/internal/discovery"
 	"icvpn/internal/metrics"
 	"icvpn/internal/seal"
@@ -19,6 +23,7 @@ func (s *SuperPeer) Metrics(context.Context) (metrics.Snapshot, error) {
 		Overlays: []metrics.Overlay{s.service.metrics("service"), s.universe.metrics("universal")},
 		Super:    s.authority.metrics(),
 	}
+	out.Super.Admissions = s.admissions.counts()
 	out.Super.Running, out.Super.Ephemerals = len(s.workers), s.pool.Len()
 	if c, ok := s.cfg.UDP.(interface{ Stats() *underlay.Stats }); ok {
 		out.Underlay = c.Stats()
@@ -41,4 +46,53 @@ func (a *authority) metrics() *metrics.Super {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return &metrics.Super{AttributeKeys: max(fewest, 0), Leases: len(a.leases.byPID), MaxLeases: int(a.leases.size())}
+}
+
+// result is how an admission ended, refusals apart: those go by their code.
+type result uint8
+
+const (
+	resultGranted   result = iota
+	resultLimited          // too many from one prefix, closed at once
+	resultTLS              // no TLS session
+	resultAbandoned        // the peer hung up: another super peer was quicker, say
+	resultBroken           // the peer broke the protocol, or the connection broke
+	numResults
+)
+
+var resultNames = [numResults]string{"granted", "rate_limited", "tls_failed", "abandoned", "broken"}
+
+// admissions counts how admissions ended. The zero value is ready.
+type admissions struct {
+	results [numResults]atomic.Uint64
+	refused [admission.CodeInternal + 1]atomic.Uint64
+}
+
+func (a *admissions) count(r result) { a.results[r].Add(1) }
+
+// fail counts an admission that ended with err, as r unless the peer hung up.
+func (a *admissions) fail(r result, err error) {
+	if errors.Is(err, io.EOF) {
+		r = resultAbandoned
+	}
+	a.count(r)
+}
+
+// end counts an admission that ended as it should, granted if code is 0.
+func (a *admissions) end(code admission.Code) {
+	if code == 0 {
+		a.count(resultGranted)
+		return
+	}
+	a.refused[min(code, admission.CodeInternal)].Add(1)
+}
+
+func (a *admissions) counts() (all []metrics.Count) {
+	for r, name := range resultNames {
+		all = append(all, metrics.Count{Name: name, N: a.results[r].Load()})
+	}
+	for c := admission.CodeWrongSecret; c <= admission.CodeInternal; c++ {
+		all = append(all, metrics.Count{Name: c.String(), N: a.refused[c].Load()})
+	}
+	return all
 }

@@ -87,6 +87,8 @@ type SuperPeer struct {
 	workers   chan struct{}
 	started   time.Time
 
+	admissions admissions // counted
+
 	stop context.CancelFunc // ends Run
 
 	mu    sync.Mutex
