@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -16,15 +14,10 @@ import (
 	"icvpn/internal/config"
 	"icvpn/internal/control"
 	"icvpn/internal/metrics"
-	"icvpn/internal/owner"
-	"icvpn/internal/service"
 	"icvpn/internal/state"
 	"icvpn/internal/superpeer"
 	"icvpn/internal/underlay"
 )
-
-// fileHandOver is the name under which a super peer keeps its hand-over.
-const fileHandOver = "handover"
 
 // Super runs a super peer until ctx ends or it is told to leave.
 func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
@@ -33,10 +26,11 @@ func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
 		return err
 	}
 	defer dir.Close()
-	h, err := handOver(dir, c, log)
+	h, fresh, err := handOver(dir, c)
 	if err != nil {
 		return err
 	}
+	defer clear(fresh)
 	udp, tcp, err := sockets(ctx, c.Listen)
 	if err != nil {
 		return err
@@ -44,6 +38,12 @@ func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
 	sp, err := superpeer.New(superpeer.Config{HandOver: h, Store: dir, UDP: udp, TCP: tcp, Log: log})
 	if err != nil {
 		return errors.Join(err, udp.Close(), tcp.Close())
+	}
+	if fresh != nil {
+		if err := dir.Put(fileHandOver, fresh); err != nil {
+			return errors.Join(err, udp.Close(), tcp.Close())
+		}
+		log.Info("hand-over taken over into the state directory; its two files may be removed", "service", h.Service.ID.Short())
 	}
 	return serve(ctx, c.Process, sp, sp.Run, log)
 }
@@ -70,54 +70,6 @@ func serve(ctx context.Context, c config.Process, o observed, run func(context.C
 	err = run(ctx)
 	stop()
 	return errors.Join(err, g.Wait())
-}
-
-// handOver returns the owner's hand-over: the file's if it is there, else what
-// an earlier start kept sealed.
-func handOver(dir *state.Dir, c config.Super, log *slog.Logger) (service.HandOver, error) {
-	sealed, err := os.ReadFile(c.Handover)
-	if errors.Is(err, fs.ErrNotExist) {
-		return keptHandOver(dir, c.Handover)
-	}
-	if err != nil {
-		return service.HandOver{}, fmt.Errorf("hand-over %s cannot be read: %w", c.Handover, err)
-	}
-	if c.HandoverKeyFile == "" {
-		return service.HandOver{}, fmt.Errorf("hand-over %s is sealed: name the file with its key in handover_key_file", c.Handover)
-	}
-	text, err := os.ReadFile(c.HandoverKeyFile)
-	if err != nil {
-		return service.HandOver{}, fmt.Errorf("hand-over key %s cannot be read: %w", c.HandoverKeyFile, err)
-	}
-	key, err := owner.ParseKey(text)
-	if err != nil {
-		return service.HandOver{}, fmt.Errorf("%s: %w", c.HandoverKeyFile, err)
-	}
-	h, err := service.OpenHandOver(sealed, key)
-	if err != nil {
-		return h, fmt.Errorf("%s: %w", c.Handover, err)
-	}
-	if err := dir.Put(fileHandOver, append(key, sealed...)); err != nil {
-		return h, err
-	}
-	log.Info("hand-over taken over into the state directory; its two files may be removed", "service", h.Service.ID.Short())
-	return h, nil
-}
-
-// keptHandOver reads what handOver kept: key 32 ‖ sealed hand-over.
-func keptHandOver(dir *state.Dir, file string) (service.HandOver, error) {
-	b, err := dir.Get(fileHandOver)
-	if errors.Is(err, state.ErrNotExist) {
-		return service.HandOver{}, fmt.Errorf("hand-over %s does not exist, and none was taken over before; copy it from the service owner", file)
-	}
-	if err != nil {
-		return service.HandOver{}, err
-	}
-	defer clear(b)
-	if len(b) < 32 {
-		return service.HandOver{}, fmt.Errorf("the hand-over kept in the state directory is damaged; copy %s from the service owner again", file)
-	}
-	return service.OpenHandOver(b[32:], b[:32])
 }
 
 // sockets opens the UDP pair and the TCP listener on one port number.

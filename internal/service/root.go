@@ -110,7 +110,7 @@ func openRoots(chain []Signed, service id.ID, now time.Time) (Root, error) {
 		current = next
 	}
 	if now.Unix() >= current.Expires {
-		return Root{}, fmt.Errorf("service: root document expired on %s; the owner must sign a new one", day(current.Expires))
+		return Root{}, fmt.Errorf("service: the root document of %s expired on %s; the owner must sign a new one", current.Name, day(current.Expires))
 	}
 	return current, nil
 }
