@@ -115,6 +115,9 @@ func (n *Node) findContact(ctx context.Context, m service.Member) (service.Conta
 	if err != nil {
 		return c, fmt.Errorf("the contact record of %s is not usable: %w", m.Name, err)
 	}
+	if c.Withdrawn {
+		return c, fmt.Errorf("%s has left", m.Name)
+	}
 	if c.Endpoints = n.usable(c.Endpoints); len(c.Endpoints) == 0 {
 		return c, fmt.Errorf("the contact record of %s has no usable endpoint", m.Name)
 	}
