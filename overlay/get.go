@@ -156,12 +156,9 @@ func (o *Overlay) collect(ctx context.Context, target id.ID, c *collector) (it I
 	var replica atomic.Int32
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if all, _ := o.contacts(); all >= bucketSize {
-		// With fewer contacts the walk comes by the replicas anyway.
-		if replicas := o.others(o.cfg.Replicas()); len(replicas) > 0 {
-			to := replicas[rand.IntN(len(replicas))] //nolint:gosec // load balancing
-			one.Go(func() { replica.Add(o.askCopy(asking, to, target, c)) })
-		}
+	if replicas := o.others(o.cfg.Replicas()); len(replicas) > 0 {
+		to := replicas[rand.IntN(len(replicas))] //nolint:gosec // load balancing
+		one.Go(func() { replica.Add(o.askCopy(asking, to, target, c)) })
 	}
 	_, answered = o.walk(ctx, walkSpec{q: get, target: target, answered: c.offer, enough: c.enough})
 	select {

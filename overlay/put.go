@@ -93,19 +93,17 @@ func (o *Overlay) holders(ctx context.Context, target id.ID, c *collector) []hol
 		replicas []holder
 		asked    sync.WaitGroup
 	)
-	if all, _ := o.contacts(); all >= bucketSize {
-		for _, a := range first(o.others(o.cfg.Replicas()), maxReplicas) {
-			asked.Go(func() {
-				r, err := o.ask(ctx, a, &message{q: get, target: target}, queryTries)
-				if err != nil || r.token == "" {
-					return
-				}
-				c.offer(r)
-				mu.Lock()
-				defer mu.Unlock()
-				replicas = append(replicas, holder{r.from, r.token})
-			})
-		}
+	for _, a := range first(o.others(o.cfg.Replicas()), maxReplicas) {
+		asked.Go(func() {
+			r, err := o.ask(ctx, a, &message{q: get, target: target}, queryTries)
+			if err != nil || r.token == "" {
+				return
+			}
+			c.offer(r)
+			mu.Lock()
+			defer mu.Unlock()
+			replicas = append(replicas, holder{r.from, r.token})
+		})
 	}
 	nearest, _ := o.walk(ctx, walkSpec{q: get, target: target, answered: c.offer})
 	asked.Wait()
