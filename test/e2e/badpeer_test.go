@@ -161,6 +161,8 @@ func (w *peerMistakes) superPeers() []mistake {
 		}
 	}
 	own := w.token("shop", "web").SuperPeers
+	w.createPast(w.endpoint(w.machines[0]))
+	past := w.serveAdmission(w.handOver("past", 0), 0)
 	return []mistake{
 		{"no super peer reachable", exitFailure, []string{refusing + ": connect: connection refused", silent + ": no answer",
 			"super.invalid:4500: its name cannot be looked up", "check that they run"},
@@ -176,6 +178,8 @@ func (w *peerMistakes) superPeers() []mistake {
 			w.fresh("other", func(*service.Token) {})},
 		{"super peers do not serve the service", exitFailure, []string{"does not serve this service"},
 			w.fresh("other", func(t *service.Token) { t.SuperPeers = own })},
+		{"expired service", exitFailure, []string{"the root document of past expired on", "owner must sign a new one"},
+			w.fresh("past", func(t *service.Token) { t.SuperPeers[0].Endpoint = past })},
 		{"rolled back descriptor", exitFailure, []string{"rolled back", "at least 7"},
 			w.fresh("shop", func(t *service.Token) { t.MinSeq = 7 })},
 	}

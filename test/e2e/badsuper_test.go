@@ -8,11 +8,8 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
-
-	"icvpn/internal/owner"
 )
 
 // superMistakes is the table's world: a super peer that has run before.
@@ -27,7 +24,7 @@ func TestSuperPeerMistakesEndInOneSentence(t *testing.T) {
 	w.create("shop", []string{w.host("super-1").Addr4.String() + ":4500", w.host("super-2").Addr4.String() + ":4500"})
 	w.startSuper(0)
 	w.create("other", []string{w.endpoint(w.machines[0])})
-	w.expired()
+	w.createPast(w.endpoint(w.machines[0]))
 	w.victim = w.machines[0]
 	member := w.join("web-1", "member")
 	was := w.victim.status()
@@ -71,21 +68,6 @@ func (w *superMistakes) super(svc, stateDir string, args ...string) result {
 	w.t.Helper()
 	args = append([]string{"super", "--config", w.path(svc, "super-1.yaml"), "--state-dir", stateDir}, args...)
 	return w.runIn(w.victim.host, w.command(args...))
-}
-
-// expired makes a service whose documents ran out yesterday.
-func (w *superMistakes) expired() {
-	w.t.Helper()
-	s, err := owner.Create(owner.Options{
-		Name: "past", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"member"},
-		SuperPeers: []string{w.endpoint(w.machines[0])}, Now: time.Now().Add(-366 * 24 * time.Hour),
-	})
-	if err == nil {
-		err = s.Write(w.path("past"))
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
 }
 
 func (w *superMistakes) newDir() string {

@@ -40,6 +40,21 @@ func (w *world) handOver(svc string, i int) service.HandOver {
 	return h
 }
 
+// createPast makes a service whose documents ran out yesterday.
+func (w *world) createPast(endpoint string) {
+	w.t.Helper()
+	s, err := owner.Create(owner.Options{
+		Name: "past", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"member"},
+		SuperPeers: []string{endpoint}, Now: time.Now().Add(-366 * 24 * time.Hour),
+	})
+	if err == nil {
+		err = s.Write(w.path("past"))
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // wrongClock is a super peer up to the proof of the secret, with its clock off;
 // the descriptor and its key are the real ones.
 type wrongClock struct {

@@ -15,10 +15,10 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// run removes the scratch directory after everything else is over.
+// run removes the binary when the tests are over.
 func run(m *testing.M) int {
 	defer func() {
-		if !lab.Inside() && built.dir != "" {
+		if built.dir != "" {
 			os.RemoveAll(built.dir)
 		}
 	}()
@@ -31,8 +31,8 @@ var built struct {
 	err       error
 }
 
-// binary returns the path of the program, built from this tree.
-func binary(t testing.TB) string {
+// program returns the path of the program, built from this tree.
+func program(t testing.TB) string {
 	t.Helper()
 	if built.path == "" && built.err == nil {
 		built.dir, built.path, built.err = build()
@@ -44,7 +44,6 @@ func binary(t testing.TB) string {
 }
 
 func build() (dir, path string, err error) {
-	// Where the lab has a scratch directory of its own it vanishes with the lab.
 	if dir, err = os.MkdirTemp(lab.Scratch(), "bin"); err != nil {
 		return "", "", err
 	}

@@ -56,7 +56,7 @@ func newWorld(t *testing.T, clouds []lab.Cloud) *world {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{t: t, ctx: t.Context(), dir: dir}
-	binary(t)
+	program(t)
 	w.lab = labtest.New(t, lab.Config{Clouds: clouds})
 	t.Cleanup(w.showLogs)
 	return w
@@ -145,7 +145,7 @@ func (r result) String() string {
 // command is a command line of the program, with none of our environment's
 // configuration.
 func (w *world) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary(w.t), args...)
+	cmd := exec.Command(program(w.t), args...)
 	cmd.Dir = w.dir
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "ICVPN_") {
