@@ -283,7 +283,7 @@ func (n *Node) flushStaged(t *tunnel) {
 func (n *Node) install(r *keyex.Result) {
 	c := r.Peer.Info.(*service.Credential)
 	member := c.Member()
-	t := n.learnMember(&member)
+	t := n.learnMember(&member, true)
 	p, err := n.newPair(t, r)
 	if err != nil {
 		n.log.Error("security association", "peer", t.name(), "err", err)

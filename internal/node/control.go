@@ -212,19 +212,26 @@ func (n *Node) learn(members []service.Member) {
 	for i := range members {
 		m := &members[i]
 		if m.PID() != n.self {
-			n.learnMember(m)
+			n.learnMember(m, false)
 		}
 	}
 }
 
-func (n *Node) learnMember(m *service.Member) *tunnel {
+// learnMember takes in what a directory says of a member, or what its credential
+// proved in a key exchange.
+func (n *Node) learnMember(m *service.Member, proved bool) *tunnel {
 	t := n.tunnels[m.PID()]
 	if t == nil {
 		t = &tunnel{node: n, pid: m.PID()}
 		n.tunnels[t.pid] = t
 	}
 	old := t.member.Load()
-	if old != nil && old.NotAfter > m.NotAfter {
+	switch {
+	case proved:
+		t.proved = true
+	case t.proved && len(t.pairs) > 0:
+		return t // its own credential says more than any directory
+	case old != nil && old.NotAfter > m.NotAfter:
 		return t // an older entry of a member that has been renewed
 	}
 	t.member.Store(m)

@@ -439,8 +439,9 @@ func (a *admittance) onListed(data []byte) error {
 	if err != nil {
 		return err
 	}
-	a.m.Members = l.Members
-	a.step(stepList, fmt.Sprintf("%d members", len(l.Members)))
+	sp, _ := a.m.Trust.Descriptor.SuperPeer(id.FromKey(a.serverKey))
+	a.m.Members = service.Vouched(sp, l.Members, a.now())
+	a.step(stepList, fmt.Sprintf("%d members, %d of this super peer's", len(l.Members), len(a.m.Members)))
 	return nil
 }
 

@@ -3,12 +3,14 @@ package node
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"icvpn/internal/control"
+	"icvpn/internal/service"
 )
 
 // pingOK pings until it works, or the test fails: the directory and the
@@ -24,7 +26,7 @@ func (w *world) pingOK(p *nodeProc, target string) control.PingReply {
 }
 
 func TestTwoMachinesPingThroughTheWholePath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { twoMachines(t) })
+	synctest.Test(t, twoMachines)
 }
 
 func twoMachines(t *testing.T) {
@@ -41,42 +43,86 @@ func twoMachines(t *testing.T) {
 }
 
 func TestPolicyKeepsWebFromDB(t *testing.T) {
-	w := newWorld(t, 2, "")
-	web, db := w.start("web", "web-1"), w.start("db", "db-1")
-	w.eventually("web knows db", 30*time.Second, func() bool {
-		tn, _, err := web.find(w.ctx, "db-1")
-		return err == nil && tn != nil
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web, db := w.start("web", "web-1"), w.start("db", "db-1")
+		w.eventually("web knows db", 30*time.Second, func() bool {
+			tn, _, err := web.find(w.ctx, "db-1")
+			return err == nil && tn != nil
+		})
+		err := web.Ping(w.ctx, "db-1", 1, func(control.PingReply) error { return nil })
+		var ce *control.Error
+		if !errors.As(err, &ce) || ce.Code != control.CodeNotAllowed || !strings.Contains(ce.Message, "role=web") {
+			t.Errorf("ping db: %v", err)
+		}
+		// The record is there, but web has no key for it, nor for its envelope.
+		tn, _, _ := web.find(w.ctx, "db-1")
+		w.eventually("db has published", 30*time.Second, func() bool {
+			_, err := web.findContact(w.ctx, *tn.member.Load())
+			return err != nil && strings.Contains(err.Error(), "no key of this machine opens")
+		})
+		_ = db
 	})
-	err := web.Ping(w.ctx, "db-1", 1, func(control.PingReply) error { return nil })
-	var ce *control.Error
-	if !errors.As(err, &ce) || ce.Code != control.CodeNotAllowed || !strings.Contains(ce.Message, "role=web") {
-		t.Errorf("ping db: %v", err)
-	}
-	// The record is there, but web has no key for it, nor for its envelope.
-	tn, _, _ := web.find(w.ctx, "db-1")
-	w.eventually("db has published", 30*time.Second, func() bool {
-		_, err := web.findContact(w.ctx, *tn.member.Load())
-		return err != nil && strings.Contains(err.Error(), "no key of this machine opens")
-	})
-	_ = db
 }
 
 func TestLeaveDeletesTunnelsAtBothEnds(t *testing.T) {
-	w := newWorld(t, 1, "")
-	web, app := w.start("web", "web-1"), w.start("app", "app-1")
-	w.pingOK(web, "app-1")
-	app.stop()
-	w.eventually("tunnel gone at web", 10*time.Second, func() bool {
-		ps, err := web.Peers(w.ctx)
-		return err == nil && len(ps) == 1 && ps[0].State == control.TunnelNone
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		app.stop()
+		w.eventually("tunnel gone at web", 10*time.Second, func() bool {
+			ps, err := web.Peers(w.ctx)
+			return err == nil && len(ps) == 1 && ps[0].State == control.TunnelNone
+		})
+		tn, _, err := web.find(w.ctx, "app-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+		defer cancel()
+		if _, err := web.findContact(ctx, *tn.member.Load()); err == nil {
+			t.Error("the contact record of a machine that left still has endpoints")
+		}
 	})
-	tn, _, err := web.find(w.ctx, "app-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
-	defer cancel()
-	if _, err := web.findContact(ctx, *tn.member.Load()); err == nil {
-		t.Error("the contact record of a machine that left still has endpoints")
-	}
+}
+
+// A super peer that lies about the members of others, with an accomplice among
+// its own, must not draw their traffic.
+func TestMemberListSpeaksOnlyForItsSuperPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		m, err := Join(w.ctx, w.joinConfig("web", "web-1", newIdentity(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sp := m.Trust.Descriptor.SuperPeers[0]
+		own := m.Credential.Member()
+		forged := own
+		forged.Address4 = []byte{10, 42, 255, 1} // of nobody's block, or another's
+		if got := service.Vouched(sp, []service.Member{own, forged}, time.Now()); len(got) != 1 || got[0].Addr4() != own.Addr4() {
+			t.Errorf("vouched for %+v", got)
+		}
+	})
+}
+
+func TestCredentialOutranksTheDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		lie := app.membership.Load().Credential.Member()
+		lie.Address4, lie.NotAfter = []byte{10, 42, 0, 99}, lie.NotAfter+1000
+		if err := web.call(w.ctx, func() {
+			web.learn([]service.Member{lie})
+			if web.peer(netip.MustParseAddr("10.42.0.99")) != nil {
+				t.Error("a directory entry moved a proved member to another address")
+			}
+			if web.peer(app.addr4()) == nil {
+				t.Error("a directory entry took a proved member's address away")
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

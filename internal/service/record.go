@@ -1,6 +1,7 @@
 package service
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -152,18 +153,25 @@ func (t *Trust) OpenDirectory(b []byte, issuer SuperPeer, seq int64, now time.Ti
 	if d.Seq != seq {
 		return d, fmt.Errorf("%w: directory of sequence number %d in an object of %d", ErrStale, d.Seq, seq)
 	}
+	d.Members = Vouched(issuer, d.Members, now)
+	return d, nil
+}
+
+// Vouched returns the members that a super peer may speak for: with an address
+// in its block and labels within its scope, before its own and their end.
+// Whatever it says of others is not believed.
+func Vouched(issuer SuperPeer, all []Member, now time.Time) []Member {
 	block, err := netip.ParsePrefix(issuer.Block4)
-	if err != nil {
-		return d, fmt.Errorf("service: super peer %s has no address block", issuer.PID().Short())
+	if err != nil || !issuer.Has(RoleAdmit) || now.Unix() >= issuer.Expires {
+		return nil
 	}
-	good := d.Members[:0]
-	for _, m := range d.Members {
-		if len(m.Key) == 32 && ValidName(m.Name) && block.Contains(m.Addr4()) && now.Unix() < m.NotAfter && inScope(issuer, m.Labels) {
+	var good []Member
+	for _, m := range all {
+		if len(m.Key) == ed25519.PublicKeySize && ValidName(m.Name) && block.Contains(m.Addr4()) && now.Unix() < m.NotAfter && inScope(issuer, m.Labels) {
 			good = append(good, m)
 		}
 	}
-	d.Members = good
-	return d, nil
+	return good
 }
 
 func inScope(issuer SuperPeer, labels map[string]string) bool {

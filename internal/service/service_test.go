@@ -402,6 +402,12 @@ func TestDirectoryLeavesOutWhatItsIssuerMayNotGrant(t *testing.T) {
 	if err != nil || len(got.Members) != 1 || got.Members[0].Name != "web-1" {
 		t.Errorf("OpenDirectory = %+v, %v", got.Members, err)
 	}
+	if got, err := tr.OpenDirectory(d.Encode(), tr.Descriptor.SuperPeers[1], 5, t0); err != nil || len(got.Members) != 0 {
+		t.Errorf("a super peer that may not admit vouches for %+v, %v", got.Members, err)
+	}
+	if got := Vouched(issuer, d.Members, time.Unix(issuer.Expires, 0)); len(got) != 0 {
+		t.Errorf("a super peer whose right has ended vouches for %+v", got)
+	}
 	if _, err := tr.OpenDirectory(d.Encode(), issuer, 6, t0); !errors.Is(err, ErrStale) {
 		t.Errorf("error %v, want ErrStale", err)
 	}
