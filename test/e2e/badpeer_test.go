@@ -399,9 +399,12 @@ func (w *peerMistakes) clocks() (table []mistake) {
 // of them moves it from super-1 to super-2, the second one back.
 
 func (w *peerMistakes) oneUnreachable(t *testing.T) {
-	endpoint := w.endpoint(w.machines[0])
-	w.startsAllTheSame(t, []string{"super peer did not admit us, trying the next", "addr=" + refusingPort(endpoint), "connection refused"},
-		func(t *service.Token) { t.SuperPeers[0].Endpoint = refusingPort(endpoint) })
+	dead := w.machines[0]
+	dead.kill()
+	w.startsAllTheSame(t, []string{"super peer did not admit us, trying the next", "addr=" + w.endpoint(dead), "connection refused"},
+		func(*service.Token) {})
+	dead.start()
+	dead.awaitAnswer()
 }
 
 func (w *peerMistakes) oneOtherKey(t *testing.T) {

@@ -25,15 +25,22 @@ func run(m *testing.M) int {
 	return labtest.Main(m)
 }
 
+// binaryVariable names a binary to test instead of one built from this tree:
+// that of a release, say.
+const binaryVariable = "ICVPN_E2E_BINARY"
+
 // built is the binary under test, made by the first test that needs it.
 var built struct {
 	dir, path string
 	err       error
 }
 
-// program returns the path of the program, built from this tree.
+// program returns the path of the binary under test.
 func program(t testing.TB) string {
 	t.Helper()
+	if built.path == "" {
+		built.path = os.Getenv(binaryVariable)
+	}
 	if built.path == "" && built.err == nil {
 		built.dir, built.path, built.err = build()
 	}
