@@ -28,8 +28,7 @@ import (
 type peerMistakes struct {
 	*world
 	victim *machine
-	other  *machine // a super peer's host
-	n      int      // of files and directories made
+	n      int // of files and directories made
 }
 
 func TestPeerMistakesEndInOneSentence(t *testing.T) {
