@@ -29,13 +29,13 @@ func TestNoClearText(t *testing.T) {
 		}
 		of[h.Addr4], of[h.Addr6] = true, true
 	}
+	w.create("shop", []string{w.host("super-1").Addr4.String() + ":4500"})
+	seen.secrets = [][]byte{[]byte(marker), w.token("shop", "member").Secret, []byte("web-1"), []byte("role"), []byte("icvpn1:")}
 	capture, err := w.lab.Capture(seen.see)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.create("shop", []string{w.host("super-1").Addr4.String() + ":4500"})
 	w.startSuper(0)
-	seen.secrets = [][]byte{[]byte(marker), w.token("shop", "member").Secret, []byte("web-1"), []byte("role"), []byte("icvpn1:")}
 	web, app := w.join("web-1", "member"), w.join("app-2", "member")
 	web.awaitPing("app-2")
 	p, err := newPinger(web, web.addr4())
