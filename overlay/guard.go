@@ -58,6 +58,7 @@ type conn struct {
 	in     chan datagram
 	closed chan struct{}
 	once   sync.Once
+	parked chan struct{} // taken from a reader that waits for datagrams
 	left   chan struct{} // closed when the library reads no more
 }
 
@@ -68,6 +69,7 @@ func newConn(o *Overlay) *conn {
 		o:      o,
 		in:     make(chan datagram, 16), // the library takes them at once
 		closed: make(chan struct{}),
+		parked: make(chan struct{}),
 		left:   make(chan struct{}),
 	}
 }
@@ -114,12 +116,15 @@ func (o *Overlay) meet(n Node) {
 }
 
 // ReadFrom returns the next answer. It fails only after Close, because the
-// library panics on any other error.
+// library panics on any other error. A reader that has been parked gets nothing
+// more: the library leaves without reading again if it is closed while it looks
+// at a datagram, and then nobody would know that it has left.
 func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
 	select {
 	case d := <-c.in:
 		return copy(b, d.pkt), udpAddr(d.from), nil
-	case <-c.closed:
+	case c.parked <- struct{}{}:
+		<-c.closed
 		close(c.left)
 		return 0, nil, net.ErrClosed
 	}

@@ -128,10 +128,16 @@ func (o *Overlay) Run(ctx context.Context) error {
 	o.mu.Unlock()
 	o.calls.Wait()
 	loops.Wait()
-	o.server.Close()
-	<-o.conn.left
+	o.stopLibrary()
 	o.log.Info("overlay left", "peer", o.cfg.Self)
 	return nil
+}
+
+// stopLibrary ends the library's reader, once nothing more is passed to it.
+func (o *Overlay) stopLibrary() {
+	<-o.conn.parked
+	o.server.Close()
+	<-o.conn.left
 }
 
 func (o *Overlay) start(ctx context.Context) error {
