@@ -30,7 +30,7 @@ func TestNoClearText(t *testing.T) {
 		of[h.Addr4], of[h.Addr6] = true, true
 	}
 	w.create("shop", []string{w.host("super-1").Addr4.String() + ":4500"})
-	seen.secrets = [][]byte{[]byte(marker), w.token("shop", "member").Secret, []byte("web-1"), []byte("role"), []byte("icvpn1:")}
+	seen.secrets = [][]byte{[]byte(marker), w.token("shop", "member").Secret, []byte("web-1"), []byte("member"), []byte("icvpn1:")}
 	capture, err := w.lab.Capture(seen.see)
 	if err != nil {
 		t.Fatal(err)
