@@ -70,8 +70,21 @@ func (i Interface) applyTo(link netlink.Link, v6 bool) error {
 		if err := netlink.RouteReplace(i.route(link, to)); err != nil {
 			return explain(i.Name, "route to "+to.String(), err)
 		}
+		if err := netlink.RouteReplace(fence(to)); err != nil {
+			return explain(i.Name, "unreachable route to "+to.String(), err)
+		}
 	}
 	return nil
+}
+
+// fenceMetric is behind every route that anybody else makes.
+const fenceMetric = 1<<32 - 2
+
+// fence is what remains of a route when the interface is gone, however it went:
+// "unreachable". Without it the kernel sends what open IPv6 connections of the
+// overlay retransmit over the default route, in clear text.
+func fence(to netip.Prefix) *netlink.Route {
+	return &netlink.Route{Dst: ipNet(to.Masked()), Type: unix.RTN_UNREACHABLE, Priority: fenceMetric, Protocol: unix.RTPROT_STATIC}
 }
 
 func (i Interface) route(link netlink.Link, to netip.Prefix) *netlink.Route {

@@ -356,7 +356,7 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 	first := old == nil
 	p.confirmed, p.removeAt = true, time.Time{}
 	t.state, t.failure, t.rekeying, t.handshake = tunnelUp, "", false, now
-	t.retryWait, t.probes, t.wantedSince = 0, 0, time.Time{}
+	t.retryWait, t.retryAt, t.probes, t.wantedSince = 0, time.Time{}, 0, time.Time{}
 	if old != nil && n.simultaneous(p, old) && old.result.Preferred(n.self) {
 		p.retire(now.Add(keyex.DuplicateLife)) // both ends keep the old one
 		return

@@ -234,6 +234,9 @@ func (n *Node) learnMember(m *service.Member, proved bool) *tunnel {
 	case old != nil && old.NotAfter > m.NotAfter:
 		return t // an older entry of a member that has been renewed
 	}
+	if old != nil && m.NotAfter > old.NotAfter { // it was admitted again: it is there
+		t.retryWait, t.retryAt = 0, time.Time{}
+	}
 	t.member.Store(m)
 	if old == nil || !sameLabels(old.Labels, m.Labels) {
 		n.judge(t)

@@ -10,6 +10,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,6 +93,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 	defer cancel()
 	conns := dialAll(ctx, cfg)
 	var failures []string
+	var clock *ClockError
 	for range cfg.Token.SuperPeers {
 		d := <-conns
 		var m *Membership
@@ -102,7 +104,8 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 		if err == nil {
 			return m, nil
 		}
-		if final(err) {
+		// One super peer with a wrong clock must not stop everybody: two make it ours.
+		if second := clock != nil; final(err) || errors.As(err, &clock) && second {
 			return nil, err
 		}
 		if ctx.Err() != nil {
@@ -110,6 +113,9 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 		}
 		failures = append(failures, fmt.Sprintf("%s: %v", d.endpoint, reason(err)))
 		cfg.Log.Warn("super peer did not admit us, trying the next", "addr", d.endpoint, "err", reason(err))
+	}
+	if clock != nil {
+		return nil, clock
 	}
 	return nil, &UnreachableError{Failures: failures}
 }
@@ -123,10 +129,6 @@ func (e *UnreachableError) Error() string {
 
 // final says whether the other super peers would answer the same.
 func final(err error) bool {
-	var clock *ClockError
-	if errors.As(err, &clock) {
-		return true
-	}
 	var r *RefusedError
 	if !errors.As(err, &r) {
 		return false
@@ -181,13 +183,15 @@ const (
 func dialAll(ctx context.Context, cfg JoinConfig) <-chan dialled {
 	out := make(chan dialled, len(cfg.Token.SuperPeers))
 	order := mrand.Perm(len(cfg.Token.SuperPeers))
+	prefer := slices.ContainsFunc(cfg.Token.SuperPeers, func(sp service.TokenSuperPeer) bool { return sp.Endpoint == cfg.Prefer })
 	for n, i := range order {
 		sp := cfg.Token.SuperPeers[i]
 		wait := time.Duration(max(0, n-dialTogether+1)) * dialStagger
-		if cfg.Prefer != "" && sp.Endpoint != cfg.Prefer {
-			wait += preferWait
-		} else if cfg.Prefer != "" {
+		switch {
+		case sp.Endpoint == cfg.Prefer:
 			wait = 0
+		case prefer:
+			wait += preferWait
 		}
 		go dialOne(ctx, cfg, sp.Endpoint, wait, out)
 	}

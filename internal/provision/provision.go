@@ -120,8 +120,8 @@ func ParseRequest(b []byte) (r Request, err error) {
 			return errors.New("more labels, endpoints or version text than allowed")
 		}
 		for k, v := range r.Labels {
-			if !service.ValidName(k) || !service.ValidName(v) {
-				return fmt.Errorf("label %.40q=%.40q is not made of a-z, 0-9 and inner hyphens", k, v)
+			if !service.ValidLabel(k) || !service.ValidLabel(v) {
+				return fmt.Errorf("label %.40q=%.40q is not made of a-z, 0-9, '.', '_' and '-'", k, v)
 			}
 		}
 		return checkVersion(r.Version)

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"icvpn/internal/id"
@@ -148,4 +149,10 @@ func ValidName(s string) bool {
 		}
 	}
 	return true
+}
+
+// ValidLabel says whether s may be a key or a value of a label: 1 to 63 of a-z,
+// 0-9, '.', '_' and '-'.
+func ValidLabel(s string) bool {
+	return s != "" && len(s) <= maxName && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }

@@ -148,6 +148,12 @@ func parseTokenLine(s string) (t Token, err error) {
 var errTokenDamaged = errors.New("the token is truncated or altered: its checksum does not match; copy the whole line again")
 
 func parseTokenYAML(text []byte) (t Token, err error) {
+	var head struct {
+		Token int `yaml:"icvpn_token"`
+	}
+	if err := yaml.Unmarshal(text, &head); err == nil && head.Token != docVersion {
+		return t, fmt.Errorf("the token is of version %d, this binary reads version %d; update icvpn or ask for another token", head.Token, docVersion)
+	}
 	var y tokenYAML
 	if err := yaml.UnmarshalWithOptions(text, &y, yaml.Strict()); err != nil {
 		return t, fmt.Errorf("the YAML token cannot be read (%s); copy it again from the service owner's output", firstLine(err))

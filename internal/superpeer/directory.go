@@ -87,7 +87,12 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) {
 // readLoop reads the directories of the other super peers, for the lists we
 // hand out.
 func (s *SuperPeer) readLoop(ctx context.Context) error {
-	for sleep(ctx, directoryRead) {
+	select {
+	case <-s.service.overlay.Ready(): // the others' members, before anybody asks for a list
+	case <-ctx.Done():
+		return nil
+	}
+	for ; ctx.Err() == nil; sleep(ctx, directoryRead) {
 		for _, sp := range s.authority.trust.Descriptor.SuperPeers {
 			if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
 				s.readDirectory(ctx, sp)
