@@ -40,11 +40,11 @@ func (e *CreateError) Error() string {
 func (e *CreateError) sentence() string {
 	switch e.Reason {
 	case NoDevice:
-		return "/dev/net/tun is missing: load the driver (modprobe tun), in a container add --device /dev/net/tun, or use userspace mode"
+		return "/dev/net/tun is missing: load the driver (modprobe tun), or in a container add --device /dev/net/tun"
 	case NotPermitted:
 		return "making it needs the capability CAP_NET_ADMIN and access to /dev/net/tun: " +
 			"run as root, or once setcap cap_net_admin+ep on the binary, " +
-			"or in a container docker run (or podman run) --cap-add NET_ADMIN --device /dev/net/tun, or use userspace mode"
+			"or in a container docker run (or podman run) --cap-add NET_ADMIN --device /dev/net/tun"
 	case NameTaken:
 		return "the name is taken by another interface or process: stop that one or choose another name"
 	case BadName:
@@ -52,7 +52,7 @@ func (e *CreateError) sentence() string {
 	case BadMTU:
 		return fmt.Sprintf("MTU %d is outside %d to %d", e.MTU, MinMTU, MaxMTU)
 	case Unsupported:
-		return "this operating system has no supported TUN device: use userspace mode"
+		return "this operating system has no supported TUN device: run icvpn on Linux"
 	}
 	return e.Err.Error()
 }

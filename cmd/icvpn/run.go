@@ -41,7 +41,9 @@ func linked() engine {
 		peer: func(ctx context.Context, c config.Peer, token []byte, log *slog.Logger) error {
 			return process.Peer(ctx, c, token, version+revision(), log)
 		},
-		super:  process.Super,
+		super: func(ctx context.Context, c config.Super, log *slog.Logger) error {
+			return process.Super(ctx, c, version+revision(), log)
+		},
 		create: create,
 		demo:   demo.Run,
 		refused: func(err error) bool {

@@ -17,7 +17,7 @@ var (
 	// the rest is done, so that a caller may carry on with IPv4.
 	ErrNoIPv6 = errors.New("IPv6 is switched off on this machine (sysctl net.ipv6.conf.all.disable_ipv6, or the kernel lacks it)")
 	// ErrUnsupported: this operating system is not supported.
-	ErrUnsupported = errors.New("this operating system is not supported, use userspace mode")
+	ErrUnsupported = errors.New("this operating system is not supported: run icvpn on Linux")
 )
 
 // Interface is what Apply configures.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -20,7 +21,7 @@ import (
 )
 
 // Super runs a super peer until ctx ends or it is told to leave.
-func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
+func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger) error {
 	dir, err := state.Open(c.StateDir, state.Options{KeyFile: c.SealKeyFile})
 	if err != nil {
 		return err
@@ -35,7 +36,7 @@ func Super(ctx context.Context, c config.Super, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	sp, err := superpeer.New(superpeer.Config{HandOver: h, Store: dir, UDP: udp, TCP: tcp, Log: log})
+	sp, err := superpeer.New(superpeer.Config{HandOver: h, Store: dir, UDP: udp, TCP: tcp, Binary: binary, Process: os.Getpid(), Log: log})
 	if err != nil {
 		return errors.Join(err, udp.Close(), tcp.Close())
 	}

@@ -65,6 +65,10 @@ type Config struct {
 	UDP port.Conn
 	// TCP accepts admissions; New takes it. Required.
 	TCP net.Listener
+	// Binary and Process are the version and the process number that the status
+	// shows.
+	Binary  string
+	Process int
 	// Log takes state changes. Required.
 	Log *slog.Logger
 	// Slots is how many attribute keys are kept ready for each role. Default 4.

@@ -39,7 +39,7 @@ type PortInUseError struct {
 func (e *PortInUseError) Error() string {
 	hint := ""
 	if e.Port == DefaultPort {
-		hint = " (an IKE daemon such as strongSwan uses this port too)"
+		hint = " (another icvpn, or an IKE daemon such as strongSwan, uses this port too)"
 	}
 	return fmt.Sprintf("underlay: UDP port %d is already in use on this machine%s: stop the other program or choose another port", e.Port, hint)
 }
