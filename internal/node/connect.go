@@ -284,6 +284,7 @@ func (n *Node) install(r *keyex.Result) {
 	c := r.Peer.Info.(*service.Credential)
 	member := c.Member()
 	t := n.learnMember(&member, true)
+	t.credential = c
 	p, err := n.newPair(t, r)
 	if err != nil {
 		n.log.Error("security association", "peer", t.name(), "err", err)
@@ -403,11 +404,11 @@ func (n *Node) removePair(t *tunnel, p *saPair) {
 	if o := t.out.Load(); o != nil && o.sa == p.out {
 		t.out.Store(nil)
 	}
+	if t.state == tunnelUp && t.current() == nil {
+		t.state = tunnelIdle // a retired pair may linger, but carries nothing out
+	}
 	if len(t.pairs) == 0 {
 		t.stop()
-		if t.state == tunnelUp {
-			t.state = tunnelIdle
-		}
 	}
 }
 

@@ -33,6 +33,9 @@ type JoinConfig struct {
 	Prefer string
 	// MinSeq is the highest descriptor sequence number seen before, 0 at first.
 	MinSeq uint64
+	// MinPolicy is the highest policy sequence number seen before: a super peer that
+	// hands out an older one would undo revocations.
+	MinPolicy uint64
 	// Name, VM, Labels and Endpoints go into the request.
 	Name, VM  string
 	Labels    map[string]string
@@ -401,6 +404,9 @@ func (a *admittance) onGranted(data []byte) error {
 	}
 	if a.m.Trust, err = a.m.Trust.WithPolicy(g.Policy, a.now()); err != nil {
 		return err
+	}
+	if got := a.m.Trust.Policy.Sequence; got < a.cfg.MinPolicy {
+		return fmt.Errorf("%w: policy has sequence number %d, %d is known", service.ErrRollback, got, a.cfg.MinPolicy)
 	}
 	c, err := a.m.Trust.VerifyCredential(a.now(), g.Credential, g.Epoch)
 	if err != nil {

@@ -100,3 +100,14 @@ func TestJoinRefusesAnotherService(t *testing.T) {
 		}
 	})
 }
+
+func TestJoinRefusesARolledBackPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		cfg.MinPolicy = 2
+		if _, err := Join(w.ctx, cfg); err == nil || !strings.Contains(err.Error(), "rolled back") {
+			t.Errorf("error %v, want a rollback", err)
+		}
+	})
+}

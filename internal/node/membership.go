@@ -280,7 +280,13 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 	cfg := n.cfg.Join
 	cfg.MinSeq = n.trust().Descriptor.Seq
 	cfg.Step = nil
+	cfg.MinPolicy = n.trust().Policy.Sequence
 	cfg.Prefer = n.membership.Load().SuperPeer
+	if n.membership.Load().Credential.Expires().Sub(n.now()) > lastResort {
+		// Another super peer would lease another address and publish it, though we do
+		// not take it yet.
+		cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, cfg.Prefer)
+	}
 	m, err := Join(ctx, cfg)
 	if err == nil {
 		var adopted error
@@ -305,12 +311,25 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 	return n.untilRenewal()
 }
 
+// only returns the super peer with this endpoint, all if there is none.
+func only(all []service.TokenSuperPeer, endpoint string) []service.TokenSuperPeer {
+	for i := range all {
+		if all[i].Endpoint == endpoint {
+			return all[i : i+1]
+		}
+	}
+	return all
+}
+
 // adoptRenewed puts a renewed membership in force, all or nothing: flows that
 // the policy still allows are not cut. Control loop only.
 func (n *Node) adoptRenewed(m *Membership) error {
 	groups, suites, err := algorithms(m.Trust.Policy)
 	if err != nil {
 		return err
+	}
+	if now := n.ring.Current(time.Now()); m.Grant.Epoch > now+1 {
+		return fmt.Errorf("node: super peer %s hands out epoch %d, now is %d", m.SuperPeer, m.Grant.Epoch, now)
 	}
 	old := n.membership.Load()
 	moved := m.Credential.Addr4() != old.Credential.Addr4()
@@ -330,7 +349,9 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	}
 	for _, t := range n.tunnels {
 		n.judge(t)
-		if pair := t.pair.Load(); !pair.MayInitiate() && !pair.MayBeReached() {
+		pair := t.pair.Load()
+		revoked := t.credential != nil && m.Trust.Policy.Revoked(t.credential) != nil
+		if revoked || !pair.MayInitiate() && !pair.MayBeReached() {
 			n.deleteTunnel(t)
 		}
 	}

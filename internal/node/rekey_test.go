@@ -304,3 +304,69 @@ func TestSuperPeerRestartGivesNoAddressTwice(t *testing.T) {
 		}
 	})
 }
+
+func TestRevokedPeerLosesItsTunnelAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		next, trust, policy := *web.membership.Load(), *web.trust(), *web.trust().Policy
+		policy.Out.Peers = []string{app.self.String()}
+		trust.Policy, next.Trust = &policy, &trust
+		if err := web.call(w.ctx, func() {
+			if err := web.adoptRenewed(&next); err != nil {
+				t.Error(err)
+			}
+			if n := len(web.tunnels[app.self].pairs); n != 0 {
+				t.Errorf("%d pairs with a revoked peer", n)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestRenewalMayNotJumpTheEpoch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web := w.start("web", "web-1")
+		next := *web.membership.Load()
+		next.Grant.Epoch = 1 << 31
+		if err := web.call(w.ctx, func() {
+			if err := web.adoptRenewed(&next); err == nil {
+				t.Error("an epoch far ahead was adopted")
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestLosingThePairInUseLeavesNoBlackHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		if err := web.call(w.ctx, func() {
+			tn := web.tunnels[app.self]
+			id := tn.current().result.RekeyID
+			web.initiate(tn, &id)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the old pair lingers beside the new one
+		if err := web.call(w.ctx, func() {
+			tn := web.tunnels[app.self]
+			if len(tn.pairs) != 2 {
+				t.Fatalf("%d pairs, want the new one and the old", len(tn.pairs))
+			}
+			web.removePair(tn, tn.current())
+			if tn.state != tunnelIdle {
+				t.Errorf("state %d without a pair to send on", tn.state)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w.pingOK(web, "app-1")
+	})
+}

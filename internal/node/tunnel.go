@@ -52,8 +52,9 @@ type tunnel struct {
 	pairs       []*saPair // newest first
 	installed   int       // pairs ever installed
 	endpoints   []netip.AddrPort
-	proved      bool      // member is from a credential shown in a key exchange
-	retryAt     time.Time // not before this is a failed connection tried again
+	proved      bool                // member is from a credential shown in a key exchange
+	credential  *service.Credential // of the last key exchange, nil before
+	retryAt     time.Time           // not before this is a failed connection tried again
 	retryWait   time.Duration
 	failure     string // why the last attempt failed, for people
 	rekeying    bool

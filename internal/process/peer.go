@@ -33,6 +33,7 @@ const (
 	fileIdentity   = "identity"   // Ed25519 seed, 32 bytes
 	fileMembership = "membership" // node.Membership.Encode
 	counterSeq     = "descriptor" // highest descriptor sequence number seen
+	counterPolicy  = "policy"     // highest policy sequence number seen
 )
 
 // defaultMTU is the inner MTU that fits a 1500-byte path over IPv6 with every
@@ -136,15 +137,20 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 }
 
 func (p *peer) joinConfig(h *handler) node.JoinConfig {
-	seq := uint64(0)
-	if counter, err := p.dir.Counter(counterSeq); err == nil {
-		if v, err := counter.Value(); err == nil {
-			seq = v
+	seen := func(name string) uint64 {
+		counter, err := p.dir.Counter(name)
+		if err != nil {
+			return 0
 		}
+		v, err := counter.Value()
+		if err != nil {
+			p.log.Warn("a counter of the state directory cannot be read; rollback to before it goes unnoticed", "name", name, "err", err)
+		}
+		return v
 	}
 	var d net.Dialer
 	return node.JoinConfig{
-		Token: p.token, Identity: p.key, MinSeq: seq, Name: p.cfg.Name, VM: machineID(), Labels: p.cfg.Labels,
+		Token: p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), Name: p.cfg.Name, VM: machineID(), Labels: p.cfg.Labels,
 		Endpoints: p.endpoints(), Binary: p.binary, Log: p.log, Step: h.addStep,
 		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", endpoint)
@@ -196,6 +202,12 @@ func (p *peer) save(m *node.Membership) error {
 		return err
 	}
 	if err := counter.Raise(m.Trust.Descriptor.Seq); err != nil {
+		return err
+	}
+	if counter, err = p.dir.Counter(counterPolicy); err != nil {
+		return err
+	}
+	if err := counter.Raise(m.Trust.Policy.Sequence); err != nil {
 		return err
 	}
 	b := m.Encode()

@@ -80,7 +80,8 @@ type target struct {
 	target    abe.Target
 	statement abe.Statement
 	signed    []byte // the statement as sent
-	envelope  []byte // nil until made
+	envelope  []byte
+	refresh   time.Time // made anew from then on
 }
 
 // target returns what is handed out for a policy. The envelope costs an ABE
@@ -92,7 +93,7 @@ func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
 }
 
 func (a *authority) targetLocked(p abe.Policy, now time.Time) (*target, error) {
-	if t, ok := a.targets[p.String()]; ok && now.Before(t.statement.Expiry.Add(-credentialLife)) {
+	if t, ok := a.targets[p.String()]; ok && now.Before(t.refresh) {
 		return t, nil
 	}
 	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: p}
@@ -119,7 +120,7 @@ func (a *authority) targetLocked(p abe.Policy, now time.Time) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &target{target: t, statement: st, signed: signed, envelope: env}
+	out := &target{target: t, statement: st, signed: signed, envelope: env, refresh: now.Add(expiry.Sub(now) / 2)}
 	a.targets[p.String()] = out
 	a.keys.AddSeed(t, secret)
 	return out, nil
@@ -251,7 +252,12 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	old, renewal := a.own[who.PID]
+	old, known := a.own[who.PID]
+	renewal := known && old.SecretID == who.SecretID
+	if renewal {
+		// "Everyone admitted with this secret since" counts from the first time.
+		who.Admitted = time.Unix(old.Admitted, 0)
+	}
 	if err := a.quotaLocked(who.SecretID, renewal); err != nil {
 		return nil, err
 	}
@@ -274,10 +280,12 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, la
 		a.used[who.SecretID]++
 	}
 	if err := a.save(a.encodeLocked()); err != nil {
-		if renewal {
+		if known {
 			a.own[who.PID] = old
 		} else {
 			delete(a.own, who.PID)
+		}
+		if !renewal {
 			a.used[who.SecretID]--
 		}
 		return nil, fmt.Errorf("superpeer: membership not saved: %w", err)

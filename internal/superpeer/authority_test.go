@@ -271,3 +271,45 @@ func TestSuperPeerRefusesAForeignHandOver(t *testing.T) {
 		}
 	}
 }
+
+func TestQuotaAndAdmissionTimeGoBySecret(t *testing.T) {
+	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, func(h *service.HandOver) { h.Secrets[1].Quota = 1 })
+	a := s.authority
+	if _, err := comer(svc, "app", 1).ask(t, a, nil); err != nil {
+		t.Fatal(err)
+	}
+	web := comer(svc, "web", 2)
+	first, err := web.ask(t, a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = comer(svc, "app", 2).ask(t, a, nil) // known, but by another secret
+	wantCode(t, "quota of another secret", err, admission.CodeQuota)
+	web.who.Admitted = web.who.Admitted.Add(time.Hour)
+	again, err := web.ask(t, a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, _ := a.trust.VerifyCredential(time.Now(), first.Credential, 1)
+	two, _ := a.trust.VerifyCredential(time.Now(), again.Credential, 1)
+	if one.AdmittedAt != two.AdmittedAt {
+		t.Errorf("a renewal moved the time of admission from %d to %d", one.AdmittedAt, two.AdmittedAt)
+	}
+}
+
+func TestProvisioningStatementIsRenewed(t *testing.T) {
+	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	later := time.Now().Add(40 * 24 * time.Hour)
+	b, err := s.authority.info(later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := provision.ParseInfo(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(p id.ID) (ed25519.PublicKey, bool) { return s.authority.trust.AuthorityKey(p, later) }
+	if _, err := abe.VerifyStatement(i.Statement, svc.ID, verify, later); err != nil {
+		t.Errorf("after 40 days of uptime: %v", err)
+	}
+}

@@ -247,15 +247,11 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 	if err := s.authority.prepare(now); err != nil {
 		return err
 	}
-	info, err := s.authority.info(now)
-	if err != nil {
-		return err
-	}
 	d := s.service.trust.Descriptor
 	s.admission = &admission.Service{
 		ID: d.Service, Root: wire.Marshal(h.Service.Documents.Roots), Descriptor: h.Service.Documents.Descriptor.Encode(),
 		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
-		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)}, Info: info,
+		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)},
 	}
 	return nil
 }
