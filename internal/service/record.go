@@ -157,6 +157,9 @@ func (t *Trust) OpenDirectory(b []byte, issuer SuperPeer, seq int64, now time.Ti
 	return d, nil
 }
 
+// maxLease is longer than any membership that is granted, by a clock's slack.
+const maxLease = 48 * time.Hour
+
 // Vouched returns the members that a super peer may speak for: with an address
 // in its block and labels within its scope, before its own and their end.
 // Whatever it says of others is not believed.
@@ -166,7 +169,11 @@ func Vouched(issuer SuperPeer, all []Member, now time.Time) []Member {
 		return nil
 	}
 	var good []Member
+	last := min(issuer.Expires, now.Add(maxLease).Unix())
 	for _, m := range all {
+		if m.NotAfter > last {
+			continue // nobody is listed for ever
+		}
 		if len(m.Key) == ed25519.PublicKeySize && ValidName(m.Name) && block.Contains(m.Addr4()) && now.Unix() < m.NotAfter && inScope(issuer, m.Labels) {
 			good = append(good, m)
 		}

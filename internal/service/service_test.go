@@ -408,6 +408,10 @@ func TestDirectoryLeavesOutWhatItsIssuerMayNotGrant(t *testing.T) {
 	if got := Vouched(issuer, d.Members, time.Unix(issuer.Expires, 0)); len(got) != 0 {
 		t.Errorf("a super peer whose right has ended vouches for %+v", got)
 	}
+	forEver := m(func(c *Credential) { c.NotAfter = 1 << 62 })
+	if got := Vouched(issuer, []Member{forEver}, t0); len(got) != 0 {
+		t.Errorf("listed for ever: %+v", got)
+	}
 	if _, err := tr.OpenDirectory(d.Encode(), issuer, 6, t0); !errors.Is(err, ErrStale) {
 		t.Errorf("error %v, want ErrStale", err)
 	}

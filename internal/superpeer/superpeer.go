@@ -93,10 +93,9 @@ type SuperPeer struct {
 
 	admissions admissions // counted
 
-	stop context.CancelFunc // ends Run
-
 	mu    sync.Mutex
-	ready bool // slots of every role are there
+	stop  context.CancelFunc // ends Run; nil before it
+	ready bool               // slots of every role are there
 }
 
 // tier is a super peer's part in one overlay.
@@ -274,8 +273,11 @@ func (s *SuperPeer) PID() id.ID { return s.authority.self.PID() }
 // Run serves until ctx ends. It closes both sockets.
 func (s *SuperPeer) Run(ctx context.Context) error {
 	s.log.Info("super peer up", "service", s.service.trust.Descriptor.Name, "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
-	ctx, s.stop = context.WithCancel(ctx)
-	defer s.stop()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	s.mu.Lock()
+	s.stop = stop
+	s.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.port.Run(ctx, port.Handlers{Control: s.onControl}) })
 	g.Go(func() error { return s.service.overlay.Run(ctx) })
