@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"net/netip"
@@ -293,6 +292,3 @@ func (n *Node) mayJoinOverlay(pid id.ID, _ netip.AddrPort) bool {
 
 // peer returns the tunnel of an overlay address, nil if nobody is known there.
 func (n *Node) peer(a netip.Addr) *tunnel { return (*n.routes.Load())[a] }
-
-// identityKey returns a member's key.
-func (t *tunnel) identityKey() ed25519.PublicKey { return ed25519.PublicKey(t.member.Load().Key) }

@@ -30,8 +30,6 @@ const (
 	sessionLife = 7 * 24 * time.Hour
 	// slotDepth is how many ABE keys are kept ready for each label set.
 	slotDepth = 4
-	// maxLabelSets bounds the label sets that are kept ready.
-	maxLabelSets = 64
 	// maxMembers fits one directory object (service.MaxDirectory).
 	maxMembers = 400
 )
