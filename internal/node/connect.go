@@ -77,7 +77,8 @@ func (n *Node) lookup(t *tunnel) {
 		c, err := n.findContact(ctx, member)
 		n.post(func() {
 			if t.installed != pairs {
-				return // the peer called us meanwhile
+				t.rekeying = false // the peer called us meanwhile
+				return
 			}
 			if err != nil {
 				n.failed(t, err.Error())
@@ -103,9 +104,6 @@ func (n *Node) findContact(ctx context.Context, m service.Member) (service.Conta
 		return service.Contact{}, fmt.Errorf("%s has published no contact record: it is down, or has left", m.Name)
 	case err != nil:
 		return service.Contact{}, fmt.Errorf("the contact record of %s could not be read: %w", m.Name, err)
-	}
-	if item.Withdrawn() {
-		return service.Contact{}, fmt.Errorf("%s has left", m.Name)
 	}
 	plain, err := n.openRecord(ctx, item, m)
 	if err != nil {
@@ -151,10 +149,11 @@ func (n *Node) openRecord(ctx context.Context, item overlay.Item, m service.Memb
 	return nil, fmt.Errorf("the contact record of %s is sealed to %s: %w", m.Name, policy, discovery.ErrNotAllowed)
 }
 
-// usable leaves out endpoints inside the overlay itself.
+// usable leaves out endpoints that nobody may be sent to, and those inside the
+// overlay itself.
 func (n *Node) usable(all []netip.AddrPort) (out []netip.AddrPort) {
 	for _, e := range all {
-		if !n.inService(e.Addr()) {
+		if service.UsableEndpoint(e) && !n.inService(e.Addr()) {
 			out = append(out, e)
 		}
 	}

@@ -143,7 +143,7 @@ func (n *Node) endpoints() []netip.AddrPort {
 	}
 	var out []netip.AddrPort
 	for _, e := range n.usable(all) {
-		if service.UsableEndpoint(e) && !slices.Contains(out, e) && len(out) < keyex.MaxPaths {
+		if !slices.Contains(out, e) && len(out) < keyex.MaxPaths {
 			out = append(out, e)
 		}
 	}
