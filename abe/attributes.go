@@ -61,27 +61,27 @@ func (a Attributes) validate() error {
 		return fmt.Errorf("abe: %d labels, the limit is %d", len(a.Labels), maxLabels)
 	}
 	if a.VM != "" {
-		if err := checkToken("vm", a.VM, maxLabelValue); err != nil {
+		if err := checkToken("vm", a.VM); err != nil {
 			return err
 		}
 	}
 	for k, v := range a.Labels {
-		if err := checkToken("label key", k, maxLabelKey); err != nil {
+		if err := checkToken("label key", k); err != nil {
 			return err
 		}
 		if v == "" {
 			continue
 		}
-		if err := checkToken("label value", v, maxLabelValue); err != nil {
+		if err := checkToken("label value", v); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkToken(what, s string, limit int) error {
-	if s == "" || len(s) > limit || !utf8.ValidString(s) {
-		return fmt.Errorf("abe: %s %q: want 1 to %d bytes of UTF-8", what, s, limit)
+func checkToken(what, s string) error {
+	if s == "" || len(s) > maxToken || !utf8.ValidString(s) {
+		return fmt.Errorf("abe: %s %q: want 1 to %d bytes of UTF-8", what, s, maxToken)
 	}
 	return nil
 }

@@ -33,9 +33,8 @@ const (
 
 	// Bounds of a label, as in Kubernetes; of labels in one key: KeyGen costs
 	// about 10 ms each.
-	maxLabelKey   = 63
-	maxLabelValue = 63
-	maxLabels     = 16
+	maxToken  = 63 // VM identifier, label key, label value
+	maxLabels = 16
 
 	maxKeySize      = 16 << 10 // 16 labels of the longest kind need 13 kB
 	maxEnvelopeSize = 32 << 10 // 16 conditions on one label need 22 kB

@@ -61,10 +61,10 @@ type condition struct {
 
 // Label asks for a label's value. There is no asking for "no value".
 func Label(key, value string) Policy {
-	if err := checkToken("label key", key, maxLabelKey); err != nil {
+	if err := checkToken("label key", key); err != nil {
 		return Policy{err: err}
 	}
-	if err := checkToken("label value", value, maxLabelValue); err != nil {
+	if err := checkToken("label value", value); err != nil {
 		return Policy{err: err}
 	}
 	return leaf(condition{on: onLabel, key: key, value: value})
@@ -88,7 +88,7 @@ func ForSuperPeer(pid id.ID) Policy {
 
 // ForVM asks for a VMID.
 func ForVM(vm string) Policy {
-	if err := checkToken("vm", vm, maxLabelValue); err != nil {
+	if err := checkToken("vm", vm); err != nil {
 		return Policy{err: err}
 	}
 	return leaf(condition{on: onVM, value: vm})

@@ -67,9 +67,7 @@ func TestBoundedMapAgainstADumbTwin(t *testing.T) {
 			}
 		case 2:
 			b.expire(now)
-			if _, there := dumb[k]; there {
-				delete(dumb, k)
-			}
+			delete(dumb, k)
 			b.remove(k)
 		}
 		b.expire(now)

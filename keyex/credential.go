@@ -32,7 +32,7 @@ func newCredentials(verify func(time.Time, []byte, uint32) (Peer, error)) creden
 }
 
 func (c credentials) peer(now time.Time, cred []byte, epoch uint32) (Peer, error) {
-	key := hash(sha256.Sum256(binary.BigEndian.AppendUint32(append([]byte(nil), cred...), epoch)))
+	key := sha256.Sum256(binary.BigEndian.AppendUint32(append([]byte(nil), cred...), epoch))
 	if p, ok := c.known.get(now, key); ok {
 		if p.Expires.IsZero() || now.Before(p.Expires) {
 			return p, nil

@@ -55,8 +55,8 @@ func unknownCommand(root *cobra.Command, args []string) error {
 	if len(args) > 0 && strings.HasPrefix(args[0], "__") {
 		return nil // a shell asks for completions
 	}
-	cmd, rest, err := root.Find(args)
-	if err != nil || !cmd.HasSubCommands() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
+	cmd, rest, _ := root.Find(args) // of no command it returns root
+	if !cmd.HasSubCommands() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
 		return nil
 	}
 	cmd.SuggestionsMinimumDistance = 2

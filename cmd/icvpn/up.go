@@ -34,7 +34,7 @@ func (a *app) up(cmd *cobra.Command, flags *configFlags) error {
 	defer clear(token)
 	log := a.logger(c.Log)
 	if warning != "" {
-		log.Warn(warning)
+		log.Warn("token not protected", "detail", warning)
 	}
 	ctx, stop := interruptible(cmd.Context(), a.stderr)
 	defer stop()

@@ -87,7 +87,8 @@ func removeStale(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s is in the way of the control socket and is not a socket; move it, or choose another path with --control-socket", path)
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	d := net.Dialer{Timeout: time.Second}
+	if c, err := d.DialContext(context.Background(), "unix", path); err == nil {
 		c.Close()
 		return &InUseError{path} // a server without our lock, on a file system without locks
 	}

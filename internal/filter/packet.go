@@ -196,7 +196,7 @@ func (p *packet) fragment(more bool, offset int, ident uint32) bool {
 // transport reads ports and wants the whole fixed header, so that no later
 // fragment can change what was judged (RFC 1858, RFC 3128).
 func (p *packet) transport(quoted bool) bool {
-	need := 0
+	var need int
 	switch {
 	case p.proto == ipTCP:
 		p.class, need = classTCP, headerTCP

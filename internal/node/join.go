@@ -464,7 +464,7 @@ func (a *admittance) step(name, detail string) {
 
 func report(log *slog.Logger, tell func(control.JoinStep), name, detail string, began, now time.Time) {
 	took := now.Sub(began)
-	log.Info("join: "+name, "dur", took.Round(100*time.Microsecond), "detail", detail)
+	log.Info("join step", "step", name, "dur", took.Round(100*time.Microsecond), "detail", detail)
 	if tell != nil {
 		tell(control.JoinStep{Name: name, Started: began, DurationMS: float64(took.Microseconds()) / 1000, Detail: detail})
 	}

@@ -73,7 +73,7 @@ func IsAnswer(typ seal.Type, payload []byte) bool {
 }
 
 // reflectMessage asks for, or tells, the address a datagram came from
-// (docs/protocol/control.md). Observed is invalid in a query.
+// (docs/protocol/tunnel.md). Observed is invalid in a query.
 type reflectMessage struct {
 	_        struct{} `cbor:",toarray"`
 	Version  uint8

@@ -19,11 +19,10 @@ var _ observed = (*handler)(nil)
 
 // Metrics implements metrics.Source: nothing while joining, the node's after.
 func (h *handler) Metrics(ctx context.Context) (metrics.Snapshot, error) {
-	n, err := h.running()
-	if err != nil {
-		return metrics.Snapshot{}, nil
+	if n := h.current(); n != nil {
+		return n.Metrics(ctx)
 	}
-	return n.Metrics(ctx)
+	return metrics.Snapshot{}, nil
 }
 
 // metricsListener binds the address of the metrics, nil without one.

@@ -340,14 +340,20 @@ func (h *handler) set(n *node.Node) {
 	h.node = n
 }
 
-// running returns the node, or why there is none yet.
-func (h *handler) running() (*node.Node, error) {
+// current returns the node, nil while joining.
+func (h *handler) current() *node.Node {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.node == nil {
+	return h.node
+}
+
+// running returns the node, or why there is none yet.
+func (h *handler) running() (*node.Node, error) {
+	n := h.current()
+	if n == nil {
 		return nil, &control.Error{Code: control.CodeNotReady, Message: "this machine is still joining; icvpn status shows how far it is"}
 	}
-	return h.node, nil
+	return n, nil
 }
 
 func (h *handler) addStep(s control.JoinStep) {
@@ -358,7 +364,7 @@ func (h *handler) addStep(s control.JoinStep) {
 
 func (h *handler) step(log *slog.Logger, name, detail string, began time.Time) {
 	took := time.Since(began)
-	log.Info("join: "+name, "dur", took.Round(100*time.Microsecond), "detail", detail)
+	log.Info("join step", "step", name, "dur", took.Round(100*time.Microsecond), "detail", detail)
 	h.addStep(control.JoinStep{Name: name, Started: began, DurationMS: float64(took.Microseconds()) / 1000, Detail: detail})
 }
 

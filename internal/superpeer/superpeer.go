@@ -347,7 +347,7 @@ func (s *SuperPeer) becomeReady() {
 	defer s.mu.Unlock()
 	if !s.ready {
 		s.ready = true
-		s.log.Info("keys made ahead for every role", "took", time.Since(s.started).Round(time.Millisecond))
+		s.log.Info("keys made ahead for every role", "dur", time.Since(s.started).Round(time.Millisecond))
 	}
 }
 
