@@ -281,8 +281,7 @@ func (n *Node) flushStaged(t *tunnel) {
 // is sent about them.
 func (n *Node) install(r *keyex.Result) {
 	c := r.Peer.Info.(*service.Credential)
-	member := c.Member()
-	t := n.learnMember(&member, true)
+	t := n.learnProved(c)
 	t.credential = c
 	p, err := n.newPair(t, r)
 	if err != nil {

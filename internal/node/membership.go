@@ -168,7 +168,7 @@ func (n *Node) readDirectory(ctx context.Context, sp service.SuperPeer) {
 	if err == nil {
 		var d service.Directory
 		if d, err = n.openDirectory(data, root.Seq, sp); err == nil {
-			n.post(func() { n.onDirectory(d.Members) })
+			n.post(func() { n.onDirectory(sp.PID(), d) })
 			return
 		}
 	}
@@ -183,25 +183,6 @@ func (n *Node) openDirectory(data []byte, seq int64, sp service.SuperPeer) (d se
 		return d, err
 	}
 	return n.trust().OpenDirectory(plain, sp, seq, n.now())
-}
-
-// onDirectory takes in members, forgets those whose credential ended, and
-// routes packets that waited. Control loop only.
-func (n *Node) onDirectory(ms []service.Member) {
-	n.learn(ms)
-	unix := n.now().Unix()
-	for pid, t := range n.tunnels {
-		if m := t.member.Load(); m != nil && unix >= m.NotAfter && len(t.pairs) == 0 && t.state == tunnelIdle {
-			delete(n.tunnels, pid)
-			n.reroute()
-		}
-	}
-	n.retryUnrouted(time.Now())
-	if n.trust().Policy.Mesh == service.MeshFull {
-		for _, t := range n.tunnels {
-			n.connect(t)
-		}
-	}
 }
 
 // wantDirectory asks for a read, soon.

@@ -80,7 +80,8 @@ type Node struct {
 	// owned by controlLoop
 	machine    *keyex.Machine
 	tunnels    map[id.ID]*tunnel
-	active     map[*tunnel]bool // those with pairs or a connection under way
+	active     map[*tunnel]bool   // those with pairs or a connection under way
+	issuers    map[id.ID]issuance // directories read
 	upkeepAt   time.Time
 	leaving    bool
 	deviceMu   sync.Mutex // a TUN device takes one writer at a time
@@ -119,7 +120,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, key: cfg.Join.Identity, service: m.Credential.Service,
 		prefix6: service.Prefix6(m.Credential.Service), device: cfg.Device, sad: new(esp.SAD), esp: new(esp.Stats),
-		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{},
+		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{}, issuers: map[id.ID]issuance{},
 		controlIn: make(chan datagram, controlQueue), posts: make(chan func(), controlQueue),
 		refreshNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
 		lookups: make(chan struct{}, maxLookups), awake: make(chan struct{}, 1), stopped: make(chan struct{}),
@@ -197,7 +198,7 @@ func (n *Node) adopt(m *Membership) error {
 			n.log.Warn("envelope from the super peer does not open", "err", err)
 		}
 	}
-	n.learn(m.Members)
+	n.learn(m.Credential.Issuer, m.Members)
 	return nil
 }
 

@@ -114,7 +114,7 @@ func TestCredentialOutranksTheDirectory(t *testing.T) {
 		lie := app.membership.Load().Credential.Member()
 		lie.Address4, lie.NotAfter = []byte{10, 42, 0, 99}, lie.NotAfter+1000
 		if err := web.call(w.ctx, func() {
-			web.learn([]service.Member{lie})
+			web.learn(app.membership.Load().Credential.Issuer, []service.Member{lie})
 			if web.peer(netip.MustParseAddr("10.42.0.99")) != nil {
 				t.Error("a directory entry moved a proved member to another address")
 			}

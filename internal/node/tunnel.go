@@ -52,7 +52,8 @@ type tunnel struct {
 	pairs       []*saPair // newest first
 	installed   int       // pairs ever installed
 	endpoints   []netip.AddrPort
-	proved      bool                // member is from a credential shown in a key exchange
+	entries     []entry             // what super peers say of the peer
+	holder      id.ID               // issuer of the entry in force
 	credential  *service.Credential // of the last key exchange, nil before
 	retryAt     time.Time           // not before this is a failed connection tried again
 	retryWait   time.Duration

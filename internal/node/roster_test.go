@@ -1,0 +1,145 @@
+package node
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"icvpn/internal/service"
+)
+
+// listing is what a super peer would publish, as a reader gets it.
+func listing(w *world, sp int, seq int64, ms ...service.Member) (service.SuperPeer, service.Directory) {
+	issuer, _ := w.nodes[0].trust().Descriptor.SuperPeer(w.supers[sp].sp.PID())
+	expires := time.Now().Add(15 * time.Minute)
+	d := service.NewDirectory(w.svc.ID, 1, seq, expires, service.Vouched(issuer, ms, time.Now()))
+	return issuer, d
+}
+
+// onControlLoop runs f where a node's roster is owned.
+func (p *nodeProc) onControlLoop(w *world, f func()) {
+	w.t.Helper()
+	if err := p.call(w.ctx, f); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// otherOf returns a super peer that did not admit p, and an address of its block.
+func otherOf(w *world, p *nodeProc) (index int, block []byte) {
+	for i, s := range w.supers {
+		if s.sp.PID() != p.membership.Load().Credential.Issuer {
+			sp, _ := p.trust().Descriptor.SuperPeer(s.sp.PID())
+			a := netip.MustParsePrefix(sp.Block4).Addr().Next().Next().Next().As4()
+			return i, a[:]
+		}
+	}
+	w.t.Fatal("there is no other super peer")
+	return 0, nil
+}
+
+// TestSuperPeerCannotRelabelAnothersMember has a dishonest super peer list the
+// key of a machine that another one admitted, with labels that open it to
+// everybody and an end far away, while no tunnel is up.
+func TestSuperPeerCannotRelabelAnothersMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web, db := w.start("web", "web-1"), w.start("db", "db-1")
+		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		liar, address := otherOf(w, db)
+		lie := db.membership.Load().Credential.Member()
+		lie.Labels, lie.Address4, lie.NotAfter = map[string]string{"role": "app"}, address, time.Now().Add(40*time.Hour).Unix()
+		issuer, d := listing(w, liar, time.Now().UnixMilli(), lie)
+		if len(d.Members) != 1 {
+			t.Fatal("the lie is not one that passes for its own member: the test shows nothing")
+		}
+		web.onControlLoop(w, func() {
+			web.onDirectory(issuer.PID(), d)
+			got := web.tunnels[db.self]
+			if m := got.member.Load(); m.Labels["role"] != "db" || m.Addr4() != db.addr4() {
+				t.Errorf("%s is now %s at %s", m.Name, service.LabelText(m.Labels), m.Addr4())
+			}
+			if got.pair.Load().MayInitiate() {
+				t.Error("web may now reach db")
+			}
+			if web.peer(db.addr4()) != got {
+				t.Error("the machine's own address leads elsewhere")
+			}
+		})
+	})
+}
+
+// TestMoveToAnotherSuperPeerIsBelievedOnProof: a machine that was admitted again
+// elsewhere is reached under its new address, which its credential then proves.
+func TestMoveToAnotherSuperPeerIsBelievedOnProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web := w.start("web", "web-1")
+		key := newIdentity(t)
+		app := w.startAs("app", "app-1", key)
+		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		old := app.addr4()
+		first := app.membership.Load().Credential.Issuer
+		app.stop()
+		for _, s := range w.supers {
+			if s.sp.PID() == first {
+				s.kill()
+			}
+		}
+		app = w.startAs("app", "app-1", key)
+		if app.addr4() == old {
+			t.Fatal("the machine has its old address: the test shows nothing")
+		}
+		w.eventually("route to the new address", time.Minute, func() bool { return web.peer(app.addr4()) != nil })
+		w.pingOK(web, app.addr4().String())
+		web.onControlLoop(w, func() {
+			if got := web.tunnels[app.self].member.Load().Addr4(); got != app.addr4() {
+				t.Errorf("after the proof it stands at %s, want %s", got, app.addr4())
+			}
+		})
+	})
+}
+
+// TestSilentSuperPeerLosesItsMembers: once the directory of the one that listed
+// a machine first has ended unrenewed, another's word counts.
+func TestSilentSuperPeerLosesItsMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		second, address := otherOf(w, app)
+		moved := app.membership.Load().Credential.Member()
+		moved.Address4 = address
+		issuer, d := listing(w, second, time.Now().UnixMilli(), moved)
+		web.onControlLoop(w, func() {
+			first := app.membership.Load().Credential.Issuer
+			web.issuers[first] = issuance{seq: web.issuers[first].seq, expires: time.Now().Add(-time.Second)}
+			web.onDirectory(issuer.PID(), d)
+			if got := web.tunnels[app.self].member.Load(); string(got.Address4) != string(address) {
+				t.Errorf("it still stands at %s", got.Addr4())
+			}
+		})
+	})
+}
+
+// TestDirectoryDropsWhomItNoLongerLists: a machine that its super peer has taken
+// out is gone, and no route is left.
+func TestDirectoryDropsWhomItNoLongerLists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		web.onControlLoop(w, func() {
+			issuer, empty := listing(w, 0, web.issuers[w.supers[0].sp.PID()].seq+1)
+			web.onDirectory(issuer.PID(), empty)
+			if web.tunnels[app.self] != nil || web.peer(app.addr4()) != nil || web.mayJoinOverlay(app.self, netip.AddrPortFrom(app.addr, 4500)) {
+				t.Error("a machine that nobody lists is still known")
+			}
+			older, full := listing(w, 0, 1, app.membership.Load().Credential.Member())
+			web.onDirectory(older.PID(), full)
+			if web.tunnels[app.self] != nil {
+				t.Error("an older directory brought it back")
+			}
+		})
+	})
+}
