@@ -13,7 +13,6 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -150,7 +149,7 @@ func (p *peer) joinConfig(h *handler) node.JoinConfig {
 	}
 	var d net.Dialer
 	return node.JoinConfig{
-		Token: p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), Name: p.cfg.Name, VM: machineID(), Labels: p.cfg.Labels,
+		Token: p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), Name: p.cfg.Name, VM: vmID(p.token.Service), Labels: p.cfg.Labels,
 		Endpoints: p.endpoints(), Binary: p.binary, Log: p.log, Step: h.addStep,
 		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", endpoint)
@@ -296,17 +295,6 @@ func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
 		return nil, fmt.Errorf("the identity in %s is damaged; remove the file to join as a new machine", dir.Path())
 	}
 	return ed25519.NewKeyFromSeed(seed), nil
-}
-
-// machineID is the VM identifier: systemd's, which clouds set for each
-// instance; empty where there is none.
-func machineID() string {
-	b, err := os.ReadFile("/etc/machine-id")
-	if err != nil {
-		return ""
-	}
-	s := strings.TrimSpace(string(b))
-	return s[:min(len(s), 64)]
 }
 
 // resolveAll turns the operator's endpoints into addresses.
