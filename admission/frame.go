@@ -94,7 +94,7 @@ func ReadFrame(r io.Reader, limit int) (Frame, error) {
 	}
 	var body bytes.Buffer
 	if _, err := io.CopyN(&body, r, int64(n)-1); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return Frame{}, err

@@ -3,6 +3,7 @@ package admission
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"slices"
@@ -48,6 +49,24 @@ func TestReadFrameRefusesTruncations(t *testing.T) {
 		if _, err := ReadFrame(bytes.NewReader(b[:i]), limitEarly); err != io.ErrUnexpectedEOF {
 			t.Errorf("%d bytes: %v", i, err)
 		}
+	}
+}
+
+// wrappedEOF ends as readers of other packages may: with a wrapped io.EOF.
+type wrappedEOF struct{ r io.Reader }
+
+func (w wrappedEOF) Read(b []byte) (int, error) {
+	n, err := w.r.Read(b)
+	if err != nil {
+		err = fmt.Errorf("reader: %w", err)
+	}
+	return n, err
+}
+
+func TestReadFrameKnowsAWrappedEnd(t *testing.T) {
+	_, err := ReadFrame(wrappedEOF{bytes.NewReader([]byte{0, 0, 0, 4, 3, 'a'})}, limitEarly)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		t.Errorf("inside a frame: %v", err)
 	}
 }
 

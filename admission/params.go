@@ -89,6 +89,10 @@ const (
 	maxUnixMs = 1 << 53
 )
 
+// CertificateLife bounds how long one TLS certificate of a super peer is shown.
+// No peer looks at its dates; whoever finds a copy of it should.
+const CertificateLife = 30 * 24 * time.Hour
+
 // Timeout is how long the conductor lets one admission take, from TCP accept
 // to the last frame: argon2id, a loaded super peer and a 300 ms path fit in.
 const Timeout = 20 * time.Second

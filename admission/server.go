@@ -93,6 +93,10 @@ type ServerConfig struct {
 	Binding Binding
 	// Pool may be nil; then g^b is made when it is needed.
 	Pool *EphemeralPool
+	// Throttle bounds wrong proofs from Source, and all others together. May be
+	// nil; then nothing does.
+	Throttle *Throttle
+	Source   Source
 }
 
 // ServerOutput is what to do after a step: send, then close if Done. Refused is
@@ -202,7 +206,7 @@ func (s *Server) step(now time.Time, f Frame) (ServerOutput, error) {
 	case f.Type == TypeDescriptorRequest && s.state == serverWantRequest:
 		return s.onDescriptorRequest(now, f)
 	case f.Type == TypeStart && s.state == serverWantStart:
-		return s.onStart(f)
+		return s.onStart(now, f)
 	case f.Type == TypeContinue && s.state == serverWantStart:
 		return s.onContinue(now, f)
 	case f.Type == TypeProof && s.state == serverWantProof:
@@ -236,10 +240,13 @@ func (s *Server) onDescriptorRequest(now time.Time, f Frame) (ServerOutput, erro
 
 // onStart challenges with B. Known and unknown IDs do the same work here and
 // in onProof.
-func (s *Server) onStart(f Frame) (ServerOutput, error) {
+func (s *Server) onStart(now time.Time, f Frame) (ServerOutput, error) {
 	var m start
 	if err := decode(f, &m); err != nil {
 		return ServerOutput{}, err
+	}
+	if !s.cfg.Throttle.open(now, m.SecretID, s.cfg.Source) {
+		return s.refuse(guessedTooOften(), nil), nil
 	}
 	fake := fakeVerifier(s.service.FakeKey, s.service.ID, m.SecretID, s.service.Params)
 	s.verifier, s.known = s.cfg.Backend.Verifier(s.service.ID, m.SecretID)
@@ -265,6 +272,11 @@ func (s *Server) onStart(f Frame) (ServerOutput, error) {
 	return reply(encode(TypeChallenge, &challenge{Salt: s.verifier.Salt, B: s.bPub})), nil
 }
 
+// guessedTooOften is told for known and unknown IDs alike.
+func guessedTooOften() *Refusal {
+	return &Refusal{Code: CodeBusy, Detail: "too many wrong proofs for this secret of late"}
+}
+
 // fits says whether a stored verifier can answer for secretID under params.
 func (v *Verifier) fits(secretID string, params Params) bool {
 	return v.SecretID == secretID && v.Params == params &&
@@ -276,6 +288,9 @@ func (s *Server) onProof(now time.Time, f Frame) (ServerOutput, error) {
 	var m proof
 	if err := decode(f, &m); err != nil {
 		return ServerOutput{}, err
+	}
+	if !s.cfg.Throttle.take(now, s.verifier.SecretID, s.cfg.Source) {
+		return s.refuse(guessedTooOften(), nil), nil
 	}
 	t := transcript{
 		binding: &s.cfg.Binding, group: s.service.Params.Group.srp(),
@@ -291,6 +306,7 @@ func (s *Server) onProof(now time.Time, f Frame) (ServerOutput, error) {
 	if !right || !s.known {
 		return s.refuse(&Refusal{Code: CodeWrongSecret}, nil), nil
 	}
+	s.cfg.Throttle.giveBack(s.verifier.SecretID, s.cfg.Source)
 	s.who = Authenticated{
 		Service: s.service.ID, SecretID: s.verifier.SecretID, PID: t.pid, Admitted: now,
 		Key: t.sessionKey(&kM), Exporter: s.cfg.Binding.Exporter,

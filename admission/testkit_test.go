@@ -260,7 +260,7 @@ func serveOne(ln net.Listener, w *world, key ed25519.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	conn := tls.Server(raw, ServerTLS(key))
+	conn := tls.Server(raw, ServerTLS(key, testNow))
 	defer conn.Close()
 	if err := conn.Handshake(); err != nil {
 		return err

@@ -18,15 +18,21 @@ import (
 
 // ServerTLS returns the configuration of a super peer: TLS 1.3 only, a
 // self-signed certificate around key made in memory, no session tickets, so no
-// resumption and no 0-RTT. The certificate carries the key and nothing else
-// that anybody trusts; its dates span all time. It takes key, which must be
-// complete.
-func ServerTLS(key ed25519.PrivateKey) *tls.Config {
+// resumption and no 0-RTT. One value serves all connections until
+// CertificateLife after now; make the next one well before. It takes key, which
+// must be complete.
+//
+// The certificate carries the key, which descriptor, token and proofs name, and
+// nothing else that anybody trusts: a new one around the same key changes
+// nothing for a peer. Its dates are whole days, so that they do not tell when
+// the process began.
+func ServerTLS(key ed25519.PrivateKey, now time.Time) *tls.Config {
+	day := now.UTC().Truncate(24 * time.Hour)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "icvpn super peer"},
-		NotBefore:    time.Unix(0, 0),
-		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280, Section 4.1.2.5: no expiry
+		NotBefore:    day.Add(-24 * time.Hour),
+		NotAfter:     day.Add(CertificateLife + 24*time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

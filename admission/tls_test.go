@@ -75,7 +75,7 @@ func relay(ln net.Listener, super string, key ed25519.PrivateKey, seen *[]Frame)
 	if err != nil {
 		return err
 	}
-	victim := tls.Server(raw, ServerTLS(key))
+	victim := tls.Server(raw, ServerTLS(key, testNow))
 	defer victim.Close()
 	conn, err := tls.Dial("tcp", super, ClientTLS(nil))
 	if err != nil {
@@ -181,7 +181,7 @@ func handshake(t *testing.T, server, client *tls.Config) (s, c tls.ConnectionSta
 }
 
 func TestTLSBindsBothEndsAlike(t *testing.T) {
-	s, c, err1, err2 := handshake(t, ServerTLS(testServerKey), ClientTLS(nil))
+	s, c, err1, err2 := handshake(t, ServerTLS(testServerKey, testNow), ClientTLS(nil))
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
@@ -205,7 +205,7 @@ func TestTLSBindsBothEndsAlike(t *testing.T) {
 }
 
 func TestTLSNeverResumes(t *testing.T) {
-	server, client := ServerTLS(testServerKey), ClientTLS(nil)
+	server, client := ServerTLS(testServerKey, testNow), ClientTLS(nil)
 	client.SessionTicketsDisabled = false // a client that would like to
 	client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	client.ServerName = "x"
@@ -230,22 +230,22 @@ func TestTLSRefusesOtherPeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ecServer := ServerTLS(testServerKey)
+	ecServer := ServerTLS(testServerKey, testNow)
 	ecServer.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: ecKey}}
-	oldServer := ServerTLS(testServerKey)
+	oldServer := ServerTLS(testServerKey, testNow)
 	oldServer.MinVersion, oldServer.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	oldClient := ClientTLS(nil)
 	oldClient.MinVersion, oldClient.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	mute := ServerTLS(testServerKey)
+	mute := ServerTLS(testServerKey, testNow)
 	mute.NextProtos, mute.VerifyConnection = nil, nil
 	muteClient := ClientTLS(nil)
 	muteClient.NextProtos, muteClient.VerifyConnection = nil, nil
 	for name, c := range map[string]struct{ server, client *tls.Config }{
 		"ECDSA server":        {ecServer, ClientTLS(nil)},
 		"TLS 1.2 server":      {oldServer, ClientTLS(nil)},
-		"TLS 1.2 client":      {ServerTLS(testServerKey), oldClient},
+		"TLS 1.2 client":      {ServerTLS(testServerKey, testNow), oldClient},
 		"server without ALPN": {mute, ClientTLS(nil)},
-		"client without ALPN": {ServerTLS(testServerKey), muteClient},
+		"client without ALPN": {ServerTLS(testServerKey, testNow), muteClient},
 	} {
 		s, state, serverErr, clientErr := handshake(t, c.server, c.client)
 		if serverErr != nil || clientErr != nil {
@@ -260,13 +260,33 @@ func TestTLSRefusesOtherPeers(t *testing.T) {
 	}
 }
 
+func TestServerCertificateHasABoundedLife(t *testing.T) {
+	parse := func(now time.Time) *x509.Certificate {
+		cert, err := x509.ParseCertificate(ServerTLS(testServerKey, now).Certificates[0].Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Before(cert.NotBefore) || now.Add(CertificateLife).After(cert.NotAfter) || cert.NotAfter.Sub(now) > CertificateLife+48*time.Hour {
+			t.Errorf("at %v: valid from %v to %v", now, cert.NotBefore, cert.NotAfter)
+		}
+		return cert
+	}
+	one, two := parse(testNow), parse(testNow.Add(time.Hour))
+	if !one.NotBefore.Equal(two.NotBefore) || !one.NotAfter.Equal(two.NotAfter) {
+		t.Error("the dates tell the hour")
+	}
+	if later := parse(testNow.Add(CertificateLife)); !later.PublicKey.(ed25519.PublicKey).Equal(one.PublicKey) {
+		t.Error("the next certificate has another key")
+	}
+}
+
 func TestCertificateDatesAreNotTrusted(t *testing.T) {
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, testServerKey.Public(), testServerKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := ServerTLS(testServerKey)
+	server := ServerTLS(testServerKey, testNow)
 	server.Certificates[0].Certificate = [][]byte{der}
 	client := ClientTLS([]ed25519.PublicKey{publicOf(testServerKey)})
 	client.Time = func() time.Time { return time.Unix(1<<40, 0) }
@@ -278,7 +298,7 @@ func TestCertificateDatesAreNotTrusted(t *testing.T) {
 // TestClaimedKeyMustBeHeld: a certificate with somebody else's key is worth
 // nothing without that key, although nothing in it is verified.
 func TestClaimedKeyMustBeHeld(t *testing.T) {
-	server := ServerTLS(testServerKey)
+	server := ServerTLS(testServerKey, testNow)
 	server.Certificates[0].PrivateKey = testKey("thief")
 	if _, _, _, err := handshake(t, server, ClientTLS([]ed25519.PublicKey{publicOf(testServerKey)})); err == nil {
 		t.Fatal("accepted a certificate without its key")

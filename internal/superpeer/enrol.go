@@ -71,7 +71,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, remote netip.Addr) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	tc := tls.Server(c, admission.ServerTLS(s.authority.key))
+	tc := tls.Server(c, admission.ServerTLS(s.authority.key, time.Now()))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", remote, "err", err)

@@ -99,7 +99,7 @@ func (s *wrongClock) acceptLoop(l net.Listener) {
 		if err != nil {
 			return
 		}
-		go s.serve(tls.Server(c, admission.ServerTLS(s.key)))
+		go s.serve(tls.Server(c, admission.ServerTLS(s.key, time.Now())))
 	}
 }
 
