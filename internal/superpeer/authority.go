@@ -30,8 +30,6 @@ const (
 	sessionLife = 7 * 24 * time.Hour
 	// slotDepth is how many ABE keys are kept ready for each label set.
 	slotDepth = 4
-	// maxMembers fits one directory object (service.MaxDirectory).
-	maxMembers = 400
 )
 
 // authority grants memberships of one service. Its methods are called from
@@ -71,6 +69,7 @@ type member struct {
 	SecretID string
 	Slot     []byte // of the last grant
 	Admitted int64  // Unix seconds
+	size     int    // of Member in the directory
 }
 
 // target is a discovery policy with what is handed out for it.
@@ -185,12 +184,12 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if err != nil {
 		return admission.Granted{}, err
 	}
-	c, err := a.admit(who, req, labels, slot.ID, now)
+	c, signed, err := a.admit(who, req, labels, slot.ID, now)
 	if err != nil {
 		a.slots.Add(slot) // nobody has seen it
 		return admission.Granted{}, err
 	}
-	g, err := a.assemble(c, slot, observed, now)
+	g, err := a.assemble(c, signed, slot, observed, now)
 	if err != nil {
 		return admission.Granted{}, err
 	}
@@ -246,8 +245,9 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 }
 
 // admit leases the address, signs the credential and enters the member. Only
-// what was saved is granted, so a crash between the two forgets nobody.
-func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, error) {
+// what was saved is granted, so a crash between the two forgets nobody; and only
+// what can be granted is saved.
+func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, []byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old, known := a.own[who.PID]
@@ -257,39 +257,61 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, la
 		who.Admitted = time.Unix(old.Admitted, 0)
 	}
 	if err := a.quotaLocked(who.SecretID, renewal); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	end := min(now.Add(credentialLife).Unix(), a.self.Expires)
-	addr, err := a.leases.take(who.PID, now.Unix(), end)
-	if err != nil {
-		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
-	}
-	a4 := addr.As4()
 	c := &service.Credential{
 		Service: a.trust.Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: labels,
-		Slot: slot[:], Address4: a4[:], SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
+		Slot: slot[:], Address4: make([]byte, 4), SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
 		NotBefore: now.Unix(), NotAfter: end, Epoch: a.epoch, Generation: a.trust.Descriptor.Generation,
 	}
 	if err := a.trust.Policy.Revoked(c); err != nil {
-		return nil, &admission.Refusal{Code: admission.CodeRevoked}
+		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
 	}
-	a.own[who.PID] = member{Member: c.Member(), SecretID: who.SecretID, Slot: slot[:], Admitted: c.AdmittedAt}
-	if !renewal {
-		a.used[who.SecretID]++
+	if err := a.roomLocked(c.Member(), who.SecretID, now.Unix()); err != nil {
+		return nil, nil, err
 	}
-	if err := a.save(a.encodeLocked()); err != nil {
+	leased := a.leases.has(who.PID)
+	signed, err := a.enterLocked(c, end, now)
+	if err != nil {
+		if !leased { // who is refused holds no address
+			a.leases.release(who.PID)
+		}
 		if known {
 			a.own[who.PID] = old
 		} else {
 			delete(a.own, who.PID)
 		}
-		if !renewal {
-			a.used[who.SecretID]--
-		}
-		return nil, fmt.Errorf("superpeer: membership not saved: %w", err)
+		return nil, nil, err
 	}
 	a.touch()
-	return c, nil
+	return c, signed, nil
+}
+
+// enterLocked leases an address, signs c and saves the member. On an error the
+// caller puts back what was.
+func (a *authority) enterLocked(c *service.Credential, end int64, now time.Time) ([]byte, error) {
+	addr, err := a.leases.take(c.PID(), now.Unix(), end)
+	if err != nil {
+		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
+	}
+	a4 := addr.As4()
+	c.Address4 = a4[:]
+	signed, err := service.SignCredential(*c, a.key)
+	if err != nil {
+		return nil, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	}
+	old, known := a.own[c.PID()]
+	a.own[c.PID()] = member{Member: c.Member(), SecretID: c.SecretID, Slot: c.Slot, Admitted: c.AdmittedAt, size: entrySize(c.Member())}
+	used := a.used[c.SecretID]
+	if !known || old.SecretID != c.SecretID {
+		a.used[c.SecretID]++
+	}
+	if err := a.save(a.encodeLocked()); err != nil {
+		a.used[c.SecretID] = used
+		return nil, fmt.Errorf("superpeer: membership not saved: %w", err)
+	}
+	return signed, nil
 }
 
 func (a *authority) quotaLocked(secretID string, renewal bool) error {
@@ -298,9 +320,6 @@ func (a *authority) quotaLocked(secretID string, renewal bool) error {
 	}
 	if q := a.secrets[secretID].Quota; q != 0 && a.used[secretID] >= q {
 		return &admission.Refusal{Code: admission.CodeQuota}
-	}
-	if len(a.own) >= maxMembers {
-		return &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
 	}
 	return nil
 }
@@ -325,17 +344,13 @@ func (a *authority) slot(labels map[string]string) (*abe.Slot, error) {
 }
 
 // assemble gathers keys and addresses into the grant (step v).
-func (a *authority) assemble(c *service.Credential, slot *abe.Slot, observed netip.Addr, now time.Time) (provision.Grant, error) {
-	cred, err := service.SignCredential(*c, a.key)
-	if err != nil {
-		return provision.Grant{}, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
-	}
+func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slot, observed netip.Addr, now time.Time) (provision.Grant, error) {
 	k, ok := a.ring.Key(now, a.epoch)
 	if !ok {
 		return provision.Grant{}, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
 	}
 	g := provision.Grant{
-		Credential: cred, AttributeKey: slot.Key, SlotCiphertext: slot.Ciphertext, Policy: a.policy,
+		Credential: signed, AttributeKey: slot.Key, SlotCiphertext: slot.Ciphertext, Policy: a.policy,
 		Epoch: a.epoch, EpochKey: k.Bytes(), Entries: a.entries(), Observed: observed,
 		SessionExpires: now.Add(sessionLife).Unix(),
 	}
@@ -486,6 +501,7 @@ func (a *authority) restore(b []byte) error {
 	}
 	a.leases = l
 	for _, m := range s.Members {
+		m.size = entrySize(m.Member)
 		a.own[m.Member.PID()] = m
 	}
 	if s.Used != nil {

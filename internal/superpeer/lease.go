@@ -42,6 +42,17 @@ func (l *leases) size() uint32 {
 	return uint32(min(uint64(1)<<(32-l.block.Bits()), maxLeases)) - 2
 }
 
+// has says whether a PID holds an address, lapsed or not.
+func (l *leases) has(pid id.ID) bool { _, ok := l.byPID[pid]; return ok }
+
+// release gives the address of pid back, as if it had never been taken.
+func (l *leases) release(pid id.ID) {
+	if have, ok := l.byPID[pid]; ok {
+		delete(l.byHost, have.Host)
+		delete(l.byPID, pid)
+	}
+}
+
 // take returns the address of pid until expires, a new one for a new PID. When
 // every address is held, the longest lapsed lease is given away.
 func (l *leases) take(pid id.ID, now, expires int64) (netip.Addr, error) {

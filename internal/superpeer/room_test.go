@@ -1,0 +1,87 @@
+package superpeer
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"icvpn/admission"
+	"icvpn/internal/id"
+	"icvpn/internal/provision"
+	"icvpn/internal/service"
+)
+
+// fill admits machines of a role until the super peer refuses, without the
+// pairings of real grants, and returns how many there were and the refusal.
+func fill(t *testing.T, a *authority, first newcomer, name func(n int) string) (int, error) {
+	t.Helper()
+	for n := range 5000 {
+		who := first.who
+		who.IDKey = append([]byte(nil), who.IDKey...)
+		who.IDKey[0], who.IDKey[1] = byte(n), byte(n>>8)
+		who.PID = id.FromKey(who.IDKey)
+		labels, err := a.labels(who, provision.Request{}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := provision.Request{PID: who.PID, Name: name(n), VM: strings.Repeat("v", 64)}
+		if _, _, err := a.admit(who, req, labels, [16]byte{}, time.Now()); err != nil {
+			return n, err
+		}
+	}
+	t.Fatal("no end")
+	return 0, nil
+}
+
+func TestOneSecretLeavesRoomForTheOthers(t *testing.T) {
+	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	a := s.authority
+	web, err := fill(t, a, comer(svc, "web", 1), func(n int) string { return fmt.Sprint("w", n) })
+	wantCode(t, "more machines of one secret", err, admission.CodeAddresses)
+	size := int(a.leases.size())
+	if web < size/2 || web >= size {
+		t.Errorf("one of two secrets took %d of %d addresses", web, size)
+	}
+	app, _ := fill(t, a, comer(svc, "app", 2), func(n int) string { return fmt.Sprint("a", n) })
+	if app < size/4 {
+		t.Errorf("%d addresses were left to the other secret, want a quarter of %d", app, size)
+	}
+	if _, err := comer(svc, "app", 2).ask(t, a, nil); err == nil {
+		t.Error("a full super peer admitted one more")
+	}
+}
+
+func TestDirectoryOfLongEntriesFitsItsObject(t *testing.T) {
+	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	a := s.authority
+	a.leases = newLeases(netip.MustParsePrefix("10.42.0.0/18"))
+	long := func(n int) string { return fmt.Sprintf("%s-%04d", strings.Repeat("m", 50), n) }
+	for _, role := range []string{"web", "app"} {
+		n, err := fill(t, a, comer(svc, role, role[0]), long)
+		wantCode(t, "full directory", err, admission.CodeAddresses)
+		if n < 50 {
+			t.Errorf("only %d machines of %s were admitted", n, role)
+		}
+	}
+	if got := len(a.directory(time.Now()).Encode()); got > service.MaxDirectory || got < service.MaxDirectory*9/10 {
+		t.Errorf("the directory takes %d bytes, want nearly %d", got, service.MaxDirectory)
+	}
+}
+
+func TestRefusedMachineHoldsNoAddress(t *testing.T) {
+	store := &memStore{files: map[string][]byte{}}
+	s, svc := newTestSuper(t, store, nil)
+	a := s.authority
+	a.trust.Policy.Out.Peers = []string{comer(svc, "web", 1).who.PID.String()}
+	_, err := comer(svc, "web", 1).ask(t, a, nil)
+	wantCode(t, "revoked peer", err, admission.CodeRevoked)
+	store.full = true
+	if _, err = comer(svc, "web", 2).ask(t, a, nil); err == nil {
+		t.Fatal("admitted on a full disk")
+	}
+	if len(a.leases.byPID) != 0 || len(a.leases.byHost) != 0 || len(a.own) != 0 || a.used[comer(svc, "web", 2).who.SecretID] != 0 {
+		t.Errorf("machines that were refused hold %d addresses, %d entries and %d admissions", len(a.leases.byPID), len(a.own), a.used[comer(svc, "web", 2).who.SecretID])
+	}
+}
