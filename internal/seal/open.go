@@ -2,6 +2,7 @@ package seal
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"icvpn/internal/id"
@@ -18,14 +19,15 @@ type Opened struct {
 }
 
 // Open authenticates and decrypts in place. It takes datagram: on success
-// Payload lies in it, on a drop its bytes are lost.
-func (r *Ring) Open(now time.Time, datagram []byte) (Opened, Drop) {
-	o, d := r.open(now, datagram)
+// Payload lies in it, on a drop its bytes are lost. from is where it came from,
+// which decides nothing but whom a full nonce set sheds first.
+func (r *Ring) Open(now time.Time, datagram []byte, from netip.Addr) (Opened, Drop) {
+	o, d := r.open(now, datagram, from)
 	r.stats.count(d)
 	return o, d
 }
 
-func (r *Ring) open(now time.Time, datagram []byte) (Opened, Drop) {
+func (r *Ring) open(now time.Time, datagram []byte, from netip.Addr) (Opened, Drop) {
 	// 1. length, marker, type
 	if d := precheck(datagram); d != Passed {
 		return Opened{}, d
@@ -37,10 +39,10 @@ func (r *Ring) open(now time.Time, datagram []byte) (Opened, Drop) {
 		return Opened{}, unmatched(old)
 	}
 	if n > 1 {
-		return openCopies(now, datagram, r, found[:n])
+		return openCopies(now, datagram, from, r, found[:n])
 	}
 	// 3. the rest
-	return r.openWith(now, datagram, found[0])
+	return r.openWith(now, datagram, from, found[0])
 }
 
 func precheck(datagram []byte) Drop {
@@ -85,16 +87,16 @@ func (r *Ring) match(now time.Time, datagram []byte, found *[maxEpochs]*epochKey
 
 // openCopies tries several keys on copies, because a failed attempt erases what
 // it worked on.
-func openCopies(now time.Time, datagram []byte, r *Ring, keys []*epochKey) (Opened, Drop) {
+func openCopies(now time.Time, datagram []byte, from netip.Addr, r *Ring, keys []*epochKey) (Opened, Drop) {
 	for _, k := range keys {
-		if o, d := r.openWith(now, append([]byte(nil), datagram...), k); d != DropForged {
+		if o, d := r.openWith(now, append([]byte(nil), datagram...), from, k); d != DropForged {
 			return o, d
 		}
 	}
 	return Opened{}, DropForged
 }
 
-func (r *Ring) openWith(now time.Time, datagram []byte, k *epochKey) (Opened, Drop) {
+func (r *Ring) openWith(now time.Time, datagram []byte, from netip.Addr, k *epochKey) (Opened, Drop) {
 	// 3. authenticate; nothing below is reached by an outsider
 	typ := Type(datagram[markerSize])
 	nonce, sealed := datagram[adSize:headerSize], datagram[headerSize:]
@@ -113,7 +115,7 @@ func (r *Ring) openWith(now time.Time, datagram []byte, k *epochKey) (Opened, Dr
 		return Opened{}, DropInner
 	}
 	// 6. freshness by the nonce, last, so that only good datagrams take room
-	switch r.seen.add(at, nonce) {
+	switch r.seen[typ].add(at, nonce, sourceOf(from)) {
 	case nonceSeen:
 		return Opened{}, DropReplay
 	case nonceLate:

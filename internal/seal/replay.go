@@ -2,6 +2,7 @@ package seal
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"sync"
 )
 
@@ -14,6 +15,10 @@ import (
 // long as a generation, so it touches two; when a timestamp of generation k+1
 // first passes the window check, all of k-1 is out of the window and its place is
 // free. No entry is forgotten while its datagram could still pass.
+//
+// Every member can fill a set, so each type has its own, and in one that is half
+// full no source has more than 1/sourceShare of the room: a member that floods
+// from its own addresses shuts out itself.
 type nonceSet struct {
 	limit int
 
@@ -24,6 +29,25 @@ type nonceSet struct {
 type generation struct {
 	number uint64
 	seen   map[uint64]struct{}
+	from   map[uint64]int // entries by source; no more of them than entries
+}
+
+// sourceShare is the part of a set that one source may take once it is half
+// full.
+const sourceShare = 16
+
+// sourceOf is what a member cannot vary freely in its address: IPv4, or the /64
+// of IPv6.
+func sourceOf(a netip.Addr) uint64 {
+	switch a = a.Unmap(); {
+	case a.Is4():
+		b := a.As4()
+		return uint64(binary.BigEndian.Uint32(b[:]))
+	case a.Is6():
+		b := a.As16()
+		return binary.BigEndian.Uint64(b[:])
+	}
+	return 0
 }
 
 type nonceVerdict uint8
@@ -38,7 +62,7 @@ const (
 // add looks nonce up and remembers it. 64 of its 192 random bits are kept: a
 // chance hit drops one honest datagram in 2^47, and nobody can aim at a nonce
 // that is not drawn yet.
-func (s *nonceSet) add(ms uint64, nonce []byte) nonceVerdict {
+func (s *nonceSet) add(ms uint64, nonce []byte, source uint64) nonceVerdict {
 	number := ms / uint64(generationSpan.Milliseconds())
 	key := binary.BigEndian.Uint64(nonce)
 	s.mu.Lock()
@@ -52,14 +76,15 @@ func (s *nonceSet) add(ms uint64, nonce []byte) nonceVerdict {
 	}
 	if g.seen == nil || g.number != number {
 		// A new map, not a cleared one: a burst's memory is given back.
-		*g = generation{number: number, seen: make(map[uint64]struct{})}
+		*g = generation{number: number, seen: make(map[uint64]struct{}), from: make(map[uint64]int)}
 	}
 	if _, ok := g.seen[key]; ok {
 		return nonceSeen
 	}
-	if len(g.seen) >= s.limit {
+	if len(g.seen) >= s.limit || 2*len(g.seen) >= s.limit && sourceShare*g.from[source] >= s.limit {
 		return nonceFull
 	}
 	g.seen[key] = struct{}{}
+	g.from[source]++
 	return nonceNew
 }

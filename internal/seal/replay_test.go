@@ -3,6 +3,7 @@ package seal
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -49,10 +50,13 @@ func TestReplayRejectsConcurrentCopies(t *testing.T) {
 
 func TestFullSetShedsAllButAnswers(t *testing.T) {
 	sender, r := newTestRing(t, "a"), newTestRing(t, "a")
-	r.seen.limit = 100
+	r.seen[TypeDHT].limit = 100
 	r.cfg.IsAnswer = func(typ Type, p []byte) bool { return typ == TypeDHT && strings.HasPrefix(string(p), "answer") }
-	for range 100 {
-		wantDrop(t, r, start, mustSeal(t, sender, start, Newest, "query", 0), Passed)
+	for i := range 100 {
+		from := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
+		if _, d := r.Open(start, mustSeal(t, sender, start, Newest, "query", 0), from); d != Passed {
+			t.Fatalf("query %d of as many sources: %v", i, d)
+		}
 	}
 	wantDrop(t, r, start, mustSeal(t, sender, start, Newest, "query", 0), DropBusy)
 	wantDrop(t, r, start, mustSeal(t, sender, start, Newest, "answer", 0), Passed)
@@ -61,6 +65,36 @@ func TestFullSetShedsAllButAnswers(t *testing.T) {
 	wantDrop(t, r, later, mustSeal(t, sender, later, Newest, "query", 0), Passed)
 	later = later.Add(generationSpan)
 	wantDrop(t, r, later, mustSeal(t, sender, later, Newest, "query", 0), Passed)
+}
+
+// TestFloodOfOneMemberShutsOutItself: it may use every address of its /64, and
+// datagrams of every type.
+func TestFloodOfOneMemberShutsOutItself(t *testing.T) {
+	sender, r := newTestRing(t, "a"), newTestRing(t, "a")
+	r.seen[TypeDHT].limit, r.seen[TypeKE].limit = 160, 160
+	flood := netip.MustParseAddr("2001:db8:0:1::1")
+	passed := 0
+	for range 1000 {
+		if _, d := r.Open(start, mustSeal(t, sender, start, Newest, "query", 0), flood); d == Passed {
+			passed++
+		}
+		flood = flood.Next()
+	}
+	if passed != 80 {
+		t.Errorf("%d datagrams of the flood passed, want 80: half of the set", passed)
+	}
+	for i := range 8 {
+		if _, d := r.Open(start, mustSeal(t, sender, start, Newest, "query", 0), netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})); d != Passed {
+			t.Errorf("another source: %v", d)
+		}
+	}
+	ke, err := sender.Seal(nil, start, TypeKE, Newest, []byte("hello"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, d := r.Open(start, ke, flood); d != Passed {
+		t.Errorf("a datagram of another type: %v", d)
+	}
 }
 
 func TestDefaultSetHolds65536NoncesInEachGeneration(t *testing.T) {
@@ -74,7 +108,7 @@ func TestDefaultSetHolds65536NoncesInEachGeneration(t *testing.T) {
 			if i == 65536 {
 				want = nonceFull
 			}
-			if got := r.seen.add(g*span, nonce[:]); got != want {
+			if got := r.seen[TypeDHT].add(g*span, nonce[:], i); got != want {
 				t.Fatalf("nonce %d of generation %d: %v", i, g, got)
 			}
 		}
@@ -97,7 +131,7 @@ func TestNonceSetKeepsTheLaterGeneration(t *testing.T) {
 		{1 * span, nonceNew}, // the clock was set back by 20 minutes: start anew
 		{1 * span, nonceSeen},
 	} {
-		if got := s.add(step.at, nonce); got != step.want {
+		if got := s.add(step.at, nonce, 0); got != step.want {
 			t.Fatalf("step %d: %v, want %v", i, got, step.want)
 		}
 	}
@@ -127,7 +161,7 @@ func TestNonceSetAgainstDumbTwin(t *testing.T) {
 		if twin[e] {
 			want = nonceSeen
 		}
-		if got := s.add(e[0], nonce); got != want {
+		if got := s.add(e[0], nonce, 0); got != want {
 			t.Fatalf("at %d, stamp %d: %v, want %v", clock, e[0], got, want)
 		}
 		twin[e] = true

@@ -38,8 +38,8 @@ type Config struct {
 	// concurrent use. Anything else belongs in tests.
 	Rand io.Reader
 
-	// ReplayEntries bounds each of the two generations of the nonce set.
-	// Default 65536.
+	// ReplayEntries bounds each of the two generations of the DHT's nonce set; the
+	// other types, which are rare, have a quarter of that each. Default 65536.
 	ReplayEntries int
 
 	// IsAnswer says of an authentic payload that it answers something this
@@ -84,7 +84,7 @@ type Ring struct {
 	// mu orders the writers of keys
 	mu sync.Mutex
 
-	seen nonceSet // has its own lock
+	seen [typeEnd]nonceSet // each has its own lock
 }
 
 // epochKey is an Epoch with everything derived from it. It is never changed.
@@ -97,7 +97,10 @@ type epochKey struct {
 // NewRing returns a Ring without keys.
 func NewRing(cfg Config) *Ring {
 	r := &Ring{cfg: cfg.withDefaults()}
-	r.seen.limit = r.cfg.ReplayEntries
+	for t := range r.seen {
+		r.seen[t].limit = max(1, r.cfg.ReplayEntries/4)
+	}
+	r.seen[TypeDHT].limit = r.cfg.ReplayEntries
 	r.keys.Store(&[]*epochKey{})
 	return r
 }

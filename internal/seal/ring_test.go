@@ -182,7 +182,7 @@ func TestRingWithoutActiveEpochOpensOnlyTheFirst(t *testing.T) {
 	if _, err := r.Seal(nil, start, TypeDHT, Newest, nil, 0); !errors.Is(err, ErrEpoch) {
 		t.Errorf("Seal without keys = %v", err)
 	}
-	if _, d := r.Open(start, make([]byte, Overhead+1)); d != DropType {
+	if _, d := r.Open(start, make([]byte, Overhead+1), testSource); d != DropType {
 		t.Errorf("Open without keys = %v", d)
 	}
 	for e := uint32(1); e <= 2; e++ {
@@ -330,7 +330,7 @@ func TestConcurrentUse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, d := r.Open(start, b); d != Passed {
+		if _, d := r.Open(start, b, testSource); d != Passed {
 			t.Fatal(d)
 		}
 	}

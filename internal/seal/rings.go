@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -67,7 +68,7 @@ func (s *Rings) Tick(now time.Time) {
 }
 
 // Open selects by kid, tries every match and takes datagram as Ring.Open does.
-func (s *Rings) Open(now time.Time, datagram []byte) (Opened, Drop) {
+func (s *Rings) Open(now time.Time, datagram []byte, from netip.Addr) (Opened, Drop) {
 	if d := precheck(datagram); d != Passed {
 		s.stats.count(d)
 		return Opened{}, d
@@ -79,9 +80,9 @@ func (s *Rings) Open(now time.Time, datagram []byte) (Opened, Drop) {
 		s.stats.count(d)
 		return Opened{}, d
 	case 1:
-		return owner.Open(now, datagram)
+		return owner.Open(now, datagram, from)
 	}
-	return s.openCollision(now, datagram)
+	return s.openCollision(now, datagram, from)
 }
 
 // match counts the keys with the datagram's kid; owner holds the last of them.
@@ -99,11 +100,11 @@ func (s *Rings) match(now time.Time, datagram []byte) (owner *Ring, matches int,
 
 // openCollision tries the services one after the other on copies: two of them
 // have a key of the same kid.
-func (s *Rings) openCollision(now time.Time, datagram []byte) (Opened, Drop) {
+func (s *Rings) openCollision(now time.Time, datagram []byte, from netip.Addr) (Opened, Drop) {
 	var found [maxEpochs]*epochKey
 	for _, r := range s.all() {
 		n, _ := r.match(now, datagram, &found)
-		if o, d := openCopies(now, datagram, r, found[:n]); d != DropForged {
+		if o, d := openCopies(now, datagram, from, r, found[:n]); d != DropForged {
 			r.stats.count(d)
 			return o, d
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -59,6 +60,9 @@ func newTestRing(t testing.TB, name string) *Ring {
 	return r
 }
 
+// testSource is where datagrams come from unless a test says otherwise.
+var testSource = netip.MustParseAddr("192.0.2.1")
+
 func mustSeal(t testing.TB, r *Ring, now time.Time, epoch uint32, payload string, padTo int) []byte {
 	t.Helper()
 	b, err := r.Seal(nil, now, TypeDHT, epoch, []byte(payload), padTo)
@@ -70,9 +74,9 @@ func mustSeal(t testing.TB, r *Ring, now time.Time, epoch uint32, payload string
 
 // open leaves the datagram as it is, which the real Open does not.
 func open(r interface {
-	Open(time.Time, []byte) (Opened, Drop)
+	Open(time.Time, []byte, netip.Addr) (Opened, Drop)
 }, now time.Time, datagram []byte) (Opened, Drop) {
-	return r.Open(now, bytes.Clone(datagram))
+	return r.Open(now, bytes.Clone(datagram), testSource)
 }
 
 func wantDrop(t testing.TB, r *Ring, now time.Time, datagram []byte, want Drop) {
@@ -100,7 +104,7 @@ func TestRoundTripOfEveryTypeAndLength(t *testing.T) {
 				if len(b) != 4+Overhead+room || string(b[:4]) != "head" {
 					t.Fatalf("%v: %d bytes for %d padded to %d", typ, len(b), n, pad)
 				}
-				o, d := r.Open(start, b[4:])
+				o, d := r.Open(start, b[4:], testSource)
 				if d != Passed || o.Type != typ || o.Epoch != 5 || o.Room != room || o.Service != r.Service() || !bytes.Equal(o.Payload, payload) {
 					t.Fatalf("%v: Open = %+v, %v", typ, o, d)
 				}
@@ -122,7 +126,7 @@ func TestSealReusesTheCallersBuffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, d := r.Open(start, b); d != Passed {
+	if _, d := r.Open(start, b, testSource); d != Passed {
 		t.Fatalf("Open = %v", d)
 	}
 }
@@ -304,7 +308,7 @@ func TestSealAndOpenDoNotAllocate(t *testing.T) {
 	rings.Add(receiver)
 	if n := testing.AllocsPerRun(200, func() {
 		copy(work, b)
-		if _, d := rings.Open(start, work); d != Passed && d != DropReplay {
+		if _, d := rings.Open(start, work, testSource); d != Passed && d != DropReplay {
 			t.Fatal(d)
 		}
 	}); n != 0 {
@@ -325,7 +329,7 @@ func FuzzOpen(f *testing.F) {
 		known := mustSeal(t, newTestRing(t, "a"), start, Newest, "payload", 0)
 		known20 := mustSeal(t, newTestRing(t, "a"), start, Newest, "payload", 20)
 		given := bytes.Clone(b)
-		if _, d := newTestRing(t, "a").Open(start, b); d == Passed && !bytes.Equal(given, known) && !bytes.Equal(given, known20) {
+		if _, d := newTestRing(t, "a").Open(start, b, testSource); d == Passed && !bytes.Equal(given, known) && !bytes.Equal(given, known20) {
 			t.Errorf("a forgery passed: %x", given)
 		}
 	})
@@ -340,7 +344,7 @@ func FuzzInner(f *testing.F) {
 		if len(plain) < innerSize || len(plain) > MaxPayload+innerSize {
 			return
 		}
-		o, d := r.Open(start, sealInner(t, r, plain))
+		o, d := r.Open(start, sealInner(t, r, plain), testSource)
 		if d != Passed {
 			return
 		}
@@ -365,7 +369,7 @@ func BenchmarkSealOpen(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, d := r.Open(start, datagram); d != Passed {
+		if _, d := r.Open(start, datagram, testSource); d != Passed {
 			b.Fatal(d)
 		}
 	}

@@ -93,7 +93,7 @@ func checkVector(t *testing.T, service id.ID, keys map[uint32]MemberKey, v vecto
 	if err != nil || !bytes.Equal(b, v.hex(t, "datagram")) {
 		t.Errorf("type %d: Seal = %x, %v", typ, b, err)
 	}
-	o, d := r.Open(now, v.hex(t, "datagram"))
+	o, d := r.Open(now, v.hex(t, "datagram"), testSource)
 	if d != Passed || !bytes.Equal(o.Payload, v.hex(t, "payload")) {
 		t.Errorf("type %d: Open = %x, %v", typ, o.Payload, d)
 	}

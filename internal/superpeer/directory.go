@@ -3,7 +3,10 @@ package superpeer
 import (
 	"context"
 	"crypto/ed25519"
+	mrand "math/rand/v2"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"icvpn/internal/discovery"
 	"icvpn/internal/service"
@@ -13,42 +16,66 @@ import (
 
 // publishLoop keeps our directory, the envelopes and the service's documents in
 // the overlays (paper, step vi).
+//
+// Sealing is not deterministic, so a directory that is sealed again is new
+// objects to every node that stores it. It is sealed when it changed or has
+// passed half of its life; a refresh in between puts the same bytes again.
 func (s *SuperPeer) publishLoop(ctx context.Context) error {
 	refresh := time.NewTimer(0)
 	defer refresh.Stop()
+	seals := rate.NewLimiter(rate.Every(sealEvery), sealBurst)
+	var current sealedDirectory
+	retry := putRetry
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.authority.changed:
-			if !sleep(ctx, directorySettle) {
+			current = sealedDirectory{}
+			if !sleep(ctx, directorySettle) || seals.Wait(ctx) != nil {
 				return nil
 			}
 		case <-refresh.C:
 			s.publishDocuments(ctx)
 		}
 		wait := directoryRefresh
-		if err := s.publishDirectory(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("directory not published", "err", err)
-			wait = putRetry
+		if err := s.publishDirectory(ctx, &current, time.Now()); err != nil && ctx.Err() == nil {
+			s.log.Warn("directory not published", "err", err, "wait", retry)
+			wait, retry = retry, min(2*retry, directoryRefresh)
+		} else {
+			retry = putRetry
 		}
-		refresh.Reset(wait)
+		refresh.Reset(wait/2 + mrand.N(wait/2))
 	}
 }
 
-func (s *SuperPeer) publishDirectory(ctx context.Context) error {
-	a := s.authority
-	now := time.Now()
+// sealedDirectory is what was sealed last; the zero value is nothing.
+type sealedDirectory struct {
+	seq   int64
+	bytes []byte
+	until time.Time // sealed anew from then on
+}
+
+// publishDirectory stores current, after sealing it anew if it is due.
+func (s *SuperPeer) publishDirectory(ctx context.Context, current *sealedDirectory, now time.Time) error {
+	if !now.Before(current.until) {
+		next, err := s.authority.sealDirectory(now)
+		if err != nil {
+			return err
+		}
+		*current = next
+	}
+	return put(ctx, s.service.overlay, s.authority.key, discovery.SaltDirectory, current.seq, current.bytes)
+}
+
+func (a *authority) sealDirectory(now time.Time) (sealedDirectory, error) {
 	t, err := a.target(discovery.Members(), now)
 	if err != nil {
-		return err
+		return sealedDirectory{}, err
 	}
 	d := a.directory(now)
-	sealed, err := discovery.Seal(t.statement, "members", a.self.Key, d.Encode())
-	if err != nil {
-		return err
-	}
-	return put(ctx, s.service.overlay, a.key, discovery.SaltDirectory, d.Seq, sealed)
+	b, err := discovery.Seal(t.statement, "members", a.self.Key, d.Encode())
+	return sealedDirectory{seq: d.Seq, bytes: b, until: now.Add(directoryLife / 2)}, err
 }
 
 // put signs and stores an object.

@@ -13,10 +13,6 @@ import (
 	"icvpn/internal/id"
 )
 
-// maxAdmissions bounds the admissions under way. Beyond it a connection is told
-// "busy" by being closed: nothing was promised yet.
-const maxAdmissions = 256
-
 // acceptLoop takes connections until ctx ends and waits for those under way.
 func (s *SuperPeer) acceptLoop(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.cfg.TCP.Close() })
@@ -29,83 +25,86 @@ func (s *SuperPeer) acceptLoop(ctx context.Context) error {
 			return nil
 		}
 		if err != nil { // out of descriptors, say: existing members do not suffer
-			s.log.Warn("accept", "err", err)
+			if n, ok := s.door.refusals.line(time.Now(), netip.Addr{}, "accept"); ok {
+				s.log.Warn("accept", "err", err, "suppressed", n)
+			}
 			if !sleep(ctx, 100*time.Millisecond) {
 				return nil
 			}
 			continue
 		}
 		remote := remoteAddr(c)
-		if !s.limiter.Allow(time.Now(), remote) {
-			s.admissions.count(resultLimited)
-			c.Close()
-			continue
-		}
-		if !s.begin() {
-			s.admissions.end(admission.CodeBusy)
+		v, known := s.door.enter(time.Now(), remote)
+		if v != welcome {
+			// Nothing was promised yet, and a "busy" would cost a TLS handshake.
+			s.turnAway(v)
 			c.Close()
 			continue
 		}
 		wg.Go(func() {
-			defer s.end()
-			s.serve(ctx, c, remote)
+			defer s.door.leave(remote)
+			s.serve(ctx, c, admission.Source{Addr: remote, Known: known})
 		})
 	}
 }
 
-func (s *SuperPeer) begin() bool {
-	select {
-	case s.workers <- struct{}{}:
-		return true
-	default:
-		return false
+func (s *SuperPeer) turnAway(v verdict) {
+	if v == full {
+		s.admissions.end(admission.CodeBusy)
+		return
 	}
+	s.admissions.count(resultLimited)
 }
 
-func (s *SuperPeer) end() { <-s.workers }
-
 // serve runs one admission on a connection, which it closes.
-func (s *SuperPeer) serve(ctx context.Context, c net.Conn, remote netip.Addr) {
+func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, admission.Timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	tc := tls.Server(c, admission.ServerTLS(s.authority.key, time.Now()))
-	if err := tc.HandshakeContext(ctx); err != nil {
-		s.admissions.fail(resultTLS, err)
-		s.log.Debug("TLS handshake", "from", remote, "err", err)
+	now := time.Now()
+	tc := tls.Server(c, s.door.cert.config(now))
+	if err := c.SetDeadline(now.Add(helloWait)); err != nil {
 		return
 	}
-	if err := s.enrol(tc, remote); err != nil {
+	if err := tc.HandshakeContext(ctx); err != nil {
+		s.admissions.fail(resultTLS, err)
+		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
+		return
+	}
+	if err := s.enrol(ctx, tc, from); err != nil {
 		s.admissions.fail(resultBroken, err)
-		s.log.Debug("admission", "from", remote, "err", err)
+		s.log.Debug("admission", "from", from.Addr, "err", err)
 	}
 	tc.Close()
 }
 
-// enrol turns frames into steps of the machine until it is done.
-func (s *SuperPeer) enrol(tc *tls.Conn, remote netip.Addr) error {
+// enrol turns frames into steps of the machine until it is done. The deadline
+// of the first frame is that of the handshake.
+func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Source) error {
 	binding, err := admission.BindServer(tc.ConnectionState(), s.authority.self.Key)
 	if err != nil {
 		return err
 	}
-	m, err := admission.NewServer(admission.ServerConfig{Backend: session{s, remote}, Binding: binding, Pool: s.pool})
+	m, err := admission.NewServer(admission.ServerConfig{
+		Backend: session{s, from.Addr}, Binding: binding, Pool: s.pool, Throttle: s.door.throttle, Source: from,
+	})
 	if err != nil {
 		return err
 	}
 	defer m.Wipe()
-	for {
+	for first := true; ; first = false {
 		f, err := admission.ReadFrame(tc, m.Limit())
 		if err != nil {
 			return err
 		}
-		out, err := m.Step(time.Now(), f)
+		out, err := s.step(ctx, m, f, first, from)
 		if err != nil {
 			return err
 		}
-		if out.Cause != nil {
-			s.log.Warn("admission refused", "from", remote, "err", out.Cause)
+		if err := tc.SetDeadline(s.deadline(m)); err != nil {
+			return err
 		}
 		for _, f := range out.Send {
 			if err := admission.WriteFrame(tc, f); err != nil {
@@ -117,6 +116,47 @@ func (s *SuperPeer) enrol(tc *tls.Conn, remote netip.Addr) error {
 			return nil
 		}
 	}
+}
+
+// deadline is until when the peer may take in our answer and send its next
+// frame.
+func (s *SuperPeer) deadline(m *admission.Server) time.Time {
+	if _, proved := m.Who(); proved {
+		return time.Time{} // the connection ends at admission.Timeout
+	}
+	return time.Now().Add(stepWait)
+}
+
+// step gives the machine a frame when a worker is free. A newcomer is told
+// "busy" at once if too many wait; whoever has begun waits for a while.
+func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.Frame, first bool, from admission.Source) (out admission.ServerOutput, err error) {
+	if first && s.door.workers.crowded(from.Known) {
+		return m.Refuse(s.busy()), nil
+	}
+	_, proved := m.Who()
+	wait, cancel := context.WithTimeout(ctx, stepWait)
+	defer cancel()
+	if !s.door.workers.do(wait, !proved && !from.Known, func() { out, err = m.Step(time.Now(), f) }) {
+		return m.Refuse(s.busy()), nil
+	}
+	if out.Cause != nil {
+		s.logRefusal(out, from.Addr)
+	}
+	return out, err
+}
+
+// logRefusal says why, but not as often as a stranger likes to hear it.
+func (s *SuperPeer) logRefusal(out admission.ServerOutput, from netip.Addr) {
+	if n, ok := s.door.refusals.line(time.Now(), from, out.Refused.String()); ok {
+		s.log.Warn("admission refused", "from", from, "err", out.Cause, "suppressed", n)
+	}
+}
+
+// busy names another super peer.
+func (s *SuperPeer) busy() *admission.Refusal {
+	s.authority.mu.Lock()
+	defer s.authority.mu.Unlock()
+	return &admission.Refusal{Code: admission.CodeBusy, Other: s.authority.otherLocked()}
 }
 
 // session is the backend of one connection.
@@ -150,7 +190,15 @@ func (x session) Verifier(_ id.ID, secretID string) (admission.Verifier, bool) {
 func (x session) UseTicket(id.ID, admission.TicketID, time.Time) bool { return false }
 
 func (x session) Provision(who admission.Authenticated, request []byte) (admission.Granted, error) {
-	return x.s.authority.grant(who, request, x.remote, time.Now())
+	now := time.Now()
+	if !x.s.door.grants.allow(now, who.PID) {
+		return admission.Granted{}, &admission.Refusal{Code: admission.CodeBusy, Detail: "this machine was granted its membership too often of late"}
+	}
+	g, err := x.s.authority.grant(who, request, x.remote, now)
+	if err == nil {
+		x.s.door.admitted(now, x.remote)
+	}
+	return g, err
 }
 
 func (x session) List(who admission.Authenticated, _ []byte) ([]byte, error) {

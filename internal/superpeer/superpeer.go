@@ -30,16 +30,23 @@ import (
 
 // We chose:
 const (
-	// directoryLife is how long a published directory is believed; it is
-	// published again at less than half of that.
-	directoryLife    = 5 * time.Minute
+	// directoryLife is how long a published directory is believed. It is sealed
+	// anew at half of that, and put again, the same bytes, before nodes that came
+	// meanwhile have to do without.
+	directoryLife    = 15 * time.Minute
 	directoryRefresh = 2 * time.Minute
+	// sealBurst directories are sealed as admissions come, then one in sealEvery.
+	sealBurst = 8
+	sealEvery = 5 * time.Second
 	// directoryRead is how often the directories of the others are read.
 	directoryRead = 15 * time.Second
 	// directorySettle gathers admissions that come together into one put.
 	directorySettle = 100 * time.Millisecond
 	// putRetry is the wait after a put that nobody took.
 	putRetry = 5 * time.Second
+	// replayEntries is four times a peer's nonce set: everybody asks super peers.
+	// Full, it takes some 8 MiB.
+	replayEntries = 1 << 18
 	// ephemerals is how many SRP pairs are kept ready.
 	ephemerals = 64
 	// maxEntries is how many overlay nodes a newcomer is told.
@@ -87,8 +94,7 @@ type SuperPeer struct {
 	universe  *tier
 	admission *admission.Service
 	pool      *admission.EphemeralPool
-	limiter   *admission.Limiter
-	workers   chan struct{}
+	door      *door
 	started   time.Time
 
 	admissions admissions // counted
@@ -113,9 +119,8 @@ func New(cfg Config) (*SuperPeer, error) {
 	}
 	key := ed25519.NewKeyFromSeed(h.Seed)
 	now := time.Now()
-	s := &SuperPeer{cfg: cfg, log: cfg.Log, rings: new(seal.Rings), workers: make(chan struct{}, maxAdmissions), started: now}
+	s := &SuperPeer{cfg: cfg, log: cfg.Log, rings: new(seal.Rings), door: newDoor(key), started: now}
 	s.port = port.New(cfg.UDP, s.rings)
-	s.limiter = admission.NewLimiter(admission.LimiterConfig{})
 	var err error
 	if s.service, err = s.newTier(h.Service, key, now); err != nil {
 		return nil, err
@@ -150,7 +155,7 @@ func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now ti
 	if err != nil {
 		return nil, err
 	}
-	ring := seal.NewRing(seal.Config{Service: m.ID, IsAnswer: port.IsAnswer})
+	ring := seal.NewRing(seal.Config{Service: m.ID, IsAnswer: port.IsAnswer, ReplayEntries: replayEntries})
 	if err := ring.Install(seal.Epoch{Number: m.Epoch, Key: k, ActivateAt: time.Unix(0, 0), Grace: seal.DefaultGrace}); err != nil {
 		return nil, err
 	}
