@@ -26,8 +26,12 @@ const (
 var (
 	// ErrNoFamily marks a message to an address family the Conn has no socket for.
 	ErrNoFamily = errors.New("underlay: no socket for this address family")
-	// ErrBadMessage marks a message without data or without a valid address.
-	ErrBadMessage = errors.New("underlay: message without data or address")
+	// ErrBadMessage marks a message without data or without a valid address, or
+	// one that is a train.
+	ErrBadMessage = errors.New("underlay: message without data or address, or a train")
+	// ErrTooLong marks a datagram longer than UDP, or, where fragmentation is
+	// off, the interface can carry. Nothing of it was sent.
+	ErrTooLong = errors.New("underlay: datagram longer than the interface carries")
 )
 
 // PortInUseError says that another socket holds the port.
@@ -153,10 +157,32 @@ func (c *Conn) Readers() []Reader {
 	return rs
 }
 
+// SetDontFragment says what happens to datagrams that are too long for their
+// path. Off, as after Listen: the kernel discovers path MTUs by ICMP and
+// fragments. On: every datagram carries DF (IPv6: is never fragmented at its
+// source), the kernel's path MTUs play no part, and what the interface cannot
+// carry is refused with ErrTooLong; finding the path MTU is then the caller's
+// task (RFC 8899). Systems that cannot say errors.ErrUnsupported.
+func (c *Conn) SetDontFragment(on bool) error {
+	for _, s := range []*socket{c.v4, c.v6} {
+		if s == nil {
+			continue
+		}
+		if err := s.setDontFragment(on); err != nil {
+			return fmt.Errorf("underlay: turn fragmentation of outer packets off or on: %w", err)
+		}
+	}
+	return nil
+}
+
 // WriteBatch sends every message of ms, in order within each address family,
 // and returns how many the kernel took; Message.Err says why it refused one.
 // It borrows ms, waits while the socket's buffer is full, and may be called
-// from many goroutines. The only error is net.ErrClosed.
+// from many goroutines at a time. The only error is net.ErrClosed.
+//
+// It is cheapest for runs of messages with one destination, one TOS and one
+// length, of which the last may be shorter: those cross the network stack as
+// one.
 func (c *Conn) WriteBatch(ms []Message) (int, error) {
 	sent := 0
 	for len(ms) > 0 {
@@ -205,12 +231,11 @@ func (c *Conn) Close() error {
 	return errors.Join(errs[:]...)
 }
 
-// runLength returns how many messages at the front share a family and fit one
-// system call.
+// runLength returns how many messages at the front share a family.
 func runLength(ms []Message) int {
 	v4 := isV4(ms[0].Addr)
 	n := 1
-	for n < len(ms) && n < BatchSize && isV4(ms[n].Addr) == v4 {
+	for n < len(ms) && isV4(ms[n].Addr) == v4 {
 		n++
 	}
 	return n
@@ -220,5 +245,5 @@ func isV4(a netip.AddrPort) bool { return a.Addr().Is4() || a.Addr().Is4In6() }
 
 // valid reports whether m can be sent at all.
 func (m *Message) valid() bool {
-	return m.N > 0 && m.N <= len(m.Buf) && m.Addr.IsValid() && m.Addr.Port() != 0
+	return m.N > 0 && m.N <= len(m.Buf) && m.Addr.IsValid() && m.Addr.Port() != 0 && (m.Segment <= 0 || m.Segment >= m.N)
 }

@@ -13,6 +13,9 @@ import (
 // socket buffer would. 4 MiB of 1400 bytes are about 3000.
 const inboxSize = 4096
 
+// maxTrain is the most datagrams the kernel coalesces.
+const maxTrain = 64
+
 // Conn stands for an underlay.Conn.
 type Conn struct {
 	// set at start
@@ -27,10 +30,15 @@ type Conn struct {
 
 // inbox is the receiving side of one address. It implements underlay.Reader.
 type inbox struct {
-	addr  netip.AddrPort
-	ready chan packet
-	done  chan struct{}
-	stats *underlay.Stats
+	// set at start
+	addr   netip.AddrPort
+	ready  chan packet
+	done   chan struct{}
+	stats  *underlay.Stats
+	trains bool
+
+	// owned by the reader
+	held []packet // at most one: taken from ready, but not part of the last message
 }
 
 var _ underlay.Reader = (*inbox)(nil)
@@ -53,7 +61,7 @@ func (n *Network) Listen(port uint16, addrs ...netip.Addr) (*Conn, error) {
 		if c.box(ap) != nil {
 			return nil, fmt.Errorf("simnet: two addresses of one family: %v", addrs)
 		}
-		c.boxes = append(c.boxes, &inbox{addr: ap, ready: make(chan packet, inboxSize), done: c.done, stats: &c.stats})
+		c.boxes = append(c.boxes, &inbox{addr: ap, ready: make(chan packet, inboxSize), done: c.done, stats: &c.stats, trains: n.cfg.Trains})
 	}
 	for _, b := range c.boxes {
 		n.conns[b.addr] = b
@@ -101,6 +109,9 @@ func (c *Conn) Readers() []underlay.Reader {
 	return rs
 }
 
+// SetDontFragment changes nothing: no datagram is fragmented here.
+func (c *Conn) SetDontFragment(bool) error { return nil }
+
 // WriteBatch sends ms as underlay.Conn does. It borrows ms.
 func (c *Conn) WriteBatch(ms []underlay.Message) (int, error) {
 	select {
@@ -122,15 +133,15 @@ func (c *Conn) WriteBatch(ms []underlay.Message) (int, error) {
 }
 
 func (c *Conn) writeOne(m *underlay.Message) error {
-	if m.N <= 0 || m.N > len(m.Buf) || !m.Addr.IsValid() || m.Addr.Port() == 0 {
+	if m.N <= 0 || m.N > len(m.Buf) || m.Segment > 0 && m.Segment < m.N || !m.Addr.IsValid() || m.Addr.Port() == 0 {
 		return underlay.ErrBadMessage
 	}
 	b := c.box(m.Addr)
 	if b == nil {
 		return underlay.ErrNoFamily
 	}
-	c.net.send(b.addr, netip.AddrPortFrom(m.Addr.Addr().Unmap(), m.Addr.Port()), m.Bytes())
-	return nil
+	to := netip.AddrPortFrom(m.Addr.Addr().Unmap(), m.Addr.Port())
+	return c.net.send(packet{from: b.addr, to: to, tos: m.TOS, data: m.Bytes()})
 }
 
 // Close detaches the host. Datagrams under way to it are lost.
@@ -160,37 +171,96 @@ func (b *inbox) ReadBatch(ms []underlay.Message) (int, error) {
 	if len(ms) == 0 {
 		return 0, nil
 	}
+	p, err := b.wait()
+	if err != nil {
+		return 0, err
+	}
+	for n := range min(len(ms), underlay.BatchSize) {
+		b.fill(&ms[n], p)
+		b.couple(&ms[n])
+		next, ok := b.next()
+		if !ok {
+			return n + 1, nil
+		}
+		p = next
+	}
+	b.held = append(b.held, p)
+	return min(len(ms), underlay.BatchSize), nil
+}
+
+// wait returns the next datagram.
+func (b *inbox) wait() (packet, error) {
 	select {
 	case <-b.done:
-		return 0, net.ErrClosed
+		return packet{}, net.ErrClosed
 	default:
+	}
+	if p, ok := b.next(); ok {
+		return p, nil
 	}
 	select {
 	case p := <-b.ready:
-		b.fill(&ms[0], p)
+		return p, nil
 	case <-b.done:
-		return 0, net.ErrClosed
+		return packet{}, net.ErrClosed
 	}
-	n := 1
-	for ; n < min(len(ms), underlay.BatchSize); n++ {
-		select {
-		case p := <-b.ready:
-			b.fill(&ms[n], p)
-		default:
-			return n, nil
-		}
+}
+
+// next returns the next datagram if it is there.
+func (b *inbox) next() (p packet, ok bool) {
+	if len(b.held) > 0 {
+		p, b.held = b.held[0], b.held[:0]
+		return p, true
 	}
-	return n, nil
+	select {
+	case p = <-b.ready:
+		return p, true
+	default:
+		return p, false
+	}
 }
 
 // fill hands p to the caller.
 func (b *inbox) fill(m *underlay.Message, p packet) {
-	m.Addr, m.N = p.from, 0
+	m.Addr, m.TOS, m.N, m.Segment = p.from, p.tos, 0, 0
 	if len(p.data) > len(m.Buf) {
 		b.stats.ReadTooLong.Add(1)
 		return
 	}
 	m.N = copy(m.Buf, p.data)
+	b.count(m.N)
+}
+
+func (b *inbox) count(size int) {
 	b.stats.ReadPackets.Add(1)
-	b.stats.ReadBytes.Add(uint64(m.N))
+	b.stats.ReadBytes.Add(uint64(size))
+}
+
+// couple appends what waits behind m as long as it makes a train, by the rules
+// of the kernel: one sender, one TOS, one length, only the last shorter.
+func (b *inbox) couple(m *underlay.Message) {
+	if !b.trains || m.N == 0 || len(m.Buf) < underlay.TrainBuffer {
+		return
+	}
+	head := m.N
+	for n := 1; n < maxTrain; n++ {
+		p, ok := b.next()
+		if !ok {
+			break
+		}
+		size := len(p.data)
+		if p.from != m.Addr || p.tos != m.TOS || size == 0 || size > head || m.N+size > len(m.Buf) {
+			b.held = append(b.held, p)
+			break
+		}
+		m.N += copy(m.Buf[m.N:], p.data)
+		m.Segment = head
+		b.count(size)
+		if size < head {
+			break
+		}
+	}
+	if m.Segment > 0 {
+		b.stats.ReadTrains.Add(1)
+	}
 }

@@ -3,7 +3,8 @@
 //
 //	a := net.Listen(10.0.0.1:4500) ──WriteBatch──> link a>b ──> inbox ──ReadBatch── b
 //	                                               loss, duplication, latency,
-//	                                               jitter, reordering, down
+//	                                               jitter, reordering, down,
+//	                                               MTU, congestion marks
 //
 // Guarantees:
 //   - What happens to the n-th datagram from one address to another follows

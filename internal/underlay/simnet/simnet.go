@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"icvpn/internal/underlay"
 )
 
 // Link says what happens to datagrams from one address to another. The zero
@@ -17,9 +19,14 @@ type Link struct {
 	Loss      float64       // share of datagrams lost, 0 to 1
 	Duplicate float64       // share delivered twice
 	Reorder   float64       // share held back so that later ones overtake them
-	MTU       int           // longest datagram that passes; 0: any length
+	MTU       int           // longest datagram that passes, others are lost silently; 0: any length
+	Interface int           // longest datagram the sender's interface takes, others are refused with ErrTooLong; 0: any length
+	Congested bool          // ECN-capable datagrams are marked CE (RFC 3168, Section 5)
 	Down      bool          // nothing passes
 }
+
+// maxDatagram is the longest payload of UDP over IPv4.
+const maxDatagram = 1<<16 - 1 - 20 - 8
 
 // reorderDelay holds a datagram back where the link has no latency of its own.
 const reorderDelay = 10 * time.Millisecond
@@ -30,6 +37,9 @@ type Config struct {
 	Seed uint64
 	// Link applies where SetLink has not been called.
 	Link Link
+	// Trains makes readers with buffers of underlay.TrainBuffer bytes receive
+	// what waits for them in trains, as UDP_GRO does.
+	Trains bool
 	// Intercept, if not nil, sees each datagram before the link does, may
 	// change b in place, and drops it by returning false. It is called with the
 	// network locked: it must not call back.
@@ -90,18 +100,25 @@ func (n *Network) linkLocked(p path) *link {
 	return l
 }
 
-// send passes one datagram through its link. It borrows b.
-func (n *Network) send(from, to netip.AddrPort, b []byte) {
+// send passes one datagram through its link. It borrows p.data.
+func (n *Network) send(p packet) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	b = append([]byte(nil), b...)
-	if n.cfg.Intercept != nil && !n.cfg.Intercept(from, to, b) {
-		return
+	l := n.linkLocked(path{p.from.Addr(), p.to.Addr()})
+	if len(p.data) > maxDatagram || l.Interface > 0 && len(p.data) > l.Interface {
+		return underlay.ErrTooLong
 	}
-	l := n.linkLocked(path{from.Addr(), to.Addr()})
-	for _, delay := range l.fate(len(b)) {
-		n.scheduleLocked(packet{from: from, to: to, data: b}, delay)
+	p.data = append([]byte(nil), p.data...)
+	if n.cfg.Intercept != nil && !n.cfg.Intercept(p.from, p.to, p.data) {
+		return nil
 	}
+	if l.Congested && p.tos&underlay.ECNMask != 0 {
+		p.tos |= underlay.ECNMask
+	}
+	for _, delay := range l.fate(len(p.data)) {
+		n.scheduleLocked(p, delay)
+	}
+	return nil
 }
 
 // fate decides what happens to a datagram: the delays after which copies of it
@@ -163,6 +180,7 @@ func (n *Network) deliverLocked() {
 type packet struct {
 	from, to netip.AddrPort
 	data     []byte
+	tos      uint8
 	due      time.Time
 	seq      uint64
 }

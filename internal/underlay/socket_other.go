@@ -6,10 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 )
 
 // socket is one bound UDP socket. Systems without recvmmsg move one datagram
-// a system call behind the same interface.
+// a system call behind the same interface, and leave the TOS alone.
 type socket struct {
 	conn  *net.UDPConn
 	v6    bool
@@ -28,6 +29,9 @@ func newSocket(conn *net.UDPConn, v6 bool, stats *Stats) (*socket, error) {
 type reader struct{ s *socket }
 
 func (s *socket) newReader() *reader { return &reader{s} }
+
+// setDontFragment has no portable form.
+func (s *socket) setDontFragment(bool) error { return errors.ErrUnsupported }
 
 // ReadBatch implements Reader. A datagram that fills its buffer to the last
 // byte may have been cut and counts as too long.
@@ -49,7 +53,8 @@ func (r *reader) ReadBatch(ms []Message) (int, error) {
 			r.s.stats.ReadTooLong.Add(1)
 			n = 0
 		}
-		ms[0].N = n
+		ms[0].settle(n, 0)
+		ms[0].TOS = 0
 		r.s.stats.ReadPackets.Add(1)
 		r.s.stats.ReadBytes.Add(uint64(n))
 		return 1, nil
@@ -67,6 +72,9 @@ func (s *socket) write(ms []Message) (int, error) {
 				to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 			}
 			_, m.Err = s.conn.WriteToUDPAddrPort(m.Buf[:m.N], to)
+			if errors.Is(m.Err, syscall.EMSGSIZE) {
+				m.Err = ErrTooLong
+			}
 		}
 		if errors.Is(m.Err, net.ErrClosed) {
 			return sent, net.ErrClosed
