@@ -200,10 +200,37 @@ func isHostname(s string) bool {
 }
 
 // quoted returns s for an error message: quoted, and never longer than a line.
+// What looks like a secret in the wrong place is described instead.
 func quoted(s string) string {
 	const most = 80
+	if looksSecret(s) {
+		return fmt.Sprintf("what stands there (%d bytes, not shown because it may be a secret)", len(s))
+	}
 	if len(s) > most {
 		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "..."
 	}
 	return strconv.Quote(s)
+}
+
+// looksSecret says whether s holds a token, or a run of characters as long and
+// as mixed as an encoded key: 16 bytes have 22 characters in base64. Host names
+// and paths are broken up by dots and slashes.
+func looksSecret(s string) bool {
+	const least = 20
+	if HoldsToken(s) {
+		return true
+	}
+	for run := range strings.FieldsFuncSeq(s, func(r rune) bool { return !isBase64(r) }) {
+		digits := strings.ContainsAny(run, "0123456789")
+		upper, lower := run != strings.ToLower(run), run != strings.ToUpper(run)
+		if len(run) >= least && (digits && (upper || lower) || upper && lower) {
+			return true
+		}
+	}
+	return false
+}
+
+// isBase64 takes the alphabets of base64 and base64url, less the slash of paths.
+func isBase64(r rune) bool {
+	return r <= unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("+_-=", r))
 }

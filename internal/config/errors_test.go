@@ -18,7 +18,7 @@ func TestFileErrors(t *testing.T) {
 		{"key of the other role", "handover: x\n", `c.yaml:1: field "handover": unknown; it belongs to a super peer's configuration, which icvpn super reads`},
 		{"token in the file", "token: icvpn1:secret\n", `c.yaml:1: field "token": unknown; put the token into a file of mode 0600 and write token_file: FILE`},
 		{"token as path", "token_file: icvpn1:secret\n", `c.yaml:1: field "token_file": is a token, not a path; put the token into a file of mode 0600 and name that file`},
-		{"long unknown key", strings.Repeat("k", 100) + ": x\n", `c.yaml:1: field "` + strings.Repeat("k", 100) + `": unknown; icvpn config example lists the fields`},
+		{"long unknown key", strings.Repeat("k", 100) + ": x\n", `c.yaml:1: unknown key in column 1, not shown because it may be a secret; icvpn config example lists the fields`},
 		{"number for text", "\n\nname: 7\n", `c.yaml:3: field "name": want text, not a number; put the value into quotes`},
 		{"bool for text", "name: true\n", `c.yaml:1: field "name": want text, not true or false; put the value into quotes`},
 		{"list for text", "name: [a]\n", `c.yaml:1: field "name": want text, not a list; write one plain value`},
@@ -68,6 +68,46 @@ func TestFileErrors(t *testing.T) {
 			_, err := LoadPeer(Source{File: write(t, tt.text), Host: testHost})
 			wantError(t, err, tt.want)
 		})
+	}
+}
+
+// TestFileErrorsKeepSecrets puts a secret into every place of a file where
+// somebody may paste it by mistake.
+func TestFileErrorsKeepSecrets(t *testing.T) {
+	for _, secret := range []string{"Zm9vYmFyYmF6cXV4MTIz", "0123456789abcdef0123456789abcdef", "icvpn1:c2VjcmV0"} {
+		for _, tt := range []struct{ name, text string }{
+			{"key", secret + ": x\n"},
+			{"quoted key", "\"" + secret + "\": x\n"},
+			{"key in a section", "log:\n  " + secret + ": x\n"},
+			{"key there twice", secret + ": x\n" + secret + ": y\n"},
+			{"alias", "name: *" + secret + "\n"},
+			{"anchor", "name: &" + secret + " a\n"},
+			{"anchor without a value", "name: &" + secret + "\n"},
+			{"tag", "name: !" + secret + " a\n"},
+			{"tag of a section", "log: !!" + secret + " {level: info}\n"},
+			{"directive", "%" + secret + " 1\n---\nname: a\n"},
+			{"name", "name: \"" + secret + " x\"\n"},
+			{"number", "tun: {mtu: " + secret + "}\n"},
+			{"section", "log: " + secret + "\n"},
+			{"word of a few", "log: {level: \"" + secret + "\"}\n"},
+			{"address", "listen: \"" + secret + "\"\n"},
+			{"list", "advertise: [\"" + secret + "\"]\n"},
+			{"label", "labels: {\"" + secret + "/\": \"" + secret + "/\"}\n"},
+			{"label of another type", "labels: {\"" + secret + "\": 1}\n"},
+			{"the whole file", secret + "\n"},
+			{"open quote", "name: '" + secret + "\n"},
+			{"open list", "advertise: [" + secret + "\n"},
+			{"value after a value", "name: a\n  " + secret + "\n"},
+			{"interface", "tun: {name: \"" + secret + "\"}\n"},
+		} {
+			_, err := LoadPeer(Source{File: write(t, tt.text), Host: testHost})
+			if err == nil {
+				continue // good YAML, such as a token's colon in a scalar
+			}
+			if strings.Contains(strings.ToLower(err.Error()), strings.ToLower(secret)) {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+		}
 	}
 }
 

@@ -130,6 +130,9 @@ func syntaxError(path string, err error) error {
 			e.Where = place(path, tk.Position.Line)
 		}
 		if key, ok := duplicate(message); ok {
+			if !showable(key) {
+				return &Error{Where: e.Where, Problem: "a key is there twice", WayOut: "remove one of the two"}
+			}
 			return &Error{Where: e.Where, Field: key, Problem: "is there twice", WayOut: "remove one of the two"}
 		}
 		e.Problem += ": " + strings.ToValidUTF8(message, "?")
@@ -184,7 +187,18 @@ func (r *reader) entry(key string, entry *ast.MappingValueNode) error {
 		return r.complain(entry, key, "is "+nodeWord(entry.Value)+", not a section",
 			fmt.Sprintf("write %s: on a line of its own and its fields indented below", key))
 	}
+	if !showable(key) {
+		return r.complain(entry, "", fmt.Sprintf("unknown key in column %d, not shown because it may be a secret", columnOf(entry)),
+			suggestion(key, r.fields))
+	}
 	return r.complain(entry, key, "unknown", suggestion(key, r.fields))
+}
+
+// showable says whether an unknown key looks like a field's name. Whoever pastes
+// a token or a key into the wrong line must not find it in a log.
+func showable(key string) bool {
+	const most = 40 // no field comes near it
+	return len(key) <= most && strings.Trim(key, "abcdefghijklmnopqrstuvwxyz_-.") == ""
 }
 
 func (r *reader) field(f Field, entry *ast.MappingValueNode) error {
@@ -312,6 +326,14 @@ func lineOf(n ast.Node) int {
 		return 1
 	}
 	return n.GetToken().Position.Line
+}
+
+// columnOf returns the column of an entry's key, or 1.
+func columnOf(entry *ast.MappingValueNode) int {
+	if t := entry.Key.GetToken(); t != nil && t.Position != nil {
+		return t.Position.Column
+	}
+	return 1
 }
 
 func place(path string, line int) string { return fmt.Sprintf("%s:%d", path, line) }

@@ -330,7 +330,7 @@ func TestTokenErrorsSayWhatIsWrongAndHideTheSecret(t *testing.T) {
 		"no token":      {"hello", "not an icvpn token"},
 		"a big file":    {strings.Repeat("x", 10000), "right file"},
 		"yaml version":  {strings.Replace(string(testToken().YAML()), "icvpn_token: 1", "icvpn_token: 9", 1), "version 9"},
-		"yaml key":      {string(testToken().YAML()) + "colour: red\n", "colour"},
+		"yaml key":      {string(testToken().YAML()) + "colour: red\n", "(line 12, column 1)"},
 		"yaml secret":   {strings.Replace(string(testToken().YAML()), "secret: MDEy", "secret: '***MDEy", 1), "cannot be read"},
 		"yaml service":  {strings.Replace(string(testToken().YAML()), testToken().Service.String(), "zz", 1), `"service"`},
 	} {

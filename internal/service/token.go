@@ -10,7 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
+	"regexp"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 
@@ -117,8 +118,8 @@ func ParseToken(text []byte) (Token, error) {
 		return t, fmt.Errorf("the token has %d bytes, a token has at most %d; is this the right file?", len(text), maxToken)
 	case bytes.HasPrefix(text, []byte(tokenPrefix)):
 		t, err = parseTokenLine(string(text[len(tokenPrefix):]))
-	case bytes.HasPrefix(text, []byte("icvpn")) && bytes.IndexByte(text, ':') > 0 && !bytes.Contains(text, []byte("\n")):
-		return t, fmt.Errorf("the token is of version %.12q, this binary reads %q; update icvpn or ask for a token of this version", text[:bytes.IndexByte(text, ':')+1], tokenPrefix)
+	case otherVersion.Match(text):
+		return t, fmt.Errorf("the token is of version %q, this binary reads %q; update icvpn or ask for a token of this version", otherVersion.Find(text), tokenPrefix)
 	case bytes.Contains(text, []byte("icvpn_token:")):
 		t, err = parseTokenYAML(text)
 	default:
@@ -129,6 +130,9 @@ func ParseToken(text []byte) (Token, error) {
 	}
 	return t, t.validate()
 }
+
+// otherVersion is the beginning of a token in one line of any version.
+var otherVersion = regexp.MustCompile(`^icvpn[0-9]{1,4}:`)
 
 func parseTokenLine(s string) (t Token, err error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
@@ -156,7 +160,7 @@ func parseTokenYAML(text []byte) (t Token, err error) {
 	}
 	var y tokenYAML
 	if err := yaml.UnmarshalWithOptions(text, &y, yaml.Strict()); err != nil {
-		return t, fmt.Errorf("the YAML token cannot be read (%s); copy it again from the service owner's output", firstLine(err))
+		return t, fmt.Errorf("the YAML token cannot be read%s; copy it again from the service owner's output", tokenPlace(err))
 	}
 	t = Token{Version: uint8(min(max(y.Token, 0), 255)), Name: y.Name, MinSeq: y.MinSeq, SecretID: y.SecretID}
 	if t.Service, err = id.Parse(y.Service); err != nil {
@@ -168,19 +172,33 @@ func parseTokenYAML(text []byte) (t Token, err error) {
 	for i, s := range y.SuperPeers {
 		key, err := base64.RawURLEncoding.DecodeString(s.Key)
 		if err != nil {
-			return t, fmt.Errorf(`the YAML token has a bad field "super_peers[%d].key": want base64url without padding`, i)
+			return t, fmt.Errorf(`the YAML token has a bad field "super_peers[%d].key": want base64url without padding`, i+1)
 		}
 		t.SuperPeers = append(t.SuperPeers, TokenSuperPeer{Endpoint: s.Endpoint, Key: key})
 	}
 	return t, nil
 }
 
-// firstLine keeps a parser's excerpt of the source, which may hold the secret,
-// out of the message.
-func firstLine(err error) string {
-	s, _, _ := strings.Cut(err.Error(), "\n")
-	return s
+// tokenPlace says where a YAML token is wrong and in which field, if it is one
+// that a token has. The parser's own words quote the file, and any text in it,
+// key, alias or tag, may be the secret in the wrong place.
+func tokenPlace(err error) string {
+	var at yaml.Error
+	if !errors.As(err, &at) || at.GetToken() == nil || at.GetToken().Position == nil {
+		return ""
+	}
+	tk := at.GetToken()
+	place := fmt.Sprintf(" (line %d, column %d", tk.Position.Line, tk.Position.Column)
+	for t := tk; t != nil && t.Position != nil && t.Position.Line == tk.Position.Line; t = t.Prev {
+		if slices.Contains(tokenFields, t.Value) {
+			return fmt.Sprintf("%s, field %q)", place, t.Value)
+		}
+	}
+	return place + ")"
 }
+
+// tokenFields are the keys of tokenYAML and tokenYAMLSuper.
+var tokenFields = []string{"icvpn_token", "service_name", "service", "min_sequence", "secret_id", "secret", "super_peers", "endpoint", "key"}
 
 func (t Token) validate() error {
 	switch {
@@ -193,12 +211,12 @@ func (t Token) validate() error {
 	case len(t.SuperPeers) == 0 || len(t.SuperPeers) > maxSuperPeers:
 		return errors.New("the token lists no super peer; ask the service owner for a new one")
 	}
-	for _, s := range t.SuperPeers {
+	for i, s := range t.SuperPeers { // by number: in a YAML token anything may stand there
 		if _, _, err := net.SplitHostPort(s.Endpoint); err != nil || len(s.Endpoint) > 260 {
-			return fmt.Errorf("the token has super peer %.80q, which is not host:port", s.Endpoint)
+			return fmt.Errorf("the token's super peer %d has an endpoint that is not HOST:PORT; ask the service owner for a new token", i+1)
 		}
 		if len(s.Key) != ed25519.PublicKeySize {
-			return fmt.Errorf("the token has no key for super peer %s; ask the service owner for a new one", s.Endpoint)
+			return fmt.Errorf("the token's super peer %d has no key of %d bytes; ask the service owner for a new token", i+1, ed25519.PublicKeySize)
 		}
 	}
 	return nil
