@@ -65,9 +65,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	defer stop()
 	now := time.Now()
 	tc := tls.Server(c, s.door.cert.config(now))
-	if err := c.SetDeadline(now.Add(helloWait)); err != nil {
-		return
-	}
+	_ = c.SetDeadline(now.Add(helloWait)) // if the connection is dead, the next read says so
 	if err := tc.HandshakeContext(ctx); err != nil {
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
@@ -103,9 +101,7 @@ func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Sour
 		if err != nil {
 			return err
 		}
-		if err := tc.SetDeadline(s.deadline(m)); err != nil {
-			return err
-		}
+		_ = tc.SetDeadline(deadline(m))
 		for _, f := range out.Send {
 			if err := admission.WriteFrame(tc, f); err != nil {
 				return err
@@ -120,7 +116,7 @@ func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Sour
 
 // deadline is until when the peer may take in our answer and send its next
 // frame.
-func (s *SuperPeer) deadline(m *admission.Server) time.Time {
+func deadline(m *admission.Server) time.Time {
 	if _, proved := m.Who(); proved {
 		return time.Time{} // the connection ends at admission.Timeout
 	}
