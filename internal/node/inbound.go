@@ -16,32 +16,36 @@ import (
 //	          │ unknown SPI: counted, nothing else
 
 // onESP hands a run of datagrams to their tunnels, those of one SA together.
-// Called by the port's readers; it takes the buffers it needs by exchanging
-// them.
+// Called by the port's readers; it copies what it needs.
 func (n *Node) onESP(ms []underlay.Message) {
 	var b *batch
 	var to *tunnel
 	for i := range ms {
-		m := &ms[i]
-		sa, _ := n.sad.Find(m.Bytes())
-		if sa == nil {
-			continue
+		for _, d := range ms[i].Datagrams() { // a train may be of several SAs
+			sa, _ := n.sad.Find(d)
+			if sa == nil {
+				continue
+			}
+			if len(d) > bufSize {
+				n.esp.CountDrop(esp.DropNoRoom)
+				continue
+			}
+			t, ok := sa.Owner().(*tunnel)
+			if !ok {
+				continue
+			}
+			if b != nil && (b.sa != sa || b.full()) {
+				to.receive(b)
+				b = nil
+			}
+			if b == nil {
+				b, to = newBatch(), t
+				b.sa = sa
+			}
+			buf := newBuffer()
+			copy(buf[:], d)
+			b.add(buf, 0, len(d))
 		}
-		t, ok := sa.Owner().(*tunnel)
-		if !ok {
-			continue
-		}
-		if b != nil && (b.sa != sa || b.full()) {
-			to.receive(b)
-			b = nil
-		}
-		if b == nil {
-			b, to = newBatch(), t
-			b.sa = sa
-		}
-		buf := newBuffer()
-		copy(buf[:], m.Bytes())
-		b.add(buf, 0, m.N)
 	}
 	if b != nil {
 		to.receive(b)

@@ -1,7 +1,7 @@
 // Package port is the one UDP port of a process: it seals and opens control
 // datagrams and hands everything else on as RFC 3948 tells it apart.
 //
-//	underlay.Reader ─> Classify ─┬─ ESP ───────> Handlers.ESP      (whole runs)
+//	underlay.Reader ─> Classify ─┬─ ESP ───────> Handlers.ESP      (whole runs and trains)
 //	                             ├─ control ───> seal.Rings.Open ─> Handlers.Control
 //	                             └─ keepalive, junk: counted
 //
@@ -35,7 +35,12 @@ type Conn interface {
 // Handlers receive what arrives. They are called from the reader goroutines,
 // one per address family, and must not block.
 type Handlers struct {
-	// ESP borrows a run of ESP datagrams until it returns.
+	// ESP borrows a run of messages until it returns. Each holds one ESP
+	// datagram or a train of them, which may be of several SPIs. It may work in
+	// place, and keep a buffer by replacing ms[i].Buf with another one of the
+	// same length: underlay.TrainBuffer. A train fills much of its buffer, so
+	// keep that one; a single datagram is cheaper copied out than a buffer of
+	// this size kept for it.
 	ESP func(ms []underlay.Message)
 	// Control borrows o.Payload until it returns. The datagram is authentic as
 	// some member's, and no answer may be longer than o.Room.
@@ -115,9 +120,14 @@ func (p *Port) Run(ctx context.Context, h Handlers) error {
 	return err
 }
 
+// firstBatch is how many buffers a reader starts with; more come when all of
+// them were filled at once. An address family without traffic, and one that
+// receives in trains, never needs them.
+const firstBatch = 8
+
 // readLoop is one address family's receive path.
 func (p *Port) readLoop(r underlay.Reader, h Handlers) error {
-	batch := underlay.NewBatch(underlay.BatchSize, underlay.DefaultBuffer)
+	batch := underlay.NewBatch(firstBatch, underlay.TrainBuffer)
 	for {
 		n, err := r.ReadBatch(batch)
 		if err != nil {
@@ -125,6 +135,9 @@ func (p *Port) readLoop(r underlay.Reader, h Handlers) error {
 			return err
 		}
 		p.dispatch(batch[:n], h)
+		if n == len(batch) && n < underlay.BatchSize {
+			batch = append(batch, underlay.NewBatch(n, underlay.TrainBuffer)...)
+		}
 	}
 }
 
@@ -132,12 +145,14 @@ func (p *Port) readLoop(r underlay.Reader, h Handlers) error {
 func (p *Port) dispatch(ms []underlay.Message, h Handlers) {
 	run := 0 // start of the current run of ESP
 	for i := range ms {
-		if underlay.Classify(ms[i].Bytes()) == underlay.ESP {
+		if allESP(&ms[i]) {
+			continue
+		}
+		if p.sift(&ms[i], h); ms[i].N > 0 {
 			continue
 		}
 		p.flush(ms[run:i], h)
 		run = i + 1
-		p.other(&ms[i], h)
 	}
 	p.flush(ms[run:], h)
 }
@@ -148,11 +163,42 @@ func (p *Port) flush(ms []underlay.Message, h Handlers) {
 	}
 }
 
-func (p *Port) other(m *underlay.Message, h Handlers) {
-	switch underlay.Classify(m.Bytes()) {
+// allESP reports whether m holds ESP and nothing else.
+func allESP(m *underlay.Message) bool {
+	for _, d := range m.Datagrams() {
+		if underlay.Classify(d) != underlay.ESP {
+			return false
+		}
+	}
+	return m.N > 0
+}
+
+// sift deals with everything in m that is not ESP, and leaves a message of what
+// is, in order, possibly empty. No honest sender mixes kinds in a train, but
+// any sender can: the kernel coalesces by length alone.
+func (p *Port) sift(m *underlay.Message, h Handlers) {
+	kept := 0
+	for _, d := range m.Datagrams() {
+		if underlay.Classify(d) == underlay.ESP {
+			kept += copy(m.Buf[kept:], d)
+			continue
+		}
+		p.other(d, m.Addr, h)
+	}
+	if m.N == 0 {
+		p.other(nil, m.Addr, h) // an empty datagram is one, too
+	}
+	if m.N = kept; m.Segment >= kept {
+		m.Segment = 0
+	}
+}
+
+// other takes d, a datagram that is not ESP.
+func (p *Port) other(d []byte, from netip.AddrPort, h Handlers) {
+	switch underlay.Classify(d) {
 	case underlay.Control:
-		if o, drop := p.rings.Open(time.Now(), m.Bytes()); drop == seal.Passed {
-			h.Control(o, m.Addr)
+		if o, drop := p.rings.Open(time.Now(), d, from.Addr()); drop == seal.Passed {
+			h.Control(o, from)
 		}
 	case underlay.Keepalive:
 		p.stats.Keepalives.Add(1)
