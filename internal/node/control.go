@@ -108,7 +108,8 @@ func (n *Node) act(out keyex.Output) {
 		n.onFailed(f)
 	}
 	if out.Err != nil {
-		n.log.Warn("key exchange refused", "reason", out.Drop, "err", out.Err)
+		// Any member can provoke this as often as it likes.
+		n.refused.Do(func() { n.log.Warn("key exchange refused", "reason", out.Drop, "err", out.Err) })
 	}
 }
 

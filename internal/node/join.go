@@ -36,6 +36,9 @@ type JoinConfig struct {
 	// MinPolicy is the highest policy sequence number seen before: a super peer that
 	// hands out an older one would undo revocations.
 	MinPolicy uint64
+	// MinRoot is the highest sequence number of a root document seen before: an
+	// older chain would bring back owners that were put out.
+	MinRoot uint64
 	// Name, VM, Labels and Endpoints go into the request.
 	Name, VM  string
 	Labels    map[string]string
@@ -62,7 +65,8 @@ type Membership struct {
 	Offset     time.Duration     // the super peer's clock minus ours
 }
 
-// RefusedError is a super peer's final no: another one would say the same.
+// RefusedError is a super peer's final no. One that lies must not keep a
+// machine out, so another is asked before it is believed.
 type RefusedError struct {
 	SuperPeer string
 	Refusal   *admission.Refusal
@@ -90,37 +94,58 @@ func (e *ClockError) Error() string {
 }
 
 // Join is admitted by the first super peer that can: those of the token are
-// dialled together, the quickest is tried first.
+// dialled together, the quickest is tried first. A refusal for good, or a clock
+// that is far off, is believed when a second super peer agrees or none is left.
 func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conns := dialAll(ctx, cfg)
 	var failures []string
 	var clock *ClockError
+	var refused *RefusedError
+	var second <-chan time.Time // ends the wait for a second opinion
 	for range cfg.Token.SuperPeers {
-		d := <-conns
-		var m *Membership
-		err := d.err
-		if err == nil {
-			m, err = admit(ctx, cfg, d)
+		var d dialled
+		select {
+		case d = <-conns:
+		case <-second:
+			return nil, refused
 		}
+		m, err := attempt(ctx, cfg, d)
 		if err == nil {
 			return m, nil
-		}
-		// One super peer with a wrong clock must not stop everybody: two make it ours.
-		if second := clock != nil; final(err) || errors.As(err, &clock) && second {
-			return nil, err
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		if final(err) {
+			if refused != nil {
+				return nil, refused
+			}
+			errors.As(err, &refused)
+			second = time.After(secondOpinion)
+		}
+		if before := clock != nil; errors.As(err, &clock) && before {
+			return nil, clock
+		}
 		failures = append(failures, fmt.Sprintf("%s: %v", d.endpoint, reason(err)))
 		cfg.Log.Warn("super peer did not admit us, trying the next", "addr", d.endpoint, "err", reason(err))
 	}
-	if clock != nil {
+	switch {
+	case refused != nil:
+		return nil, refused
+	case clock != nil:
 		return nil, clock
 	}
 	return nil, &UnreachableError{Failures: failures}
+}
+
+// attempt tries to be admitted on a connection, if there is one.
+func attempt(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) {
+	if d.err != nil {
+		return nil, d.err
+	}
+	return admit(ctx, cfg, d)
 }
 
 // UnreachableError says that no super peer of the token admitted us, and why.
@@ -130,7 +155,7 @@ func (e *UnreachableError) Error() string {
 	return "no super peer could be used (" + strings.Join(e.Failures, "; ") + "); check that they run and that this machine reaches them, or ask the service owner for a newer token"
 }
 
-// final says whether the other super peers would answer the same.
+// final says whether other super peers should answer the same.
 func final(err error) bool {
 	var r *RefusedError
 	if !errors.As(err, &r) {
@@ -179,6 +204,9 @@ const (
 	dialStagger  = 500 * time.Millisecond
 	// preferWait is the start that the preferred super peer gets.
 	preferWait = 2 * time.Second
+	// secondOpinion is how long another super peer may take to be reached once
+	// one has refused.
+	secondOpinion = 3 * time.Second
 )
 
 // dialAll connects to every super peer and returns the connections as they
@@ -338,6 +366,9 @@ func (a *admittance) checkDescriptor(roots, descriptor []byte, key ed25519.Publi
 	trust, err := service.Open(docs, a.cfg.Token.Service, max(a.cfg.MinSeq, a.cfg.Token.MinSeq), now)
 	if err != nil {
 		return admission.Params{}, err
+	}
+	if trust.Root.Seq < a.cfg.MinRoot {
+		return admission.Params{}, fmt.Errorf("%w: root document has sequence number %d, %d is known", service.ErrRollback, trust.Root.Seq, a.cfg.MinRoot)
 	}
 	sp, listed := trust.Descriptor.SuperPeer(id.FromKey(key))
 	if !listed || !sp.Has(service.RoleAdmit) || now.Unix() >= sp.Expires {

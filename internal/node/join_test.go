@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/service"
 )
 
 func TestJoinRefusals(t *testing.T) {
@@ -108,6 +109,40 @@ func TestJoinRefusesARolledBackPolicy(t *testing.T) {
 		cfg.MinPolicy = 2
 		if _, err := Join(w.ctx, cfg); err == nil || !strings.Contains(err.Error(), "rolled back") {
 			t.Errorf("error %v, want a rollback", err)
+		}
+	})
+}
+
+// TestOneSuperPeersRefusalIsNotBelieved: a super peer that knows no secret
+// refuses everybody, and the other admits.
+func TestOneSuperPeersRefusalIsNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		w.supers[0].kill()
+		w.change = func(h *service.HandOver) { h.Secrets = nil }
+		w.startSuper(0, new(memStore))
+		for range 6 { // whoever is asked first
+			m, err := Join(w.ctx, w.joinConfig("web", "web-1", newIdentity(t)))
+			if err != nil || m.SuperPeer != w.supers[1].endpoint {
+				t.Fatalf("%v", err)
+			}
+		}
+		w.supers[1].kill() // nobody else is left: now it counts
+		_, err := Join(w.ctx, w.joinConfig("web", "web-1", newIdentity(t)))
+		var refused *RefusedError
+		if !errors.As(err, &refused) || refused.Refusal.Code != admission.CodeWrongSecret {
+			t.Errorf("the only super peer's refusal: %v", err)
+		}
+	})
+}
+
+func TestJoinRefusesAnOlderRootChain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		cfg.MinRoot = 2
+		if _, err := Join(w.ctx, cfg); err == nil || !strings.Contains(err.Error(), "root document has sequence number 1, 2 is known") {
+			t.Errorf("root chain of before: %v", err)
 		}
 	})
 }

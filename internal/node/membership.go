@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"icvpn/abe"
@@ -31,6 +32,7 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 		defer t.Stop()
 	}
 	var lastRead time.Time
+	gap := directoryGap
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,13 +42,19 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 		case <-n.contactNow:
 			contact.Reset(n.publishContact(ctx))
 		case <-directory.C:
-			n.readDirectories(ctx)
+			// Somebody may be scanning addresses that nobody has: what has not
+			// changed is read less and less often.
+			gap = min(2*gap, directoryGapMax)
+			if n.readDirectories(ctx) {
+				gap = directoryGap
+			}
 			lastRead = time.Now()
 			directory.Reset(directoryPoll)
 		case <-n.refreshNow:
-			directory.Reset(max(0, directoryGap-time.Since(lastRead)))
+			directory.Reset(max(0, gap-time.Since(lastRead)))
 		case <-reflect.C:
 			n.askReflection()
+			n.watchClock()
 			reflect.Reset(reflectEvery)
 		case <-renew.C:
 			renew.Reset(n.renew(ctx))
@@ -150,31 +158,40 @@ func (n *Node) endpoints() []netip.AddrPort {
 	return out
 }
 
-// readDirectories learns the members from every super peer's directory.
-func (n *Node) readDirectories(ctx context.Context) {
+// readDirectories learns the members from every super peer's directory and says
+// whether any has changed.
+func (n *Node) readDirectories(ctx context.Context) bool {
 	var wg sync.WaitGroup
+	var changed atomic.Bool
 	for _, sp := range n.trust().Descriptor.SuperPeers {
 		if sp.Has(service.RoleAdmit) {
-			wg.Go(func() { n.readDirectory(ctx, sp) })
+			wg.Go(func() {
+				if n.readDirectory(ctx, sp) {
+					changed.Store(true)
+				}
+			})
 		}
 	}
 	wg.Wait()
+	return changed.Load()
 }
 
-func (n *Node) readDirectory(ctx context.Context, sp service.SuperPeer) {
+func (n *Node) readDirectory(ctx context.Context, sp service.SuperPeer) (changed bool) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	data, root, err := n.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
 	if err == nil {
 		var d service.Directory
 		if d, err = n.openDirectory(data, root.Seq, sp); err == nil {
+			before, read := n.readSeq.Swap(sp.PID(), d.Seq)
 			n.post(func() { n.onDirectory(sp.PID(), d) })
-			return
+			return !read || before.(int64) != d.Seq
 		}
 	}
 	if ctx.Err() == nil {
 		n.log.Debug("directory not read", "super_peer", sp.PID().Short(), "err", err)
 	}
+	return false
 }
 
 func (n *Node) openDirectory(data []byte, seq int64, sp service.SuperPeer) (d service.Directory, err error) {
@@ -262,6 +279,7 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 	cfg.MinSeq = n.trust().Descriptor.Seq
 	cfg.Step = nil
 	cfg.MinPolicy = n.trust().Policy.Sequence
+	cfg.MinRoot = n.trust().Root.Seq
 	cfg.Prefer = n.membership.Load().SuperPeer
 	if n.membership.Load().Credential.Expires().Sub(n.now()) > lastResort {
 		// Another super peer would lease another address and publish it, though we do
@@ -313,6 +331,9 @@ func (n *Node) adoptRenewed(m *Membership) error {
 		return fmt.Errorf("node: super peer %s hands out epoch %d, now is %d", m.SuperPeer, m.Grant.Epoch, now)
 	}
 	old := n.membership.Load()
+	if err := n.installEpoch(m); err != nil {
+		return err
+	}
 	moved := m.Credential.Addr4() != old.Credential.Addr4()
 	if moved {
 		if left := old.Credential.Expires().Sub(n.now()); left > lastResort {
@@ -325,9 +346,7 @@ func (n *Node) adoptRenewed(m *Membership) error {
 		}
 		n.log.Warn("address changed: the super peer that gave the old one is gone", "addr", m.Credential.Addr4(), "super_peer", m.SuperPeer)
 	}
-	if err := n.adopt(m); err != nil {
-		return err
-	}
+	n.adopt(m)
 	for _, t := range n.tunnels {
 		n.judge(t)
 		pair := t.pair.Load()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"icvpn/abe"
 	"icvpn/esp"
@@ -46,6 +47,10 @@ type Config struct {
 	Endpoints func() []netip.AddrPort
 	// Advertise are endpoints the operator named, put first.
 	Advertise []netip.AddrPort
+	// Elapsed is the time since some moment, that of a suspended machine included
+	// (CLOCK_BOOTTIME): it tells a clock that was set from time that has passed.
+	// Default: the runtime's monotonic clock.
+	Elapsed func() time.Duration
 	// Began is when the process started to join, for the join log.
 	Began time.Time
 	Log   *slog.Logger
@@ -99,8 +104,11 @@ type Node struct {
 	awake      chan struct{} // capacity 1: a tunnel sends after silence
 	steps      steps
 	rejects    rejects
+	refused    rate.Sometimes // key exchanges, for the log
 	contact    contactRecord
 	superPeers *port.Resolver
+	readSeq    sync.Map // sequence number of the directory last read, by super peer
+	clock      clockWatch
 	stop       context.CancelFunc
 	stopped    chan struct{} // closed when Run has returned
 }
@@ -123,10 +131,14 @@ func New(cfg Config) (*Node, error) {
 		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{}, issuers: map[id.ID]issuance{},
 		controlIn: make(chan datagram, controlQueue), posts: make(chan func(), controlQueue),
 		refreshNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
+		refused: rate.Sometimes{First: 3, Interval: 10 * time.Second},
 		lookups: make(chan struct{}, maxLookups), awake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	if !cfg.Began.IsZero() {
 		n.started = cfg.Began
+	}
+	if cfg.Elapsed == nil {
+		n.cfg.Elapsed = func() time.Duration { return time.Since(n.started) }
 	}
 	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
 	n.steps.all = cfg.Steps
@@ -140,9 +152,10 @@ func New(cfg Config) (*Node, error) {
 	if err := n.newControl(m); err != nil {
 		return nil, err
 	}
-	if err := n.adopt(m); err != nil {
+	if err := n.installEpoch(m); err != nil {
 		return nil, err
 	}
+	n.adopt(m)
 	return n, nil
 }
 
@@ -179,9 +192,9 @@ func (n *Node) entryPoints() []netip.AddrPort {
 	return all
 }
 
-// adopt takes over a membership, the first or a renewed one. In a running node
-// only the control loop calls it.
-func (n *Node) adopt(m *Membership) error {
+// installEpoch takes a membership's group key, which only a bad membership
+// fails.
+func (n *Node) installEpoch(m *Membership) error {
 	k, err := seal.ParseMemberKey(m.Grant.EpochKey)
 	if err != nil {
 		return err
@@ -189,7 +202,13 @@ func (n *Node) adopt(m *Membership) error {
 	if err := n.ring.Install(seal.Epoch{Number: m.Grant.Epoch, Key: k, ActivateAt: time.Unix(0, 0), Grace: seal.DefaultGrace}); err != nil {
 		return fmt.Errorf("node: epoch %d: %w", m.Grant.Epoch, err)
 	}
-	n.ring.SetClockOffset(m.Offset)
+	return nil
+}
+
+// adopt puts a membership in force, the first or a renewed one, whose epoch is
+// installed. In a running node only the control loop calls it.
+func (n *Node) adopt(m *Membership) {
+	n.setClock(m.Offset)
 	keys := discovery.NewKeys(n.service, m.Key, n.authorityKey, n.epochSecret)
 	n.membership.Store(m)
 	n.keys.Store(keys)
@@ -199,7 +218,6 @@ func (n *Node) adopt(m *Membership) error {
 		}
 	}
 	n.learn(m.Credential.Issuer, m.Members)
-	return nil
 }
 
 // now is the service's clock: ours and the offset learnt at admission.
@@ -235,9 +253,8 @@ func (n *Node) Run(ctx context.Context) error {
 	defer end()
 	ctx, n.stop = context.WithCancel(ctx)
 	defer n.stop()
-	n.ctx = life
-
 	g, gctx := errgroup.WithContext(life)
+	n.ctx = gctx // ends also when a loop fails, so that nothing waits for it then
 	g.Go(func() error { return n.port.Run(gctx, port.Handlers{ESP: n.onESP, Control: n.onControl}) })
 	g.Go(func() error { return n.overlay.Run(gctx) })
 	g.Go(func() error { return n.outboundLoop(gctx) })

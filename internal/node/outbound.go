@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 //	            └ no SA: staged, connect
 
 // outboundLoop reads packets from the TUN device until it is closed.
-func (n *Node) outboundLoop(context.Context) error {
+func (n *Node) outboundLoop(ctx context.Context) error {
 	size := n.device.BatchSize()
 	own := make([]*buffer, size)
 	bufs, sizes := make([][]byte, size), make([]int, size)
@@ -30,6 +31,9 @@ func (n *Node) outboundLoop(context.Context) error {
 	for {
 		got, err := n.device.Read(bufs, sizes, esp.Headroom)
 		if errors.Is(err, tun.ErrClosed) {
+			if ctx.Err() == nil { // not by us
+				return fmt.Errorf("node: interface %s was removed while icvpn was using it; start icvpn again", n.device.Name())
+			}
 			return nil
 		}
 		if err != nil {

@@ -28,9 +28,11 @@ const (
 	// again at half of that (DESIGN.md 6).
 	contactLife = 10 * time.Minute
 	// directoryPoll is how often the directory is read without a reason,
-	// directoryGap the least time between two reads with one.
-	directoryPoll = 30 * time.Second
-	directoryGap  = time.Second
+	// directoryGap the least time between two reads with one, doubling to
+	// directoryGapMax while they bring nothing new.
+	directoryPoll   = 30 * time.Second
+	directoryGap    = time.Second
+	directoryGapMax = 5 * time.Second
 	// reflectEvery is how often super peers are asked for our address; it also
 	// keeps a NAT's mapping towards them.
 	reflectEvery = 25 * time.Second

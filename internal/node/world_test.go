@@ -35,6 +35,7 @@ type world struct {
 	nodes  []*nodeProc
 	log    *slog.Logger
 	wg     sync.WaitGroup
+	change func(h *service.HandOver) // of super peers that are started from now on
 }
 
 type superProc struct {
@@ -101,6 +102,9 @@ func (w *world) startSuper(i int, store *memStore) *superProc {
 	h, err := service.OpenHandOver(f.HandOver, key)
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if w.change != nil {
+		w.change(&h)
 	}
 	udp, err := w.net.Listen(4500, netip.MustParseAddrPort(f.Endpoint).Addr())
 	if err != nil {

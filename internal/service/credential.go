@@ -112,7 +112,7 @@ func parseCredential(b []byte) (c Credential, sc signedCredential, err error) {
 
 // VerifyCredential checks the whole chain for a credential shown at time now
 // under epoch: issuer listed with the role admit and not expired, its
-// signature, service, epoch, dates, labels and address within the issuer's
+// signature, service, epoch and generation (one either way), dates, labels and address within the issuer's
 // scope, and neither the peer nor its enrolment secret revoked. The error says
 // which, for the log; a peer is told nothing.
 func (t *Trust) VerifyCredential(now time.Time, b []byte, epoch uint32) (*Credential, error) {
@@ -140,6 +140,8 @@ func (t *Trust) VerifyCredential(now time.Time, b []byte, epoch uint32) (*Creden
 		return nil, fmt.Errorf("service: credential of %s is not valid before %s", c.Name, day(c.NotBefore))
 	case c.Epoch > epoch+1 || c.Epoch+1 < epoch:
 		return nil, fmt.Errorf("service: credential of %s is of epoch %d, now is %d", c.Name, c.Epoch, epoch)
+	case c.Generation > t.Descriptor.Generation+1 || c.Generation+1 < t.Descriptor.Generation:
+		return nil, fmt.Errorf("service: credential of %s is of generation %d, now is %d", c.Name, c.Generation, t.Descriptor.Generation)
 	}
 	for k, v := range c.Labels {
 		if !issuer.MayGrant(k, v) {

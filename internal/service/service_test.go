@@ -208,6 +208,7 @@ func TestVerifyCredential(t *testing.T) {
 		"not yet valid":        {at: t0.Add(-time.Hour), want: "not valid before"},
 		"issuer expired":       {at: t0.AddDate(0, 1, 1), change: func(c *Credential) { c.NotAfter = t0.AddDate(1, 0, 0).Unix() }, want: "issuer"},
 		"old epoch":            {epoch: 3, want: "epoch"},
+		"future generation":    {change: func(c *Credential) { c.Generation += 2 }, want: "generation"},
 		"future epoch":         {change: func(c *Credential) { c.Epoch = 4 }, want: "epoch"},
 		"label out of scope":   {change: func(c *Credential) { c.Labels["role"] = "db" }, want: "scope"},
 		"unknown label":        {change: func(c *Credential) { c.Labels["admin"] = "yes" }, want: "scope"},
