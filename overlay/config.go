@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -37,6 +38,12 @@ type Config struct {
 	// ask for its credential. Others get answers, no more. It is called for each
 	// answer and must be quick. Default: everybody.
 	Admit func(id.ID, netip.AddrPort) bool
+	// Class ranks a key under which somebody puts an item, before its signature is
+	// looked at. It is called for each put of others, must be quick and must not call
+	// the Overlay. Chunks are under no key: those from an address of Replicas have
+	// room beside a super peer's items. Default: every key is a stranger's, and the
+	// room of members is the strangers' too.
+	Class func(ed25519.PublicKey) Class
 	// Logger takes state changes and, at Debug, what the library has to say.
 	// Default: nothing is logged.
 	Logger *slog.Logger
@@ -60,12 +67,16 @@ type Config struct {
 	// smaller overlay, all of them. Default 3, 1 to 8.
 	Quorum int
 
-	// StoreItems and StoreBytes bound the store. Default 4096 items and 4 MiB,
-	// which counts 256 bytes for each item besides value and salt.
+	// StoreItems and StoreBytes bound what is stored for others: a quarter of each
+	// for strangers, a quarter for members, half for super peers. Default 8192 items
+	// and 8 MiB, which counts 256 bytes for each item besides value and salt. What
+	// the node puts itself is beside that: its items are never refused, its chunks,
+	// within the same bounds, displace its own oldest.
 	StoreItems, StoreBytes int
-	// StorePerKey bounds the items of one key, default 128; StorePerSource the
-	// items, chunks included, that one address put first, default 1024. What the
-	// node puts itself is under neither.
+	// StorePerKey bounds the items of one super peer, default 128; a member has 4.
+	// StorePerSource bounds what one IPv4 address or /64 puts as a stranger, items
+	// and chunks, and the chunks of one super peer, default 512; strangers of one
+	// /24 or /56 have twice that.
 	StorePerKey, StorePerSource int
 
 	// QueryRate is how many queries a second one node gets from us, AnswerRate
@@ -80,10 +91,10 @@ func (c Config) withDefaults() Config {
 	def(&c.Revalidate, time.Minute)
 	def(&c.Refresh, 5*time.Minute)
 	def(&c.Quorum, 3)
-	def(&c.StoreItems, 4096)
-	def(&c.StoreBytes, 4<<20)
+	def(&c.StoreItems, 8192)
+	def(&c.StoreBytes, 8<<20)
 	def(&c.StorePerKey, 128)
-	def(&c.StorePerSource, 1024)
+	def(&c.StorePerSource, 512)
 	def(&c.QueryRate, 200)
 	def(&c.AnswerRate, 500)
 	if c.Bootstrap == nil {
@@ -140,9 +151,9 @@ func (c Config) validate() error {
 
 func (c Config) limits() limits {
 	return limits{
-		items: c.StoreItems, bytes: c.StoreBytes,
+		usage:  usage{c.StoreItems, c.StoreBytes},
 		perKey: c.StorePerKey, perSource: c.StorePerSource,
-		expiry: c.Expiry,
+		listed: c.Class != nil,
 	}
 }
 

@@ -19,6 +19,12 @@ import (
 // target, a replica or this node itself has. A withdrawn item is returned with
 // an error that is ErrNotFound, for its sequence number.
 func (o *Overlay) Get(ctx context.Context, key ed25519.PublicKey, salt []byte) (Item, error) {
+	return o.getItem(ctx, key, salt, 0)
+}
+
+// getItem is Get; copies with a lower sequence number than least do not count as
+// enough of them.
+func (o *Overlay) getItem(ctx context.Context, key ed25519.PublicKey, salt []byte, least int64) (Item, error) {
 	if len(key) != ed25519.PublicKeySize || len(salt) > MaxSalt {
 		return Item{}, fmt.Errorf("%w: key or salt", ErrInvalid)
 	}
@@ -27,7 +33,9 @@ func (o *Overlay) Get(ctx context.Context, key ed25519.PublicKey, salt []byte) (
 		return Item{}, err
 	}
 	defer leave()
-	it, found, answered := o.collect(ctx, Target(key, salt), o.itemCollector(key, salt))
+	c := o.itemCollector(key, salt)
+	c.least = least
+	it, found, answered := o.collect(ctx, Target(key, salt), c)
 	if !found {
 		return Item{}, o.absence(ctx, answered)
 	}
@@ -65,6 +73,7 @@ type collector struct {
 	accept func(*message) (Item, bool)
 	settle time.Duration // how long to wait for others after enough copies
 	need   int           // copies that are enough
+	least  int64         // sequence number from which on they count
 	enough chan struct{}
 
 	mu     sync.Mutex
@@ -121,7 +130,7 @@ func (c *collector) add(it Item) {
 	case it.equal(c.best):
 		c.copies++
 	}
-	if c.copies < c.need {
+	if c.copies < c.need || c.best.Seq < c.least {
 		return
 	}
 	// Silent nodes are not waited for any longer; those that answer are.

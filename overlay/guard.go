@@ -133,14 +133,33 @@ func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
 // WriteTo sends a query of the library's, tagged and in our encoding.
 func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
 	m, why := parse(b)
-	if why != DropNone || m.kind != query {
+	l, ours := to.(label)
+	if why != DropNone || m.kind != query || !ours {
 		// The library leaves out zero fields: a key of zeros, which no honest item has.
 		return 0, fmt.Errorf("overlay: query to send is %v", why)
 	}
-	addr := unmap(to.(*net.UDPAddr).AddrPort())
+	addr := unmap(l.AddrPort())
 	m.t = c.o.proofs.tag(addr, m.t)
+	m.has, m.life = m.has|l.of.has&hasLife, l.of.life
 	return len(b), c.o.cfg.Transport.WriteTo(m.append(make([]byte, 0, MaxPayload)), addr)
 }
+
+// labelled is an address as the library has it, over which the query that goes
+// there reaches conn.WriteTo: the library's arguments have no place for a field of
+// our own.
+type labelled struct {
+	dht.Addr
+	of *message
+}
+
+// label is the address that the library hands to conn.WriteTo.
+type label struct {
+	*net.UDPAddr
+	of *message
+}
+
+// Raw implements dht.Addr.
+func (l labelled) Raw() net.Addr { return label{l.Addr.Raw().(*net.UDPAddr), l.of} }
 
 // Close is called by the library, once it will not mind ReadFrom failing.
 func (c *conn) Close() error {

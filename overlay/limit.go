@@ -7,11 +7,12 @@ import (
 
 // limiter is a token bucket per prefix or peer. It reads no clock and has no
 // lock. A bucket that is full again is forgotten, so it holds only those who
-// were busy lately; beyond maxLimiterKeys newcomers share one bucket.
+// were busy lately; beyond maxLimiterKeys of those newcomers share one bucket.
 type limiter struct {
 	rate  float64 // tokens a second
 	burst float64
 	keys  map[netip.Prefix]bucketState
+	swept time.Time
 }
 
 type bucketState struct {
@@ -31,6 +32,9 @@ func newLimiter(perSecond int) *limiter {
 // will be: the token is then taken in advance if inAdvance, else not at all.
 func (l *limiter) take(now time.Time, key netip.Prefix, inAdvance bool) time.Duration {
 	s, ok := l.keys[key]
+	if !ok && len(l.keys) >= maxLimiterKeys && now.Sub(l.swept) >= limiterSweep {
+		l.sweep(now)
+	}
 	if !ok && len(l.keys) >= maxLimiterKeys {
 		key = netip.Prefix{}
 		s, ok = l.keys[key]
@@ -53,6 +57,7 @@ func (l *limiter) take(now time.Time, key netip.Prefix, inAdvance bool) time.Dur
 
 // sweep forgets the keys whose bucket is full.
 func (l *limiter) sweep(now time.Time) {
+	l.swept = now
 	for key, s := range l.keys {
 		if s.tokens+l.rate*now.Sub(s.at).Seconds() >= l.burst {
 			delete(l.keys, key)

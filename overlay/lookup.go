@@ -41,7 +41,7 @@ func (o *Overlay) ask(ctx context.Context, to netip.AddrPort, m *message, tries 
 		return reply{}, ctx.Err()
 	}
 	o.stats.Asked.Add(1)
-	res := o.server.Query(ctx, dht.NewAddr(udpAddr(to)), string(m.q), dht.QueryInput{
+	res := o.server.Query(ctx, labelled{dht.NewAddr(udpAddr(to)), m}, string(m.q), dht.QueryInput{
 		MsgArgs:      m.libraryArgs(),
 		RateLimiting: dht.QueryRateLimiting{NotAny: true},
 		NumTries:     tries,

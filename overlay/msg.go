@@ -3,7 +3,9 @@ package overlay
 import (
 	"crypto/ed25519"
 	"encoding/binary"
+	"math"
 	"net/netip"
+	"time"
 
 	"icvpn/internal/id"
 )
@@ -51,6 +53,7 @@ type message struct {
 	seq    int64
 	sig    [ed25519.SignatureSize]byte
 	value  []byte
+	life   int64 // of a chunk, in seconds
 
 	// A refusal.
 	code int64
@@ -72,6 +75,7 @@ const (
 	hasSeq
 	hasSig
 	hasValue
+	hasLife
 	hasError
 )
 
@@ -154,6 +158,10 @@ func (m *message) field(r *reader, key []byte) (ok bool) {
 	case "v":
 		f = hasValue
 		m.value, ok = r.str(MaxPayload)
+	case "life":
+		f = hasLife
+		m.life, ok = r.num()
+		ok = ok && m.life >= 0
 	default:
 		return r.skip(maxDepth)
 	}
@@ -226,6 +234,11 @@ func (m *message) item(salt []byte) Item {
 	return Item{Key: m.key[:], Salt: salt, Seq: m.seq, Value: m.value, Sig: m.sig}
 }
 
+// lifetime returns how long the chunk in m is of use, zero if m does not say.
+func (m *message) lifetime() time.Duration {
+	return time.Duration(min(m.life, int64(math.MaxInt64/time.Second))) * time.Second
+}
+
 func (m *message) setItem(it Item) {
 	m.has |= hasKey | hasSeq | hasSig | hasValue
 	copy(m.key[:], it.Key)
@@ -267,6 +280,10 @@ func (m *message) appendFields(dst []byte) []byte {
 	dst = append(dst, 'd')
 	str(hasID, "id", m.id[:])
 	str(hasKey, "k", m.key[:])
+	if m.has&hasLife != 0 {
+		dst = appendStr(dst, "life")
+		dst = appendNum(dst, m.life)
+	}
 	str(hasNodes, "nodes6", m.nodes)
 	str(hasSalt, "salt", m.salt)
 	if m.has&hasSeq != 0 {

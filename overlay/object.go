@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
+	"time"
 
 	"icvpn/internal/wire"
 )
@@ -31,7 +33,11 @@ type root struct {
 // Object is a value larger than an item carries: a signed root that names
 // chunks, directly or through indexes.
 type Object struct {
-	Root   Item
+	Root Item
+	// Life is how long after a put anybody will want the chunks, such as the validity
+	// of what they carry; nodes then forget them earlier. It is at least 1 min.
+	// Default, and at most: Expiry. The root is kept for Expiry, against a rollback.
+	Life   time.Duration
 	chunks []chunk // data and indexes
 }
 
@@ -92,8 +98,10 @@ func (r root) width() int {
 func ceil(a, b int) int { return (a + b - 1) / b }
 
 // PutObject stores the chunks and then the root, so that a reader never sees a
-// root whose chunks were not there. acks is the fewest acknowledgements any of
-// them got. It borrows obj.
+// root whose chunks were not there. A part that too few nodes took is put again,
+// three times in all, after waits that double. acks is the fewest acknowledgements
+// any of them got. Putting the same chunks again renews them and takes no
+// further room. It borrows obj.
 func (o *Overlay) PutObject(ctx context.Context, obj Object) (acks int, err error) {
 	if !obj.Root.Verify() {
 		return 0, fmt.Errorf("%w: limits or signature", ErrInvalid)
@@ -106,7 +114,7 @@ func (o *Overlay) PutObject(ctx context.Context, obj Object) (acks int, err erro
 	acks = math.MaxInt
 	var mu sync.Mutex
 	err = each(chunking, len(obj.chunks), func(ctx context.Context, i int) error {
-		n, err := o.putChunk(ctx, obj.chunks[i])
+		n, err := insist(ctx, func() (int, error) { return o.putChunk(ctx, obj.chunks[i], o.lifeOf(obj)) })
 		mu.Lock()
 		defer mu.Unlock()
 		acks = min(acks, n)
@@ -117,15 +125,36 @@ func (o *Overlay) PutObject(ctx context.Context, obj Object) (acks int, err erro
 		o.keepObject(obj)
 		return min(acks, bucketSize), fmt.Errorf("chunk: %w", err)
 	}
-	n, err := o.Put(ctx, obj.Root)
+	n, err := insist(ctx, func() (int, error) { return o.Put(ctx, obj.Root) })
 	return min(acks, n), err
+}
+
+// lifeOf is how long obj is to be stored.
+func (o *Overlay) lifeOf(obj Object) time.Duration {
+	if obj.Life == 0 {
+		return o.cfg.Expiry
+	}
+	return min(max(obj.Life, minLife), o.cfg.Expiry)
+}
+
+// insist puts again while too few nodes take it. The waits differ, so that parts
+// refused together do not come back together.
+func insist(ctx context.Context, put func() (int, error)) (acks int, err error) {
+	wait := firstRetry
+	for range putTries - 1 {
+		if acks, err = put(); !errors.Is(err, ErrNoQuorum) || !sleep(ctx, jitter(wait)) {
+			return acks, err
+		}
+		wait *= 2
+	}
+	return put()
 }
 
 // keepObject stores an object on this node.
 func (o *Overlay) keepObject(obj Object) {
 	now := o.cfg.Now()
 	for _, c := range obj.chunks {
-		if o.store.putChunk(now, c, own) != 0 {
+		if o.store.putChunk(now, c, own, o.lifeOf(obj)) != 0 {
 			return
 		}
 	}
@@ -135,9 +164,22 @@ func (o *Overlay) keepObject(obj Object) {
 // GetObject returns the object under key and salt and its root, which has the
 // sequence number. It is ErrObject if the root is not one or chunks are missing.
 func (o *Overlay) GetObject(ctx context.Context, key ed25519.PublicKey, salt []byte) ([]byte, Item, error) {
-	it, err := o.Get(ctx, key, salt)
-	if err != nil {
+	return o.GetObjectAfter(ctx, key, salt, -1)
+}
+
+// GetObjectAfter is GetObject for a reader that has the object with sequence number
+// after. Of that one it returns the root and ErrUnchanged, and asks for no chunk;
+// of an older one, or its withdrawal, nothing and ErrRollback. Copies of an older
+// one do not end the search, so it takes one honest node that has the newer.
+func (o *Overlay) GetObjectAfter(ctx context.Context, key ed25519.PublicKey, salt []byte, after int64) ([]byte, Item, error) {
+	it, err := o.getItem(ctx, key, salt, after)
+	switch {
+	case it.Key != nil && it.Seq < after:
+		return nil, Item{}, fmt.Errorf("%w: sequence number %d after %d", ErrRollback, it.Seq, after)
+	case err != nil:
 		return nil, it, err
+	case it.Seq == after:
+		return nil, it, ErrUnchanged
 	}
 	r, err := parseRoot(it.Value)
 	if err != nil {

@@ -28,6 +28,10 @@ var (
 	ErrInvalid = errors.New("overlay: invalid item")
 	// ErrObject: what stands under a key is not an object, or not all of it.
 	ErrObject = errors.New("overlay: broken object")
+	// ErrUnchanged: the object is the one that the reader has.
+	ErrUnchanged = errors.New("overlay: object unchanged")
+	// ErrRollback: only an older object than the reader has was found.
+	ErrRollback = errors.New("overlay: only an older object was found")
 	// ErrNotRunning: Run has not begun or has ended.
 	ErrNotRunning = errors.New("overlay: not running")
 )
@@ -88,7 +92,7 @@ func New(cfg Config) (*Overlay, error) {
 		cfg:       cfg,
 		log:       cfg.Logger,
 		proofs:    newProofs(),
-		store:     newStore(cfg.limits()),
+		store:     newStore(cfg.limits(), cfg.Expiry),
 		pubs:      newPublications(),
 		packetsIn: make(chan datagram, packetQueue),
 		verifyIn:  make(chan netip.AddrPort, verifyQueue),

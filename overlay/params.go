@@ -62,6 +62,14 @@ const (
 	queryTries = 2 // sends of a lookup query before its node counts as silent
 	storeTries = 3 // sends of a put: a lost put costs a replica, not a detour
 
+	// perMember is the number of items under a member's key: a contact record, and
+	// room to grow. It says how many members it takes to fill the members' room.
+	perMember = 4
+
+	// minLife is the shortest life of an object's chunks: a reader that has the root
+	// needs the time to fetch them.
+	minLife = time.Minute
+
 	// enoughCopies is the number of equal copies after which a get no longer
 	// waits for silent nodes, only for one more resend interval.
 	enoughCopies = 3
@@ -86,5 +94,12 @@ const (
 	firstRetry = time.Second      // after a bootstrap or publication that reached nobody
 	lastRetry  = 30 * time.Second // the retry interval doubles up to this
 
+	// putTries bounds how often a part of an object is put again because too few
+	// nodes took it; whoever wants more tries the object again.
+	putTries = 3
+
 	maxLimiterKeys = 4096 // prefixes or peers with a rate of their own at a time
+	// limiterSweep is how often a full limiter looks for keys to forget, so that
+	// filling it does not make it slow as well.
+	limiterSweep = 100 * time.Millisecond
 )

@@ -34,8 +34,8 @@ func newPublications() *publications {
 	}
 }
 
-// Publish puts the item now and then again at half of Expiry until Withdraw or
-// Unpublish, retrying from 1 s up to every 30 s while there is no quorum. An item
+// Publish puts the item now and then again at half of Expiry, an object at half of
+// its Life, until Withdraw or Unpublish, retrying from 1 s up to every 30 s while there is no quorum. An item
 // with a higher sequence number takes the place of the one before. It may be
 // called before Run.
 func (o *Overlay) Publish(it Item) error { return o.PublishObject(Object{Root: it}) }
@@ -142,13 +142,14 @@ func (o *Overlay) onPublished(pub *publication, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pub.busy = false
+	life := o.lifeOf(pub.obj)
 	target := Target(pub.obj.Root.Key, pub.obj.Root.Salt)
 	switch {
 	case p.byID[target] != pub:
 		// Replaced or withdrawn meanwhile.
 	case err == nil:
 		o.stats.Published.Add(1)
-		pub.due = now.Add(o.cfg.Expiry/2 - time.Duration(float64(o.cfg.Expiry)*0.1*unit()))
+		pub.due = now.Add(life/2 - time.Duration(float64(life)*0.1*unit()))
 		pub.retry = firstRetry
 	case errors.Is(err, ErrSuperseded):
 		o.log.Warn("overlay publication superseded", "reason", "another writer", "err", err)
@@ -156,7 +157,7 @@ func (o *Overlay) onPublished(pub *publication, err error) {
 	default:
 		o.stats.Unpublished.Add(1)
 		pub.due = now.Add(jitter(pub.retry))
-		pub.retry = min(2*pub.retry, lastRetry, o.cfg.Expiry/4)
+		pub.retry = min(2*pub.retry, lastRetry, life/4)
 	}
 	// The others sleep until what was next before.
 	p.wake()

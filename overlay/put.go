@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"icvpn/internal/id"
 )
@@ -57,14 +58,15 @@ func (o *Overlay) Put(ctx context.Context, it Item) (acks int, err error) {
 }
 
 // putChunk stores a chunk as Put does an item.
-func (o *Overlay) putChunk(ctx context.Context, c chunk) (acks int, err error) {
-	if o.store.putChunk(o.cfg.Now(), c, own) == 0 {
+func (o *Overlay) putChunk(ctx context.Context, c chunk, life time.Duration) (acks int, err error) {
+	if o.store.putChunk(o.cfg.Now(), c, own, life) == 0 {
 		acks = 1
 	}
 	col := o.chunkCollector(c.name())
 	col.need = maxWalk
 	holders := o.holders(ctx, chunkTarget(c.name()), col)
-	return o.count(ctx, acks, holders, o.putAll(ctx, holders, message{q: put, has: hasValue, value: c}))
+	m := message{q: put, has: hasValue | hasLife, value: c, life: int64(life / time.Second)}
+	return o.count(ctx, acks, holders, o.putAll(ctx, holders, m))
 }
 
 // count adds up the acknowledgements and holds them against the quorum.

@@ -74,9 +74,9 @@ func (o *Overlay) keep(m *message, from netip.AddrPort) (code int64, text string
 		return codeProtocol, "bad token"
 	}
 	if m.all(hasKey) {
-		code = o.store.putItem(now, m.item(m.salt), from.Addr())
+		code = o.store.putItem(now, m.item(m.salt), o.itemAccount(m.key[:], from))
 	} else {
-		code = o.store.putChunk(now, m.value, from.Addr())
+		code = o.store.putChunk(now, m.value, o.chunkAccount(from), m.lifetime())
 	}
 	return code, putTexts[code]
 }

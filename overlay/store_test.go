@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -11,12 +10,13 @@ import (
 
 var (
 	day     = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	source  = netip.MustParseAddr("192.0.2.1")
-	source2 = netip.MustParseAddr("192.0.2.2")
+	source  = sourceAccount(netip.MustParseAddr("192.0.2.1"))
+	source2 = sourceAccount(netip.MustParseAddr("192.0.2.2"))
 )
 
+// testStore has room for 20 entries of strangers, 10 of members, 20 of super peers.
 func testStore() *store {
-	return newStore(limits{items: 10, bytes: 8 << 10, perKey: 3, perSource: 4, expiry: time.Hour})
+	return newStore(limits{usage: usage{40, 32 << 10}, perKey: 3, perSource: 4}, time.Hour)
 }
 
 func signed(salt string, seq int64, value string) Item {
@@ -64,7 +64,7 @@ func TestStoreRefusesWhatIsTooLong(t *testing.T) {
 	if code := s.putItem(day, Item{Key: []byte("short")}, source); code != codeProtocol {
 		t.Errorf("key: code %d", code)
 	}
-	if code := s.putChunk(day, make([]byte, MaxValue+1), source); code != codeTooBig {
+	if code := s.putChunk(day, make([]byte, MaxValue+1), source, 0); code != codeTooBig {
 		t.Errorf("chunk: code %d", code)
 	}
 	if n, b := s.size(); n != 0 || b != 0 {
@@ -76,7 +76,7 @@ func TestStoreExpires(t *testing.T) {
 	s := testStore()
 	it := signed("", 1, "x")
 	s.putItem(day, it, source)
-	s.putChunk(day, chunk("chunk"), source)
+	s.putChunk(day, chunk("chunk"), source, 0)
 	s.putItem(day.Add(40*time.Minute), it, source2) // refreshed
 	if _, ok := s.get(day.Add(61*time.Minute), Target(it.Key, nil)); !ok {
 		t.Error("a refreshed item expired")
@@ -88,64 +88,12 @@ func TestStoreExpires(t *testing.T) {
 	if _, ok := s.get(day.Add(100*time.Minute), Target(it.Key, nil)); ok {
 		t.Error("an expired item was returned")
 	}
-	if n, b := s.size(); n != 0 || b != 0 || len(s.perKey) != 0 || len(s.perSource) != 0 {
-		t.Errorf("left over: %d items, %d bytes, %v, %v", n, b, s.perKey, s.perSource)
-	}
+	s.sweep(day.Add(100 * time.Minute))
+	checkEmpty(t, s)
 	// After the expiry of what was newer, an older one is taken: readers ask several
 	// nodes, and the item's own content says when it ends.
 	if code := s.putItem(day.Add(3*time.Hour), it, source); code != 0 {
 		t.Errorf("code %d", code)
-	}
-}
-
-func TestStoreQuotas(t *testing.T) {
-	s := testStore()
-	for i := range 3 {
-		if code := s.putItem(day, signed(fmt.Sprint(i), 1, "x"), source); code != 0 {
-			t.Fatalf("item %d: code %d", i, code)
-		}
-	}
-	if code := s.putItem(day, signed("3", 1, "x"), source2); code != codeFull {
-		t.Errorf("fourth item of a key: code %d", code)
-	}
-	if code := s.putItem(day, signed("0", 2, "y"), source2); code != 0 {
-		t.Errorf("replacing within the quota: code %d", code)
-	}
-	if code := s.putItem(day, signed("3", 1, "x"), own); code != 0 {
-		t.Errorf("own item: code %d", code)
-	}
-	if code := s.putChunk(day, chunk("1"), source); code != 0 {
-		t.Errorf("fourth entry of a source: code %d", code)
-	}
-	if code := s.putChunk(day, chunk("2"), source); code != codeFull {
-		t.Errorf("fifth entry of a source: code %d", code)
-	}
-	for i := range 5 {
-		if code := s.putChunk(day, chunk(fmt.Sprint("own", i)), own); code != 0 {
-			t.Fatalf("own chunk %d: code %d", i, code)
-		}
-	}
-	if code := s.putChunk(day, chunk("own6"), own); code != codeFull {
-		t.Errorf("beyond the item limit: code %d", code)
-	}
-	if n, _ := s.size(); n != 10 {
-		t.Errorf("%d items", n)
-	}
-}
-
-func TestStoreBoundsBytes(t *testing.T) {
-	s := newStore(limits{items: 100, bytes: 4 * (MaxValue + entryOverhead), perKey: 100, perSource: 100, expiry: time.Hour})
-	for i := range 8 {
-		s.putItem(day, SignItem(testKey, []byte{byte(i)}, 1, make([]byte, MaxValue-1)), source)
-	}
-	if n, b := s.size(); n != 4 || b > s.limits.bytes {
-		t.Errorf("%d items, %d bytes", n, b)
-	}
-	// Growing an item counts too.
-	s = newStore(limits{items: 100, bytes: 300, perKey: 100, perSource: 100, expiry: time.Hour})
-	s.putItem(day, signed("", 1, "x"), source)
-	if code := s.putItem(day, SignItem(testKey, nil, 2, make([]byte, 100)), source); code != codeFull {
-		t.Errorf("growing beyond the limit: code %d", code)
 	}
 }
 
@@ -163,7 +111,7 @@ func TestStoreKeepsCopies(t *testing.T) {
 func TestChunkIsStoredUnderItsHash(t *testing.T) {
 	s := testStore()
 	c := chunk("hello")
-	s.putChunk(day, c, source)
+	s.putChunk(day, c, source, 0)
 	got, ok := s.get(day, id.ID(unhex(t, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c")))
 	if !ok || string(got.Value) != "hello" || got.Key != nil {
 		t.Errorf("get = %+v, %v", got, ok)

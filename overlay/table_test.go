@@ -152,13 +152,13 @@ func TestTableNeverHoldsItself(t *testing.T) {
 
 func TestLimiter(t *testing.T) {
 	l := newLimiter(10)
-	key := sourcePrefix(source)
+	key := sourcePrefix(source.from.Addr())
 	for i := range 20 {
 		if l.take(day, key, false) != 0 {
 			t.Fatalf("token %d refused", i)
 		}
 	}
-	if l.take(day, sourcePrefix(source2), false) == 0 {
+	if l.take(day, sourcePrefix(source2.from.Addr()), false) == 0 {
 		t.Error("a /24 got more than its burst")
 	}
 	if w := l.take(day, key, true); w != 100*time.Millisecond {
