@@ -42,7 +42,7 @@ type app struct {
 func (a *app) main(args []string) int {
 	err := a.run(context.Background(), args)
 	if err != nil {
-		fmt.Fprintf(a.stderr, "icvpn: %s\n", oneLine(err.Error()))
+		fmt.Fprintf(a.stderr, "icvpn: %s\n", sentence(err))
 	}
 	return a.exitCode(err)
 }

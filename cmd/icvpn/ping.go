@@ -80,7 +80,7 @@ func (a *app) printReply(o pingOptions, r control.PingReply) error {
 	}
 	line := fmt.Sprintf("pong from %s via %s in %s", from, orDash(pathWord(r.Path, r.Route)), milliseconds(r.RTTMS))
 	if r.Error != "" {
-		line = fmt.Sprintf("no answer from %s: %s", from, r.Error)
+		line = fmt.Sprintf("no answer from %s: %s", from, plain(r.Error))
 	}
 	_, err := fmt.Fprintln(a.stdout, printable(line))
 	return err

@@ -87,7 +87,7 @@ func (a *app) steps(ctx context.Context, c *control.Client, asJSON bool) error {
 	for _, s := range log.Steps {
 		detail := printable(s.Detail)
 		if s.Error != "" {
-			detail = p.red("failed: " + printable(s.Error))
+			detail = p.red("failed: " + plain(printable(s.Error)))
 		}
 		t.row(printable(s.Name), milliseconds(s.DurationMS), detail)
 	}
@@ -125,7 +125,7 @@ func (a *app) printStatus(s control.Status) {
 	row("traffic", fmt.Sprintf("%s received, %s sent", byteCount(s.RxBytes), byteCount(s.TxBytes)))
 	row("identity", s.PID)
 	for _, w := range s.Warnings {
-		t.row(p.yellow("warning"), printable(w))
+		t.row(p.yellow("warning"), plain(printable(w)))
 	}
 	t.writeTo(a.stdout)
 }

@@ -26,7 +26,7 @@ type Listener struct {
 type InUseError struct{ Path string }
 
 func (e *InUseError) Error() string {
-	return fmt.Sprintf("another icvpn process serves %s; stop it with icvpn down, or give this one its own state directory", e.Path)
+	return fmt.Sprintf("another icvpn process serves %s; stop it with icvpn down, or give this one a directory of its own with --state-dir", e.Path)
 }
 
 // Listen binds the control socket at path, mode 0600, and makes its directory,

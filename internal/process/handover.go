@@ -13,6 +13,7 @@ import (
 	"icvpn/internal/owner"
 	"icvpn/internal/service"
 	"icvpn/internal/state"
+	"icvpn/internal/wire"
 )
 
 // fileHandOver is the name under which a super peer keeps its hand-over:
@@ -61,8 +62,20 @@ func sameSuperPeer(h, old service.HandOver, c config.Super) error {
 	if h.Service.ID == old.Service.ID && bytes.Equal(h.Seed, old.Seed) {
 		return nil
 	}
-	return fmt.Errorf("state directory %s is that of super peer %s of service %s, but hand-over %s is for super peer %s of service %s; choose another state directory, or another hand-over",
-		c.StateDir, pidOf(old).Short(), old.Service.ID.Short(), c.Handover, pidOf(h).Short(), h.Service.ID.Short())
+	belongs, is := "service "+nameOf(old.Service), "service "+nameOf(h.Service)
+	if h.Service.ID == old.Service.ID {
+		belongs, is = "super peer "+pidOf(old).Short(), "super peer "+pidOf(h).Short()
+	}
+	return fmt.Errorf("state directory %s belongs to %s, but hand-over %s is for %s; give each its own with --state-dir", c.StateDir, belongs, c.Handover, is)
+}
+
+// nameOf names a service for people, as far as its documents let us.
+func nameOf(m service.Membership) string {
+	var r service.Root
+	if len(m.Documents.Roots) == 0 || wire.Unmarshal(m.Documents.Roots[0].Body, &r, service.MaxSigned) != nil {
+		return m.ID.Short()
+	}
+	return fmt.Sprintf("%s (%s)", r.Name, m.ID.Short())
 }
 
 func pidOf(h service.HandOver) id.ID {

@@ -33,6 +33,7 @@ const (
 	fileMembership = "membership" // node.Membership.Encode
 	counterSeq     = "descriptor" // highest descriptor sequence number seen
 	counterPolicy  = "policy"     // highest policy sequence number seen
+	counterRoot    = "root"       // highest root document's sequence number seen
 )
 
 // defaultMTU is the inner MTU that fits a 1500-byte path over IPv6 with every
@@ -52,6 +53,9 @@ func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *
 		return err
 	}
 	defer dir.Close()
+	if err := checkService(dir, tok); err != nil {
+		return err
+	}
 	key, err := identity(dir)
 	if err != nil {
 		return err
@@ -124,7 +128,7 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 	h.step(p.log, "interface", p.device.Name()+" is up", began)
 	n, err := node.New(node.Config{
 		Join: join, Membership: m, Save: p.save, Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
-		Advertise: advertise, Began: p.began, Log: p.log, Steps: h.joinSteps(),
+		Advertise: advertise, Elapsed: sinceBoot, Began: p.began, Log: p.log, Steps: h.joinSteps(),
 	})
 	if err != nil {
 		return err
@@ -149,7 +153,7 @@ func (p *peer) joinConfig(h *handler) node.JoinConfig {
 	}
 	var d net.Dialer
 	return node.JoinConfig{
-		Token: p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), Name: p.cfg.Name, VM: vmID(p.token.Service), Labels: p.cfg.Labels,
+		Token: p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), MinRoot: seen(counterRoot), Name: p.cfg.Name, VM: vmID(p.token.Service), Labels: p.cfg.Labels,
 		Endpoints: p.endpoints(), Binary: p.binary, Log: p.log, Step: h.addStep,
 		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", endpoint)
@@ -194,20 +198,18 @@ func openTUN(c config.Peer) (*tun.Linux, error) {
 	return device, err
 }
 
-// save keeps a membership and the descriptor's sequence number.
+// save keeps a membership and the sequence numbers of its documents.
 func (p *peer) save(m *node.Membership) error {
-	counter, err := p.dir.Counter(counterSeq)
-	if err != nil {
-		return err
-	}
-	if err := counter.Raise(m.Trust.Descriptor.Seq); err != nil {
-		return err
-	}
-	if counter, err = p.dir.Counter(counterPolicy); err != nil {
-		return err
-	}
-	if err := counter.Raise(m.Trust.Policy.Sequence); err != nil {
-		return err
+	for name, seq := range map[string]uint64{
+		counterSeq: m.Trust.Descriptor.Seq, counterPolicy: m.Trust.Policy.Sequence, counterRoot: m.Trust.Root.Seq,
+	} {
+		counter, err := p.dir.Counter(name)
+		if err != nil {
+			return err
+		}
+		if err := counter.Raise(seq); err != nil {
+			return err
+		}
 	}
 	b := m.Encode()
 	defer clear(b)

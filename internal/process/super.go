@@ -36,13 +36,16 @@ func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger)
 	if err != nil {
 		return err
 	}
+	// Run closes them, too, but it may never be reached.
+	defer udp.Close()
+	defer tcp.Close()
 	sp, err := superpeer.New(superpeer.Config{HandOver: h, Store: dir, UDP: udp, TCP: tcp, Binary: binary, Process: os.Getpid(), Log: log})
 	if err != nil {
-		return errors.Join(err, udp.Close(), tcp.Close())
+		return err
 	}
 	if fresh != nil {
 		if err := dir.Put(fileHandOver, fresh); err != nil {
-			return errors.Join(err, udp.Close(), tcp.Close())
+			return err
 		}
 		log.Info("hand-over taken over into the state directory; its two files may be removed", "service", h.Service.ID.Short())
 	}

@@ -15,7 +15,7 @@ func makeDir(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && !info.IsDir():
-		return problemf(ErrAccess, "%s is not a directory; choose another state directory", path)
+		return problemf(ErrAccess, "state directory %s is not a directory; name another with --state-dir", path)
 	case err == nil:
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
@@ -35,11 +35,11 @@ func (d *Dir) checkAccess() error {
 		return accessProblem(d.path, err)
 	}
 	if uid, known := owner(info); known && uid != os.Geteuid() {
-		return problemf(ErrAccess, "state directory %s belongs to uid %d, not to this process's %d; run: chown -R %d %s, or choose another directory",
+		return problemf(ErrAccess, "state directory %s belongs to uid %d, not to this process's %d; run: chown -R %d %s, or name another with --state-dir",
 			d.path, uid, os.Geteuid(), os.Geteuid(), d.path)
 	}
 	if m := info.Mode().Perm(); m&0o077 != 0 {
-		return problemf(ErrAccess, "state directory %s has mode %04o, so others could get at the secrets in it; run: chmod 700 %s, or name a new directory inside it",
+		return problemf(ErrAccess, "state directory %s has mode %04o, so others could get at the secrets in it; run: chmod 700 %s, or name a new directory inside it with --state-dir",
 			d.path, m, d.path)
 	}
 	const probe = "probe" + newSuffix
@@ -57,12 +57,12 @@ func (d *Dir) checkAccess() error {
 
 func accessProblem(path string, err error) error {
 	err = unwrapPath(err)
-	way := "choose another"
+	way := "name another with --state-dir"
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		way = fmt.Sprintf("give it to uid %d with mode 0700, or choose another", os.Geteuid())
+		way = fmt.Sprintf("give it to uid %d with mode 0700, or name another with --state-dir", os.Geteuid())
 	case errors.Is(err, syscall.EROFS):
-		way = "mount it writable, or choose another"
+		way = "mount it writable, or name another with --state-dir"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		way = "free some space"
 	}
@@ -106,5 +106,5 @@ func (d *Dir) inUse(content []byte) error {
 			who += fmt.Sprintf(" on host %.64q", host)
 		}
 	}
-	return problemf(ErrInUse, "state directory %s is in use by %s; stop that one, or choose another directory", d.path, who)
+	return problemf(ErrInUse, "state directory %s is in use by %s, another icvpn; stop that one with icvpn down, or give this one a directory of its own with --state-dir", d.path, who)
 }

@@ -59,7 +59,7 @@ func TestOpenRefusesWhatIsNoDirectory(t *testing.T) {
 	_, err := Open(path, Options{})
 	wantSentence(t, err, ErrAccess, path, "not a directory")
 	_, err = Open(filepath.Join(path, "below"), Options{})
-	wantSentence(t, err, ErrAccess, path, "not usable", "choose another")
+	wantSentence(t, err, ErrAccess, path, "not usable", "--state-dir")
 }
 
 func TestOpenRefusesUnwritableDirectory(t *testing.T) {
@@ -84,7 +84,7 @@ func TestSecondProcessIsToldWhoHolds(t *testing.T) {
 	path := childDir(t, 0o700)
 	holder := startChild(t, "hold", path)
 	_, err := Open(path, Options{})
-	wantSentence(t, err, ErrInUse, path, "in use by process "+strconv.Itoa(holder.Process.Pid))
+	wantSentence(t, err, ErrInUse, path, "in use by process "+strconv.Itoa(holder.Process.Pid), "icvpn down", "--state-dir")
 	// Killed, the lock is free; the stale pid misleads nobody.
 	_ = holder.Process.Kill()
 	_ = holder.Wait()

@@ -358,11 +358,11 @@ func (d *Dir) checkSchema(origin string) error {
 	case errors.Is(err, ErrNotExist):
 		return d.putLocked(schemaFile, binary.BigEndian.AppendUint16(nil, schemaVersion))
 	case errors.Is(err, ErrKey):
-		return problemf(ErrKey, "state directory %s is sealed under another key than %s holds; give the key it was made with, or another directory", d.path, origin)
+		return problemf(ErrKey, "state directory %s is sealed under another key than %s holds; give the key it was made with, or name another directory with --state-dir", d.path, origin)
 	case err != nil:
 		return err
 	case len(b) != 2 || binary.BigEndian.Uint16(b) != schemaVersion:
-		return problemf(ErrDamaged, "state directory %s was written by another version of icvpn (schema %x, this one knows %d); use that version, or another directory", d.path, b, schemaVersion)
+		return problemf(ErrDamaged, "state directory %s was written by another version of icvpn (schema %x, this one knows %d); use that version, or name another directory with --state-dir", d.path, b, schemaVersion)
 	}
 	return nil
 }

@@ -118,7 +118,7 @@ func (d *Dir) ownKey() ([]byte, error) {
 	}
 	for _, f := range files {
 		if strings.HasSuffix(f, sealedSuffix) || strings.HasSuffix(f, counterSuffix) {
-			return nil, problemf(ErrKey, "state directory %s holds sealed files but no %s; give the key file or systemd credential they were sealed under, or another directory", d.path, keyFile)
+			return nil, problemf(ErrKey, "state directory %s holds sealed files but no %s; give the key file or systemd credential they were sealed under, or name another directory with --state-dir", d.path, keyFile)
 		}
 	}
 	key := randomBytes(keySize)

@@ -175,6 +175,8 @@ func (w *peerMistakes) superPeers() []mistake {
 			w.fresh("shop", foreign)},
 		{"token of another service", exitFailure, []string{"somebody may be in between", shown[0]},
 			w.fresh("other", func(*service.Token) {})},
+		{"token of another service than the state directory's", exitFailure, []string{w.victim.state(), "belongs to service shop", "is for service other", "--state-dir"},
+			func() result { return w.up("--token-file", w.changed("other", func(*service.Token) {})) }},
 		{"super peers do not serve the service", exitFailure, []string{"does not serve this service"},
 			w.fresh("other", func(t *service.Token) { t.SuperPeers = own })},
 		{"expired service", exitFailure, []string{"the root document of past expired on", "owner must sign a new one"},
@@ -455,7 +457,7 @@ func otherKey() ed25519.PublicKey {
 
 // secondProcess starts the program again beside the running machine.
 func (w *peerMistakes) secondProcess(t *testing.T) {
-	mistake{"", exitFailure, []string{w.victim.state(), fmt.Sprintf("in use by process %d", w.victim.process.Pid()), "choose another directory"},
+	mistake{"", exitFailure, []string{w.victim.state(), fmt.Sprintf("in use by process %d", w.victim.process.Pid()), "--state-dir"},
 		func() result { return w.up("--token-file", w.good(), "--listen", ":4600", "--tun-name", "icvpn1") }}.check(t)
 	if err := w.victim.ended(); err != nil {
 		t.Error(err)

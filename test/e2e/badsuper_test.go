@@ -57,7 +57,7 @@ func TestSuperPeerMistakesEndInOneSentence(t *testing.T) {
 		t.Errorf("the member comes back as %v, was %v", got, address)
 	}
 	t.Run("two processes on one state directory", func(t *testing.T) {
-		mistake{"", exitFailure, []string{w.victim.state(), fmt.Sprintf("in use by process %d", w.victim.process.Pid())},
+		mistake{"", exitFailure, []string{w.victim.state(), fmt.Sprintf("in use by process %d", w.victim.process.Pid()), "--state-dir"},
 			func() result { return w.super("shop", w.victim.state(), "--listen", ":4600") }}.check(t)
 		w.victim.status()
 	})
@@ -106,11 +106,11 @@ func (w *superMistakes) handOvers() (table []mistake) {
 			func() result { return w.super("past", w.newDir()) }},
 		mistake{"no hand-over, first start", exitFailure, []string{absent, "does not exist", "copy it from the service owner"},
 			func() result { return w.super("shop", w.newDir(), "--handover", absent) }},
-		mistake{"hand-over of another super peer", exitFailure, []string{w.victim.state(), w.path("shop", "super-2.handover"), "choose another state directory"},
+		mistake{"hand-over of another super peer", exitFailure, []string{w.victim.state(), "belongs to super peer", w.path("shop", "super-2.handover"), "--state-dir"},
 			func() result {
 				return w.super("shop", w.victim.state(), "--handover", w.path("shop", "super-2.handover"), "--handover-key-file", w.path("shop", "super-2.key"))
 			}},
-		mistake{"hand-over of another service", exitFailure, []string{w.victim.state(), w.path("other", "super-1.handover"), "choose another state directory"},
+		mistake{"hand-over of another service", exitFailure, []string{w.victim.state(), "belongs to service shop", w.path("other", "super-1.handover"), "is for service other", "--state-dir"},
 			func() result { return w.super("other", w.victim.state()) }})
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -33,6 +34,9 @@ type mistake struct {
 	run  func() result
 }
 
+// stutter are names of packages, which errors begin with inside the program.
+var stutter = regexp.MustCompile(`(icvpn|; |: |\()(admission|node|service|state|superpeer|tun|underlay|netcfg|owner|control): `)
+
 // check runs a mistake and judges the answer.
 func (c mistake) check(t *testing.T) {
 	t.Helper()
@@ -45,6 +49,9 @@ func (c mistake) check(t *testing.T) {
 		if !strings.Contains(sentence, want) {
 			t.Errorf("the sentence lacks %q", want)
 		}
+	}
+	if m := stutter.FindString(sentence); m != "" {
+		t.Errorf("the sentence has %q, which says nothing to its reader", m)
 	}
 	if t.Failed() {
 		t.Log(r)
