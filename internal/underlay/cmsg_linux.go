@@ -58,7 +58,7 @@ func (c *control) decode(length int, v6 bool) (segment int, tos uint8) {
 		h := (*unix.Cmsghdr)(unsafe.Add(unsafe.Pointer(c), at))
 		data := unsafe.Add(unsafe.Pointer(c), at+cmsgHeader)
 		size := int(h.Len) - cmsgHeader
-		if size <= 0 || at+cmsgHeader+size > length {
+		if size <= 0 || size > length-at-cmsgHeader {
 			break
 		}
 		switch {

@@ -13,16 +13,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
 var (
 	loop4 = netip.MustParseAddr("127.0.0.1")
 	loop6 = netip.IPv6Loopback()
 )
 
-// listen opens a Conn on a free port of every address.
+// listen opens a Conn on a free port of every address. No goroutine outlives
+// the test.
 func listen(tb testing.TB) *Conn {
 	tb.Helper()
+	running := goleak.IgnoreCurrent()
+	tb.Cleanup(func() { goleak.VerifyNone(tb, running) })
 	c, err := Listen(tb.Context(), netip.AddrPort{})
 	if err != nil {
 		tb.Fatal(err)
