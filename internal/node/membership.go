@@ -112,6 +112,9 @@ func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.
 		return 0, errLeft
 	}
 	n.contact.withdrawn = len(endpoints) == 0
+	if !n.contact.withdrawn {
+		n.contact.until = n.now().Add(contactLife)
+	}
 	st, err := abe.VerifyStatement(m.Grant.Publish, n.service, n.authorityKey, n.now())
 	if err != nil {
 		return 0, err
@@ -138,6 +141,7 @@ type contactRecord struct {
 	sync.Mutex
 	seq       int64
 	withdrawn bool
+	until     time.Time // what nodes may have stored ends by then
 }
 
 var errLeft = errors.New("node: the contact record is withdrawn")
@@ -179,17 +183,25 @@ func (n *Node) readDirectories(ctx context.Context) bool {
 func (n *Node) readDirectory(ctx context.Context, sp service.SuperPeer) (changed bool) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	data, root, err := n.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
+	pid, last := sp.PID(), int64(-1)
+	if seq, read := n.readSeq.Load(pid); read {
+		last = seq.(int64)
+	}
+	data, root, err := n.overlay.GetObjectAfter(ctx, sp.Key, discovery.SaltDirectory, last)
+	if errors.Is(err, overlay.ErrUnchanged) {
+		n.post(n.settleRoster)
+		return false
+	}
 	if err == nil {
 		var d service.Directory
 		if d, err = n.openDirectory(data, root.Seq, sp); err == nil {
-			before, read := n.readSeq.Swap(sp.PID(), d.Seq)
-			n.post(func() { n.onDirectory(sp.PID(), d) })
-			return !read || before.(int64) != d.Seq
+			n.readSeq.Store(pid, d.Seq)
+			n.post(func() { n.onDirectory(pid, d) })
+			return true
 		}
 	}
 	if ctx.Err() == nil {
-		n.log.Debug("directory not read", "super_peer", sp.PID().Short(), "err", err)
+		n.log.Debug("directory not read", "super_peer", pid.Short(), "err", err)
 	}
 	return false
 }
@@ -400,22 +412,4 @@ func (s *steps) warn(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.warning = text
-}
-
-// leave says goodbye: peers erase their keys, and nobody finds us any more.
-func (n *Node) leave(ctx context.Context) {
-	err := n.call(ctx, func() {
-		n.leaving = true
-		for t := range n.active {
-			n.deleteTunnel(t)
-		}
-	})
-	if err == nil && n.membership.Load().Grant.Publish != nil {
-		_, err = n.putContact(ctx, n.membership.Load(), nil)
-	}
-	if err != nil {
-		n.log.Warn("left without saying goodbye to everybody", "err", err)
-		return
-	}
-	n.log.Info("left", "service", n.trust().Descriptor.Name)
 }

@@ -81,6 +81,7 @@ type Node struct {
 	keys       atomic.Pointer[discovery.Keys]
 	routes     atomic.Pointer[map[netip.Addr]*tunnel]
 	members    atomic.Pointer[map[id.ID]bool] // PIDs in the directory
+	left       atomic.Pointer[control.Leave]  // how the leave went
 
 	// owned by controlLoop
 	machine    *keyex.Machine
@@ -173,7 +174,7 @@ func (n *Node) newControl(m *Membership) error {
 	var err error
 	n.overlay, err = overlay.New(overlay.Config{
 		Self: n.self, Transport: port.DHT{Port: n.port, Ring: n.ring},
-		Bootstrap: n.entryPoints, Replicas: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Logger: n.log,
+		Bootstrap: n.entryPoints, Replicas: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Class: n.classOf, Logger: n.log,
 	})
 	if err != nil {
 		return err

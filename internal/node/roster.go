@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/ed25519"
 	"net/netip"
 	"slices"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
+	"icvpn/overlay"
 )
 
 // Who is in the service, as far as we know. Every super peer lists the members
@@ -54,17 +56,19 @@ func (n *Node) learn(issuer id.ID, members []service.Member) {
 }
 
 // onDirectory takes in all that issuer has to say: who is not in it any more is
-// forgotten. Packets that waited are routed. Control loop only.
+// forgotten. Control loop only.
 func (n *Node) onDirectory(issuer id.ID, d service.Directory) {
-	known := n.issuers[issuer]
-	if d.Seq < known.seq {
-		return
-	}
-	n.issuers[issuer] = issuance{seq: d.Seq, expires: time.Unix(d.Expires, 0)}
-	if d.Seq > known.seq {
+	if d.Seq > n.issuers[issuer].seq {
+		n.issuers[issuer] = issuance{seq: d.Seq, expires: time.Unix(d.Expires, 0)}
 		n.learn(issuer, d.Members)
 		n.forget(issuer, d.Members)
 	}
+	n.settleRoster()
+}
+
+// settleRoster does what every reading of a directory is followed by: what has
+// ended is forgotten, packets that waited are routed. Control loop only.
+func (n *Node) settleRoster() {
 	n.expire()
 	n.retryUnrouted(time.Now())
 	if n.trust().Policy.Mesh == service.MeshFull {
@@ -247,6 +251,18 @@ func (n *Node) mayJoinOverlay(pid id.ID, _ netip.AddrPort) bool {
 	}
 	_, ok := n.trust().Descriptor.SuperPeer(pid)
 	return ok
+}
+
+// classOf ranks a key whose items we are asked to store.
+func (n *Node) classOf(key ed25519.PublicKey) overlay.Class {
+	pid := id.FromKey(key)
+	if _, ok := n.trust().Descriptor.SuperPeer(pid); ok {
+		return overlay.ClassSuper
+	}
+	if (*n.members.Load())[pid] {
+		return overlay.ClassMember
+	}
+	return overlay.ClassStranger
 }
 
 // peer returns the tunnel of an overlay address, nil if nobody is known there.

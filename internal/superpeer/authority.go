@@ -414,7 +414,11 @@ func (a *authority) membersLocked(now time.Time) (all []service.Member) {
 		}
 	}
 	for _, ms := range a.others {
-		all = append(all, ms...)
+		for _, m := range ms {
+			if now.Unix() < m.NotAfter { // its super peer may be gone
+				all = append(all, m)
+			}
+		}
 	}
 	return all
 }

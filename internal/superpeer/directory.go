@@ -3,12 +3,14 @@ package superpeer
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	mrand "math/rand/v2"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"icvpn/internal/discovery"
+	"icvpn/internal/id"
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
 	"icvpn/overlay"
@@ -65,7 +67,7 @@ func (s *SuperPeer) publishDirectory(ctx context.Context, current *sealedDirecto
 		}
 		*current = next
 	}
-	return put(ctx, s.service.overlay, s.authority.key, discovery.SaltDirectory, current.seq, current.bytes)
+	return put(ctx, s.service.overlay, s.authority.key, discovery.SaltDirectory, current.seq, current.bytes, directoryLife)
 }
 
 func (a *authority) sealDirectory(now time.Time) (sealedDirectory, error) {
@@ -78,12 +80,14 @@ func (a *authority) sealDirectory(now time.Time) (sealedDirectory, error) {
 	return sealedDirectory{seq: d.Seq, bytes: b, until: now.Add(directoryLife / 2)}, err
 }
 
-// put signs and stores an object.
-func put(ctx context.Context, o *overlay.Overlay, key ed25519.PrivateKey, salt []byte, seq int64, data []byte) error {
+// put signs and stores an object that is wanted for life; 0 is as long as the
+// overlay keeps anything.
+func put(ctx context.Context, o *overlay.Overlay, key ed25519.PrivateKey, salt []byte, seq int64, data []byte, life time.Duration) error {
 	obj, err := overlay.NewObject(key, salt, seq, data)
 	if err != nil {
 		return err
 	}
+	obj.Life = life
 	_, err = o.PutObject(ctx, obj)
 	return err
 }
@@ -101,12 +105,12 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) {
 	}
 	a.mu.Unlock()
 	for _, t := range targets {
-		if err := put(ctx, s.service.overlay, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope); err != nil {
+		if err := put(ctx, s.service.overlay, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope, 0); err != nil {
 			s.log.Debug("envelope not published", "err", err)
 		}
 	}
 	docs := wire.Marshal(a.docs)
-	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust.Service), seq, docs); err != nil {
+	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust.Service), seq, docs, 0); err != nil {
 		s.log.Debug("service documents not published", "err", err)
 	}
 }
@@ -119,30 +123,36 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	read := map[id.ID]int64{} // sequence numbers
 	for ; ctx.Err() == nil; sleep(ctx, directoryRead) {
 		for _, sp := range s.authority.trust.Descriptor.SuperPeers {
 			if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
-				s.readDirectory(ctx, sp)
+				s.readDirectory(ctx, sp, read)
 			}
 		}
 	}
 	return nil
 }
 
-func (s *SuperPeer) readDirectory(ctx context.Context, sp service.SuperPeer) {
-	a := s.authority
-	now := time.Now()
-	data, root, err := s.service.overlay.GetObject(ctx, sp.Key, discovery.SaltDirectory)
+// readDirectory reads what sp has published since the last time.
+func (s *SuperPeer) readDirectory(ctx context.Context, sp service.SuperPeer, read map[id.ID]int64) {
+	a, pid := s.authority, sp.PID()
+	last, seen := read[pid]
+	if !seen {
+		last = -1
+	}
+	data, root, err := s.service.overlay.GetObjectAfter(ctx, sp.Key, discovery.SaltDirectory, last)
 	if err == nil {
 		var plain []byte
 		if plain, err = a.keys.Open(data, "members", sp.Key, service.MaxDirectory+256); err == nil {
 			var d service.Directory
-			if d, err = a.trust.OpenDirectory(plain, sp, root.Seq, now); err == nil {
-				a.setOthers(sp.PID(), d.Members)
+			if d, err = a.trust.OpenDirectory(plain, sp, root.Seq, time.Now()); err == nil {
+				read[pid] = d.Seq
+				a.setOthers(pid, d.Members)
 			}
 		}
 	}
-	if err != nil {
-		s.log.Debug("directory not read", "super_peer", sp.PID().Short(), "err", err)
+	if err != nil && !errors.Is(err, overlay.ErrUnchanged) {
+		s.log.Debug("directory not read", "super_peer", pid.Short(), "err", err)
 	}
 }

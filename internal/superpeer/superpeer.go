@@ -162,7 +162,7 @@ func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now ti
 	s.rings.Add(ring)
 	boot := port.NewResolver(endpoints(trust.Descriptor, pid))
 	ov, err := overlay.New(overlay.Config{
-		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs, Admit: s.admits(trust),
+		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs, Admit: s.admits(trust), Class: s.classOf(trust),
 		Logger: s.log.With("overlay", trust.Descriptor.Name),
 	})
 	if err != nil {
@@ -179,6 +179,20 @@ func (s *SuperPeer) admits(trust *service.Trust) func(id.ID, netip.AddrPort) boo
 			return true
 		}
 		return s.authority != nil && trust.Service == s.authority.trust.Service && s.authority.isMember(pid)
+	}
+}
+
+// classOf ranks the keys whose items we are asked to store, by the same lists.
+func (s *SuperPeer) classOf(trust *service.Trust) func(ed25519.PublicKey) overlay.Class {
+	return func(key ed25519.PublicKey) overlay.Class {
+		pid := id.FromKey(key)
+		if _, ok := trust.Descriptor.SuperPeer(pid); ok {
+			return overlay.ClassSuper
+		}
+		if s.admits(trust)(pid, netip.AddrPort{}) {
+			return overlay.ClassMember
+		}
+		return overlay.ClassStranger
 	}
 }
 

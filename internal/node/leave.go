@@ -1,0 +1,52 @@
+package node
+
+import (
+	"context"
+
+	"icvpn/internal/control"
+)
+
+// leave says goodbye: peers erase their keys, and nobody finds us any more.
+func (n *Node) leave(ctx context.Context) {
+	l := new(control.Leave)
+	defer n.left.Store(l)
+	err := n.call(ctx, func() {
+		n.leaving = true
+		for t := range n.active {
+			if t.current() != nil {
+				l.PeersTold++
+			}
+			n.deleteTunnel(t)
+		}
+	})
+	if err == nil {
+		err = n.withdraw(ctx, l)
+	}
+	if err != nil {
+		l.Error = err.Error()
+		n.log.Warn("left without saying goodbye to everybody", "err", err, "expires", l.ContactEnds)
+		return
+	}
+	n.log.Info("left", "service", n.trust().Descriptor.Name)
+}
+
+// withdraw takes our contact record back, if we ever published one.
+func (n *Node) withdraw(ctx context.Context, l *control.Leave) error {
+	n.contact.Lock()
+	l.ContactEnds = n.contact.until
+	n.contact.Unlock()
+	m := n.membership.Load()
+	if m.Grant.Publish == nil || l.ContactEnds.IsZero() {
+		return nil
+	}
+	l.Published = true
+	if _, err := n.putContact(ctx, m, nil); err != nil {
+		return err
+	}
+	l.Withdrawn = true
+	return nil
+}
+
+// Left says how the leave went; nil while Run has not left, or where it ended
+// without: a loop failed.
+func (n *Node) Left() *control.Leave { return n.left.Load() }
