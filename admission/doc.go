@@ -42,7 +42,8 @@
 // u = 0 modulo N, and any value of another length than N or not below it,
 // aborts. Unknown secret IDs draw the same frames, sizes and work as wrong
 // secrets. Arithmetic on secrets is constant-time (filippo.io/bigmod), as is
-// every comparison of a proof.
+// every comparison of a proof. A Throttle bounds online guessing at a secret from
+// any number of sources, and keeps nobody out for good.
 //
 // # Non-goals
 //
