@@ -27,8 +27,10 @@
 //     query handlers, or is answered with more bytes than its padded query.
 //   - Get returns only what verifies under the key, or hashes to the name, that
 //     was asked for; of several versions the highest sequence number.
-//   - A node stores no rollback, and no more than its bounds; what is live is
-//     never displaced by what is new.
+//   - A node stores no rollback, and no more than its bounds. A put costs nobody
+//     but its own account: no item goes before it expires, a chunk only for newer
+//     ones of those who put it, and members and super peers (Config.Class) and the
+//     node itself have room that strangers cannot use.
 //   - Nobody becomes a contact without answering a query of ours from its address,
 //     and, if Config.Admit is set, without being admitted. One address is one
 //     contact.
