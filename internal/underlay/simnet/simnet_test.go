@@ -211,3 +211,108 @@ func TestConnBehavesAsARealOne(t *testing.T) {
 		t.Errorf("the address of a closed Conn is still taken: %v", err)
 	}
 }
+
+// trainNet has A and B, and a reader of B with buffers for trains.
+func trainNet(t *testing.T, cfg Config) (n *Network, a, b *Conn, in []underlay.Message) {
+	n = New(cfg)
+	return n, listen(t, n, addrA), listen(t, n, addrB), underlay.NewBatch(8, underlay.TrainBuffer)
+}
+
+func to(addr netip.Addr, sizes ...int) []underlay.Message {
+	ms := make([]underlay.Message, len(sizes))
+	for i, size := range sizes {
+		b := make([]byte, size)
+		b[0] = byte(i)
+		ms[i] = underlay.Message{Buf: b, N: size, Addr: netip.AddrPortFrom(addr, 4500)}
+	}
+	return ms
+}
+
+func TestTrainsFormAsInTheKernel(t *testing.T) {
+	for _, trains := range []bool{true, false} {
+		_, a, b, in := trainNet(t, Config{Trains: trains})
+		out := to(addrB, 100, 100, 40, 100, 100, 100, 200, 200)
+		out[4].TOS, out[5].TOS = 2, 2
+		if n, err := a.WriteBatch(out); n != len(out) || err != nil {
+			t.Fatal(n, err)
+		}
+		var shape, content []int
+		for len(content) < len(out) {
+			k, err := b.Readers()[0].ReadBatch(in[:3])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range in[:k] {
+				shape = append(shape, in[i].N)
+				for _, d := range in[i].Datagrams() {
+					if len(d) != out[len(content)].N || in[i].TOS != out[len(content)].TOS {
+						t.Fatalf("datagram %d has %d bytes and TOS %d", len(content), len(d), in[i].TOS)
+					}
+					content = append(content, int(d[0]))
+				}
+			}
+		}
+		want, carried := []int{240, 100, 200, 400}, uint64(3)
+		if !trains {
+			want, carried = []int{100, 100, 40, 100, 100, 100, 200, 200}, 0
+		}
+		if !slices.Equal(shape, want) || !slices.IsSorted(content) || b.Stats().ReadTrains.Load() != carried || b.Stats().ReadPackets.Load() != 8 {
+			t.Errorf("trains %v: messages of %v, datagrams %v, counted %d in %d trains", trains, shape, content, b.Stats().ReadPackets.Load(), b.Stats().ReadTrains.Load())
+		}
+	}
+}
+
+func TestTrainsNeedLargeBuffersAndAreBounded(t *testing.T) {
+	_, a, b, in := trainNet(t, Config{Trains: true})
+	a.WriteBatch(to(addrB, 100, 100))
+	if k, err := b.Readers()[0].ReadBatch(underlay.NewBatch(4, 200)); k != 2 || err != nil {
+		t.Error(k, err)
+	}
+	a.WriteBatch(to(addrB, slices.Repeat([]int{10}, maxTrain+1)...))
+	if k, err := b.Readers()[0].ReadBatch(in); k != 2 || err != nil || in[0].Count() != maxTrain || in[1].Count() != 1 {
+		t.Error(k, err, in[0].Count())
+	}
+	a.WriteBatch(to(addrB, slices.Repeat([]int{30000}, 3)...))
+	if k, err := b.Readers()[0].ReadBatch(in); k != 2 || err != nil || in[0].N != 60000 || in[1].N != 30000 {
+		t.Error(k, err, in[0].N, in[1].N)
+	}
+	train := to(addrB, 10)
+	train[0].Segment = 5
+	if n, err := a.WriteBatch(train); n != 0 || err != nil || !errors.Is(train[0].Err, underlay.ErrBadMessage) {
+		t.Error("a train was taken for writing", n, err)
+	}
+}
+
+func TestInterfaceRefusesWhatIsTooLong(t *testing.T) {
+	n, a, b, in := trainNet(t, Config{})
+	n.SetLink(addrA, addrB, Link{Interface: 1000})
+	if err := a.SetDontFragment(true); err != nil {
+		t.Fatal(err)
+	}
+	out := to(addrB, 1001, 1000, 65508)
+	if k, err := a.WriteBatch(out); k != 1 || err != nil || !errors.Is(out[0].Err, underlay.ErrTooLong) || !errors.Is(out[2].Err, underlay.ErrTooLong) {
+		t.Fatal(k, err, out[0].Err, out[2].Err)
+	}
+	if k, err := b.Readers()[0].ReadBatch(in); k != 1 || err != nil || in[0].N != 1000 {
+		t.Fatal(k, err, in[0].N)
+	}
+}
+
+func TestCongestedLinkMarksWhatIsECNCapable(t *testing.T) {
+	_, a, b, in := trainNet(t, Config{Link: Link{Congested: true}})
+	out := to(addrB, 1, 1, 1, 1)
+	for i, tos := range []uint8{0xB8, 0xB9, 0xBA, 0xBB} {
+		out[i].TOS = tos
+	}
+	if k, err := a.WriteBatch(out); k != 4 || err != nil {
+		t.Fatal(k, err)
+	}
+	if k, err := b.Readers()[0].ReadBatch(in); k != 4 || err != nil {
+		t.Fatal(k, err)
+	}
+	for i, want := range []uint8{0xB8, 0xBB, 0xBB, 0xBB} {
+		if in[i].TOS != want || out[i].TOS&^underlay.ECNMask != 0xB8 {
+			t.Errorf("TOS %#x arrived as %#x, want %#x", out[i].TOS, in[i].TOS, want)
+		}
+	}
+}
