@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"icvpn/internal/control"
 )
 
 func newDown(a *app) *cobra.Command {
@@ -30,13 +32,31 @@ func (a *app) down(ctx context.Context, flags *configFlags, timeout time.Duratio
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err = c.Down(ctx)
+	left, err := c.Down(ctx)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("icvpn has not ended within %s; look at its log, or end it by a second signal", timeout)
 	case err != nil:
 		return a.explain(c, err)
 	}
-	fmt.Fprintln(a.stdout, "left")
+	fmt.Fprintln(a.stdout, printable(leaveLine(left)))
 	return nil
+}
+
+// leaveLine says how the leave went, and what others still see.
+func leaveLine(l *control.Leave) string {
+	if l == nil {
+		return "left" // a super peer, or a machine that had not joined yet
+	}
+	told := plural(l.PeersTold, "peer") + " told"
+	switch {
+	case l.Published && l.Withdrawn:
+		return "left cleanly: contact withdrawn, " + told
+	case l.Published:
+		return fmt.Sprintf("left, but the contact could not be withdrawn (%s): others may try to reach this machine until %s; %s",
+			plain(l.Error), l.ContactEnds.UTC().Format("2006-01-02 15:04:05 MST"), told)
+	case l.Error != "":
+		return "left, but not everybody could be told (" + plain(l.Error) + ")"
+	}
+	return "left cleanly: no contact was published, " + told
 }

@@ -134,7 +134,10 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := control.Listen(filepath.Join(ts.Getenv("ICVPN_STATE_DIR"), "control.sock"))
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &fakeProcess{mode: args[0], end: cancel}
+	h := control.Handler(&fakeProcess{mode: args[0], end: cancel})
+	if l, ok := leaves[args[0]]; ok {
+		h = &fakeLeaver{h.(*fakeProcess), l}
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -142,6 +145,20 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	}()
 	ts.Defer(func() { cancel(); <-done })
 }
+
+// leaves are the modes in which the process says how its leave went.
+var leaves = map[string]control.Leave{
+	"leaves-cleanly": {PeersTold: 2, Published: true, Withdrawn: true, ContactEnds: now.Add(9 * time.Minute)},
+	"leaves-unheard": {PeersTold: 1, Published: true, ContactEnds: now.Add(9 * time.Minute), Error: "overlay: no node answered"},
+	"leaves-hidden":  {},
+}
+
+type fakeLeaver struct {
+	*fakeProcess
+	left control.Leave
+}
+
+func (p *fakeLeaver) Left(context.Context) *control.Leave { return &p.left }
 
 type fakeProcess struct {
 	mode string

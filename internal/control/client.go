@@ -91,21 +91,22 @@ func (c *Client) Ping(ctx context.Context, target string, count int, emit func(P
 	}
 }
 
-// Down asks the process to leave and waits until it has.
-func (c *Client) Down(ctx context.Context) error {
+// Down asks the process to leave, waits until it has and returns how it went, nil
+// if the process does not say.
+func (c *Client) Down(ctx context.Context) (*Leave, error) {
 	x, err := c.start(ctx, request{Method: methodDown})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer x.close()
 	r, err := x.next()
 	switch {
 	case errors.Is(err, errEnded):
-		return nil // it was gone before it could say so
+		return nil, nil // it was gone before it could say so
 	case err != nil:
-		return err
+		return nil, err
 	case !r.Done:
-		return errAnswer
+		return nil, errAnswer
 	}
 	return x.awaitEnd()
 }
@@ -177,16 +178,20 @@ func (x *exchange) next() (response, error) {
 	return parseResponse(x.lines.Bytes())
 }
 
-// awaitEnd reads until the server closes the connection.
-func (x *exchange) awaitEnd() error {
+// awaitEnd reads until the server closes the connection. On the way it may say
+// how the leave went.
+func (x *exchange) awaitEnd() (left *Leave, err error) {
 	_ = x.conn.SetReadDeadline(time.Time{})
 	for x.lines.Scan() {
+		if r, err := parseResponse(x.lines.Bytes()); err == nil && r.Left != nil {
+			left = r.Left
+		}
 	}
 	// A process that was killed resets the connection: gone is gone.
 	if err := x.ctx.Err(); err != nil {
-		return x.explain(err)
+		return nil, x.explain(err)
 	}
-	return nil
+	return left, nil
 }
 
 // explain prefers the reason why ctx ended over its symptom on the connection.

@@ -186,7 +186,7 @@ func TestDownReturnsWhenTheServerEnds(t *testing.T) {
 	leaving := make(chan struct{})
 	path, stop := serve(t, &fake{down: func(context.Context) error { close(leaving); return nil }})
 	done := make(chan error, 1)
-	go func() { done <- NewClient(path).Down(context.Background()) }()
+	go func() { _, err := NewClient(path).Down(context.Background()); done <- err }()
 	<-leaving
 	select {
 	case err := <-done:
@@ -206,9 +206,68 @@ func TestDownOfAServerThatIsGoneFirst(t *testing.T) {
 		<-ctx.Done()
 		return nil
 	}})
-	if err := NewClient(path).Down(t.Context()); err != nil {
+	if _, err := NewClient(path).Down(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// leaver is a Handler that says how its leave went, once it is over.
+type leaver struct {
+	*fake
+	over chan struct{}
+	left *Leave
+}
+
+func (l *leaver) Left(ctx context.Context) *Leave {
+	select {
+	case <-l.over:
+		return l.left
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+func TestDownSaysHowTheLeaveWent(t *testing.T) {
+	want := Leave{PeersTold: 2, Published: true, ContactEnds: t0, Error: "nobody answered"}
+	for _, left := range []*Leave{&want, nil} {
+		l := &leaver{&fake{}, make(chan struct{}), left}
+		path, stop := serve(t, l)
+		// The leave is over and the server ends at the same moment, as in a process.
+		l.down = func(context.Context) error { close(l.over); go stop(); return nil }
+		got, err := NewClient(path).Down(t.Context())
+		if err != nil || (got == nil) != (left == nil) || got != nil && *got != want {
+			t.Errorf("got %+v, %v, want %+v", got, err, left)
+		}
+	}
+}
+
+func TestDownFreesItsConnectionWhenTheClientGoes(t *testing.T) {
+	l := &leaver{&fake{down: func(context.Context) error { return nil }}, make(chan struct{}), nil}
+	path, _ := serve(t, l)
+	l.status = func(context.Context) (Status, error) { return Status{}, nil }
+	for range 2 * maxConns {
+		ctx, cancel := context.WithCancel(t.Context())
+		x, err := NewClient(path).start(ctx, request{Method: methodDown})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := x.next(); err != nil && !isBusy(err) || err == nil && !r.Done {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		x.close()
+		cancel()
+		for { // until the server has seen it
+			if _, err := NewClient(path).Status(t.Context()); !isBusy(err) {
+				break
+			}
+		}
+	}
+	close(l.over)
+}
+
+func isBusy(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == CodeBusy
 }
 
 func TestClientObeysItsContext(t *testing.T) {

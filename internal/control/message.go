@@ -128,6 +128,19 @@ type JoinLog struct {
 	Steps   []JoinStep `json:"steps"`
 }
 
+// Leave says how a leave went.
+type Leave struct {
+	// PeersTold counts the peers that were sent a goodbye: those with a tunnel.
+	PeersTold int `json:"peers_told"`
+	// Published: a contact record, by which others find this machine, was in the
+	// overlay. Withdrawn: it was taken back there. If it was not, it ends by itself
+	// at ContactEnds, and Error says why.
+	Published   bool      `json:"published"`
+	Withdrawn   bool      `json:"withdrawn"`
+	ContactEnds time.Time `json:"contact_ends,omitzero"`
+	Error       string    `json:"error,omitempty"`
+}
+
 // PingReply is the outcome of one echo request over the tunnel.
 type PingReply struct {
 	Seq     int        `json:"seq"`
@@ -199,6 +212,7 @@ type response struct {
 	Join    *JoinLog   `json:"join,omitempty"`
 	Ping    *PingReply `json:"ping,omitempty"`
 	Done    bool       `json:"done,omitempty"`
+	Left    *Leave     `json:"left,omitempty"`
 	Error   *Error     `json:"error,omitempty"`
 }
 

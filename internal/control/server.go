@@ -35,10 +35,18 @@ type Handler interface {
 	Down(ctx context.Context) error
 }
 
+// Leaver is a Handler that can say how a leave went.
+type Leaver interface {
+	// Left waits until the leave is over, which must be before the context of
+	// Serve ends, and says how it went; nil if there is nothing to say, or ctx has
+	// ended, because nobody listens any more.
+	Left(ctx context.Context) *Leave
+}
+
 // Serve answers requests on l until ctx ends, then closes l and every
 // connection, waits for its goroutines and returns nil.
 func Serve(ctx context.Context, l *Listener, h Handler, log *slog.Logger) error {
-	s := &server{handler: h, log: log, conns: map[*net.UnixConn]struct{}{}}
+	s := &server{handler: h, log: log, conns: map[*net.UnixConn]bool{}}
 	stop := context.AfterFunc(ctx, func() { s.closeAll(l) })
 	defer stop()
 	s.acceptLoop(ctx, l)
@@ -57,7 +65,7 @@ type server struct {
 	// guarded by mu
 	mu     sync.Mutex
 	closed bool
-	conns  map[*net.UnixConn]struct{}
+	conns  map[*net.UnixConn]bool // true: told of the leave, closes itself
 }
 
 // acceptLoop ends when the listener is closed.
@@ -91,7 +99,7 @@ func (s *server) start(ctx context.Context, conn *net.UnixConn) {
 		_ = (&stream{conn: conn}).send(response{Error: &Error{CodeBusy, "too many commands at a time; try again"}})
 		conn.Close()
 	default:
-		s.conns[conn] = struct{}{}
+		s.conns[conn] = false
 		s.running.Go(func() { s.connLoop(ctx, conn) })
 	}
 }
@@ -103,8 +111,10 @@ func (s *server) closeAll(l *Listener) {
 		s.closed = true
 		l.Close()
 	}
-	for conn := range s.conns {
-		conn.Close()
+	for conn, farewell := range s.conns {
+		if !farewell {
+			conn.Close()
+		}
 	}
 }
 
@@ -123,6 +133,11 @@ func (s *server) connLoop(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	req, err := readRequest(conn)
+	leaver, says := s.handler.(Leaver)
+	says = says && err == nil && req.Method == methodDown
+	if says {
+		s.expectFarewell(conn) // before the leave can end
+	}
 	if err == nil {
 		err = s.answer(ctx, req, out)
 		if err != nil && ctx.Err() != nil {
@@ -133,8 +148,33 @@ func (s *server) connLoop(ctx context.Context, conn *net.UnixConn) {
 		_ = out.send(response{Error: err}) // nobody to tell if it is gone
 		return
 	}
-	if req.Method == methodDown {
+	switch {
+	case says:
+		s.farewell(ctx, conn, leaver, out)
+	case req.Method == methodDown:
 		s.awaitEnd(conn)
+	}
+}
+
+// expectFarewell has closeAll leave conn to its connLoop, which still has to say
+// how the leave went when everything else ends.
+func (s *server) expectFarewell(conn *net.UnixConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[conn] = true
+}
+
+// farewell says how the leave went. The end of the connection says that
+// everything has ended.
+func (s *server) farewell(ctx context.Context, conn *net.UnixConn, leaver Leaver, out *stream) {
+	heard, gone := context.WithCancel(context.WithoutCancel(ctx))
+	s.running.Go(func() { s.awaitEnd(conn); gone() })
+	if l := leaver.Left(heard); l != nil {
+		_ = out.send(response{Left: l})
+	}
+	select {
+	case <-ctx.Done():
+	case <-heard.Done():
 	}
 }
 

@@ -93,12 +93,13 @@ type peer struct {
 func (p *peer) run(ctx context.Context) error {
 	// The control socket answers from the start, so that somebody who waits for
 	// the join can ask how far it is.
-	h := &handler{peer: p, leave: make(chan struct{})}
+	h := &handler{peer: p, leave: make(chan struct{}), left: make(chan struct{})}
 	return serve(ctx, p.cfg.Process, h, func(ctx context.Context) error { return p.live(ctx, h) }, p.log)
 }
 
 // live joins and runs.
 func (p *peer) live(ctx context.Context, h *handler) error {
+	defer close(h.left)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -316,13 +317,17 @@ type handler struct {
 	peer  *peer
 	leave chan struct{}
 	once  sync.Once
+	left  chan struct{} // closed when live has returned
 
 	mu    sync.Mutex
 	node  *node.Node
 	steps []control.JoinStep
 }
 
-var _ control.Handler = (*handler)(nil)
+var (
+	_ control.Handler = (*handler)(nil)
+	_ control.Leaver  = (*handler)(nil)
+)
 
 func (h *handler) set(n *node.Node) {
 	h.mu.Lock()
@@ -407,5 +412,18 @@ func (h *handler) Ping(ctx context.Context, target string, count int, emit func(
 // Down implements control.Handler.
 func (h *handler) Down(context.Context) error {
 	h.once.Do(func() { close(h.leave) })
+	return nil
+}
+
+// Left implements control.Leaver: nil where the leave came before the join.
+func (h *handler) Left(ctx context.Context) *control.Leave {
+	select {
+	case <-h.left:
+	case <-ctx.Done():
+		return nil
+	}
+	if n := h.current(); n != nil {
+		return n.Left()
+	}
 	return nil
 }
