@@ -1,0 +1,133 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"icvpn/esp"
+	"icvpn/internal/datapath/ippkt"
+	"icvpn/internal/underlay"
+	"icvpn/tun"
+)
+
+// Config is what a Datapath conducts between. It owns none of it.
+type Config struct {
+	// Device carries inner packets. Required.
+	Device tun.Device
+	// Send sends sealed datagrams, as underlay.Conn.WriteBatch does. Required.
+	Send func([]underlay.Message) (int, error)
+	// SAD finds the inbound SA of a datagram; Config.Owner of its SAs is their
+	// *Tunnel. Required.
+	SAD *esp.SAD
+	// Route returns the tunnel that leads to an inner destination, nil if none
+	// does. It must not block. Required.
+	Route func(dst netip.Addr) *Tunnel
+	// Unrouted borrows a packet that Route has no tunnel for. Default: none.
+	Unrouted func(pkt []byte)
+	// MaxMTU is the largest MTU the interface will have, default 1500: slots are
+	// that long.
+	MaxMTU int
+}
+
+// Stats counts what a Datapath itself does and drops; sealing and opening count
+// in esp.Stats. All fields only grow.
+type Stats struct {
+	QueueDrops atomic.Uint64 // a tunnel's queue was full
+	NotIP      atomic.Uint64 // from the device, but no IP packet
+	Unrouted   atomic.Uint64 // no tunnel leads there
+	NoSA       atomic.Uint64 // the tunnel had no outbound SA
+	Refused    atomic.Uint64 // Owner.Outbound or Owner.Inbound said no
+	TooLong    atomic.Uint64 // longer than the tunnel's MTU, not to be fragmented
+	TooBigSent atomic.Uint64 // ICMP errors made about them
+	Fragmented atomic.Uint64 // inner packets cut
+	Clamped    atomic.Uint64 // SYNs whose MSS was lowered
+	Congestion atomic.Uint64 // marked on the way, inner packet not ECN-capable (RFC 6040)
+	NotSent    atomic.Uint64 // the kernel refused the datagram
+}
+
+// Datapath conducts packets between one device, the SAs of any number of
+// tunnels and one port. Make it with New.
+type Datapath struct {
+	// set at start
+	cfg      Config
+	maxInner int // longest packet a slot holds
+
+	mem      pools
+	stats    Stats
+	workers  sync.WaitGroup // tunnels' goroutines
+	deviceMu sync.Mutex     // a device takes one writer at a time
+	errors   bucket         // ICMP errors
+}
+
+// New returns a Datapath. It starts nothing.
+func New(cfg Config) (*Datapath, error) {
+	if cfg.Device == nil || cfg.Send == nil || cfg.SAD == nil || cfg.Route == nil {
+		return nil, errors.New("datapath: Device, Send, SAD and Route are required")
+	}
+	if cfg.MaxMTU == 0 {
+		cfg.MaxMTU = 1500
+	}
+	if cfg.MaxMTU < 0 || cfg.MaxMTU > tun.MaxMTU {
+		return nil, fmt.Errorf("datapath: MaxMTU: %d, want 1 to %d", cfg.MaxMTU, tun.MaxMTU)
+	}
+	slot := max(slotSize, (esp.Headroom+cfg.MaxMTU+esp.Tailroom+255)&^255)
+	d := &Datapath{cfg: cfg, maxInner: slot - esp.Headroom - esp.Tailroom}
+	d.mem.init(slot)
+	return d, nil
+}
+
+// Stats returns the live counters.
+func (d *Datapath) Stats() *Stats { return &d.stats }
+
+// Wait returns when no tunnel has a goroutine. Call it when nothing calls
+// ReadLoop, Receive or Inject any more.
+func (d *Datapath) Wait() { d.workers.Wait() }
+
+// write gives packets, each behind tun.Headroom, to the device.
+func (d *Datapath) write(bufs [][]byte) {
+	d.deviceMu.Lock()
+	defer d.deviceMu.Unlock()
+	// The only error is that the device is closed: we are leaving.
+	_, _ = d.cfg.Device.Write(bufs, tun.Headroom)
+}
+
+// Deliver writes one packet to the device, for what is made here and came from
+// no tunnel. It borrows pkt.
+func (d *Datapath) Deliver(pkt []byte) {
+	buf := make([]byte, tun.Headroom+len(pkt))
+	copy(buf[tun.Headroom:], pkt)
+	d.write([][]byte{buf})
+}
+
+// tooBig tells the sender of pkt what fits.
+func (d *Datapath) tooBig(pkt []byte, mtu int, now time.Time) {
+	if !d.errors.allow(now, tooBigRate) {
+		return
+	}
+	buf := make([]byte, tun.Headroom+ippkt.MaxTooBig)
+	if n := ippkt.TooBig(buf[tun.Headroom:], pkt, mtu); n > 0 {
+		d.stats.TooBigSent.Add(1)
+		d.write([][]byte{buf[:tun.Headroom+n]})
+	}
+}
+
+// bucket admits so many events a second.
+type bucket struct {
+	mu     sync.Mutex
+	second int64
+	n      int
+}
+
+func (b *bucket) allow(now time.Time, rate int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := now.Unix(); s != b.second {
+		b.second, b.n = s, 0
+	}
+	b.n++
+	return b.n <= rate
+}
