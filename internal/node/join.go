@@ -46,7 +46,10 @@ type JoinConfig struct {
 	Binary    string
 	// Dial opens the connection to a super peer. Required.
 	Dial func(ctx context.Context, endpoint string) (net.Conn, error)
-	Log  *slog.Logger
+	// Accept is shown the owner-signed descriptor before this machine says who it
+	// is: an error ends the join, and no super peer lists us. May be nil.
+	Accept func(*service.Descriptor) error
+	Log    *slog.Logger
 	// Step is told of each finished step. May be nil.
 	Step func(control.JoinStep)
 }
@@ -118,6 +121,10 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		var un *unacceptableError
+		if errors.As(err, &un) {
+			return nil, un.reason
+		}
 		if final(err) {
 			if refused != nil {
 				return nil, refused
@@ -154,6 +161,12 @@ type UnreachableError struct{ Failures []string }
 func (e *UnreachableError) Error() string {
 	return "no super peer could be used (" + strings.Join(e.Failures, "; ") + "); check that they run and that this machine reaches them, or ask the service owner for a newer token"
 }
+
+// unacceptableError is what JoinConfig.Accept has against the service. Every
+// super peer serves the same one.
+type unacceptableError struct{ reason error }
+
+func (e *unacceptableError) Error() string { return e.reason.Error() }
 
 // final says whether other super peers should answer the same.
 func final(err error) bool {
@@ -373,6 +386,11 @@ func (a *admittance) checkDescriptor(roots, descriptor []byte, key ed25519.Publi
 	sp, listed := trust.Descriptor.SuperPeer(id.FromKey(key))
 	if !listed || !sp.Has(service.RoleAdmit) || now.Unix() >= sp.Expires {
 		return admission.Params{}, fmt.Errorf("its key %s is not that of a super peer that may admit to %s", admission.Fingerprint(key), trust.Descriptor.Name)
+	}
+	if a.cfg.Accept != nil {
+		if err := a.cfg.Accept(trust.Descriptor); err != nil {
+			return admission.Params{}, &unacceptableError{err}
+		}
 	}
 	a.m.Trust, a.m.Documents = trust, docs
 	a.step(stepDescriptor, fmt.Sprintf("%s, sequence %d, signed by its owner", trust.Descriptor.Name, trust.Descriptor.Seq))

@@ -80,6 +80,34 @@ func TestJoinRefusesAClockThatIsADayOff(t *testing.T) {
 	})
 }
 
+// TestJoinOfAnUnacceptableServiceLeavesNoTrace: whoever cannot use the service's
+// addresses must not be admitted first, and listed until its lease ends.
+func TestJoinOfAnUnacceptableServiceLeavesNoTrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		collision := errors.New("10.42.0.0/16 is taken")
+		cfg.Accept = func(d *service.Descriptor) error {
+			if d.Prefix4 != "10.42.0.0/16" {
+				t.Errorf("prefix %s", d.Prefix4)
+			}
+			return collision
+		}
+		if _, err := Join(w.ctx, cfg); err != collision {
+			t.Errorf("error %v, want what Accept said", err)
+		}
+		for _, s := range w.supers {
+			if peers, err := s.sp.Peers(w.ctx); err != nil || len(peers) != 0 {
+				t.Errorf("%s lists %v, %v", s.endpoint, peers, err)
+			}
+		}
+		cfg.Accept = func(*service.Descriptor) error { return nil }
+		if _, err := Join(w.ctx, cfg); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestJoinRefusesARolledBackDescriptor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, "")

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,7 +119,9 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 		join.Prefer = node.SuperPeerOf(b)
 		clear(b)
 	}
-	m, err := p.join(ctx, join)
+	first := join
+	first.Accept = p.collides // not of renewals: what collides by then came after us
+	m, err := p.join(ctx, first)
 	if err != nil {
 		return err
 	}
@@ -221,16 +224,14 @@ func (p *peer) save(m *node.Membership) error {
 // that they collide with nothing.
 func (p *peer) configure(m *node.Membership) error {
 	c := m.Credential
+	if err := p.collides(m.Trust.Descriptor); err != nil {
+		return err // the membership may be one kept from before
+	}
 	prefix4, err := netip.ParsePrefix(m.Trust.Descriptor.Prefix4)
 	if err != nil {
 		return err
 	}
 	prefix6 := service.Prefix6(c.Service)
-	for _, prefix := range []netip.Prefix{prefix4, prefix6} {
-		if err := netcfg.Collides(prefix, p.device.Name()); err != nil {
-			return err
-		}
-	}
 	p.applied = netcfg.Interface{
 		Name:   p.device.Name(),
 		Addrs:  []netip.Prefix{netip.PrefixFrom(c.Addr4(), 32), netip.PrefixFrom(c.Addr6(), 128)},
@@ -240,6 +241,32 @@ func (p *peer) configure(m *node.Membership) error {
 	if errors.Is(err, netcfg.ErrNoIPv6) {
 		p.log.Warn("the interface has IPv4 only", "err", err)
 		return nil
+	}
+	return err
+}
+
+// collides looks for routes of this machine into the addresses of a service. It
+// is asked before admission: a machine that cannot use what it was given would
+// stay listed until its lease ends.
+func (p *peer) collides(d *service.Descriptor) error {
+	prefix4, err := netip.ParsePrefix(d.Prefix4)
+	if err != nil {
+		return err
+	}
+	for _, prefix := range []netip.Prefix{prefix4, service.Prefix6(d.Service)} {
+		if err := netcfg.Collides(prefix, p.device.Name()); err != nil {
+			return explainCollision(err)
+		}
+	}
+	return nil
+}
+
+// explainCollision says so where the other network is that of another icvpn,
+// whose interface has the default name or one like it.
+func explainCollision(err error) error {
+	var c *netcfg.CollisionError
+	if errors.As(err, &c) && strings.HasPrefix(c.Interface, "icvpn") {
+		return fmt.Errorf("another icvpn already runs here: the address range %v overlaps %v on its interface %s; stop it with icvpn down, or choose another range for one of the two services", c.Prefix, c.With, c.Interface)
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 
 	"icvpn/internal/config"
 	"icvpn/internal/control"
+	"icvpn/internal/netcfg"
 	"icvpn/internal/owner"
 	"icvpn/internal/service"
 	"icvpn/internal/state"
@@ -240,6 +241,15 @@ func TestIdentityIsMadeOnceAndKept(t *testing.T) {
 	}
 	_, err = identity(dir)
 	wantError(t, err, dir.Path(), "damaged")
+}
+
+func TestCollisionWithAnotherICVPNSaysSo(t *testing.T) {
+	c := &netcfg.CollisionError{Prefix: netip.MustParsePrefix("10.42.0.0/16"), With: netip.MustParsePrefix("10.42.5.0/24"), Interface: "eth0"}
+	if err := explainCollision(c); err != error(c) {
+		t.Errorf("got %v", err)
+	}
+	c.Interface = "icvpn0"
+	wantError(t, explainCollision(c), "another icvpn already runs here", "10.42.0.0/16", "icvpn0", "icvpn down")
 }
 
 func TestOnlyAddressesThatAreGoneAreRemoved(t *testing.T) {

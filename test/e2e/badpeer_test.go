@@ -297,8 +297,9 @@ func (w *peerMistakes) machineItself() []mistake {
 	}
 }
 
-// collision starts the machine beside a route into the service's addresses. It
-// has been admitted by then, so its membership is new, and nothing else.
+// collision starts machines beside a route into the service's addresses. They
+// find out before they are admitted: the old one keeps its state as it is, and a
+// new one is listed nowhere.
 func (w *peerMistakes) collision(t *testing.T) {
 	route := netip.MustParsePrefix("10.42.5.0/24")
 	change := func(do func(*netlink.Route) error) {
@@ -316,9 +317,17 @@ func (w *peerMistakes) collision(t *testing.T) {
 		}
 	}
 	change(netlink.RouteAdd)
-	mistake{"", exitFailure, []string{"10.42.0.0/16", "collides", route.String(), "eth0", "remove that route"},
-		func() result { return w.up("--token-file", w.good()) }}.check(t)
-	change(netlink.RouteDel)
+	defer change(netlink.RouteDel)
+	says := []string{"10.42.0.0/16", "collides", route.String(), "eth0", "remove that route"}
+	before := files(t, w.victim.state())
+	mistake{"", exitFailure, says, func() result { return w.up("--token-file", w.good()) }}.check(t)
+	sameFiles(t, w.victim.state(), before)
+	mistake{"", exitFailure, says, w.fresh("shop", func(*service.Token) {})}.check(t)
+	for _, super := range w.machines[:2] {
+		if r := w.run(w.command("peers", "--json", "--state-dir", super.state())); strings.Count(r.stdout, `"pid"`) > 1 {
+			t.Errorf("a machine that could not start is listed: %v", r)
+		}
+	}
 }
 
 func (w *peerMistakes) stateDirs() []mistake {
