@@ -74,6 +74,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	if err := s.enrol(ctx, tc, from); err != nil {
 		s.admissions.fail(resultBroken, err)
 		s.log.Debug("admission", "from", from.Addr, "err", err)
+		return // without a TLS alert, for which a peer that does not read would have 5 s more
 	}
 	tc.Close()
 }

@@ -316,7 +316,7 @@ func TestPeersThatDoNotReadAreCut(t *testing.T) {
 		for g.door.running() > 0 {
 			sleep(t.Context(), time.Second)
 		}
-		if took := time.Since(start); took > 2*stepWait {
+		if took := time.Since(start); took > stepWait+time.Second {
 			t.Errorf("place given back after %v", took)
 		}
 	})
