@@ -229,6 +229,8 @@ func FuzzGuard(f *testing.F) {
 		f.Add(m.append(nil))
 	}
 	f.Add([]byte("d1:q3:put1:t2:aa1:y1:qe"))
+	f.Add([]byte("d1:ad2:id20:iiiiiiiiiiiiiiiiiiii4:lifei600e5:token8:123456781:v1:xe1:q3:put1:t2:aa1:y1:qe"))
+	f.Add([]byte("d1:rd2:id20:iiiiiiiiiiiiiiiiiiii4:lifei600e1:v1:xe1:t9:1234567891:y1:re"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, why := parse(b)
 		if why != DropNone {
