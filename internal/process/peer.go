@@ -202,8 +202,12 @@ func openTUN(c config.Peer) (*tun.Linux, error) {
 	return device, err
 }
 
-// save keeps a membership and the sequence numbers of its documents.
+// save keeps a membership, the sequence numbers of its documents, and whose all
+// that is.
 func (p *peer) save(m *node.Membership) error {
+	if err := keepService(p.dir, p.token); err != nil {
+		return err
+	}
 	for name, seq := range map[string]uint64{
 		counterSeq: m.Trust.Descriptor.Seq, counterPolicy: m.Trust.Policy.Sequence, counterRoot: m.Trust.Root.Seq,
 	} {
