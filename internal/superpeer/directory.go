@@ -23,8 +23,9 @@ import (
 // objects to every node that stores it. It is sealed when it changed or has
 // passed half of its life; a refresh in between puts the same bytes again.
 func (s *SuperPeer) publishLoop(ctx context.Context) error {
-	refresh := time.NewTimer(0)
+	refresh, documents := time.NewTimer(0), time.NewTimer(0)
 	defer refresh.Stop()
+	defer documents.Stop()
 	seals := rate.NewLimiter(rate.Every(sealEvery), sealBurst)
 	var current sealedDirectory
 	retry := putRetry
@@ -32,24 +33,30 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-documents.C:
+			s.publishDocuments(ctx)
+			documents.Reset(jitter(directoryRefresh))
+			continue
 		case <-s.authority.changed:
 			current = sealedDirectory{}
 			if !sleep(ctx, directorySettle) || seals.Wait(ctx) != nil {
 				return nil
 			}
 		case <-refresh.C:
-			s.publishDocuments(ctx)
 		}
 		wait := directoryRefresh
 		if err := s.publishDirectory(ctx, &current, time.Now()); err != nil && ctx.Err() == nil {
-			s.log.Warn("directory not published", "err", err, "wait", retry)
+			s.log.Warn("directory not published", "err", err)
 			wait, retry = retry, min(2*retry, directoryRefresh)
 		} else {
 			retry = putRetry
 		}
-		refresh.Reset(wait/2 + mrand.N(wait/2))
+		refresh.Reset(jitter(wait))
 	}
 }
+
+// jitter is between half of d and d: what many do, they do not do together.
+func jitter(d time.Duration) time.Duration { return d/2 + mrand.N(d/2) }
 
 // sealedDirectory is what was sealed last; the zero value is nothing.
 type sealedDirectory struct {
