@@ -1,0 +1,72 @@
+package lanes
+
+// AES names a way to do AES.
+type AES uint8
+
+// Ways to do AES; AESNone is never in AESKernels.
+const (
+	AESNone AES = iota
+	AESNI       // 128-bit registers
+	VAES        // 256-bit registers
+)
+
+// SHA names a way to do SHA-256 or SHA-512.
+type SHA uint8
+
+// Ways to do SHA-2; SHANone is never in SHA256Kernels or SHA512Kernels.
+const (
+	SHANone SHA = iota
+	SHANI       // the SHA extensions
+	SHAAVX2     // a word of each message in one register
+)
+
+// String returns the kernel's name as it stands in benchmarks.
+func (k AES) String() string { return [...]string{"none", "aesni", "vaes"}[k] }
+
+// String returns the kernel's name as it stands in benchmarks.
+func (k SHA) String() string { return [...]string{"none", "shani", "avx2"}[k] }
+
+// AESKernels returns what this processor can do, best first.
+func AESKernels() (all []AES) {
+	f := detect()
+	if f.vaes {
+		all = append(all, VAES)
+	}
+	if f.aesni {
+		all = append(all, AESNI)
+	}
+	return all
+}
+
+// SHA256Kernels returns what this processor can do, best first.
+func SHA256Kernels() (all []SHA) {
+	f := detect()
+	if f.shani {
+		all = append(all, SHANI)
+	}
+	if f.avx2 {
+		all = append(all, SHAAVX2)
+	}
+	return all
+}
+
+// SHA512Kernels returns what this processor can do, best first.
+func SHA512Kernels() (all []SHA) {
+	if detect().avx2 {
+		all = append(all, SHAAVX2)
+	}
+	return all
+}
+
+// features are those of the processor that kernels need. All imply AVX, with its
+// registers saved by the operating system.
+type features struct{ aesni, vaes, shani, avx2 bool }
+
+// lane is what a SHA-2 kernel knows of a message. The layout is the assembly's.
+type lane[W uint32 | uint64] struct {
+	state *[8]W
+	data  *byte // whole blocks
+}
+
+// maxLanes is the width of the widest kernel.
+const maxLanes = 16
