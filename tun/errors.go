@@ -18,11 +18,13 @@ const (
 	BadMTU
 	// Unsupported: this system has no TUN device we know.
 	Unsupported
+	// NoOffload: the kernel refuses what Config.Backend Offload needs.
+	NoOffload
 	// Failed: anything else; see the wrapped error.
 	Failed
 )
 
-// CreateError is the error of Create: one sentence that names the ways out.
+// CreateError is the error of Open: one sentence that names the ways out.
 type CreateError struct {
 	Name   string // of the interface asked for
 	Reason Reason
@@ -51,6 +53,8 @@ func (e *CreateError) sentence() string {
 		return "not a valid interface name: 1 to 15 bytes without spaces, slashes or colons"
 	case BadMTU:
 		return fmt.Sprintf("MTU %d is outside %d to %d", e.MTU, MinMTU, MaxMTU)
+	case NoOffload:
+		return "the kernel refuses offloads on it: choose the backend auto or plain"
 	case Unsupported:
 		return "this operating system has no supported TUN device: run icvpn on Linux"
 	}

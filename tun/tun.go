@@ -1,17 +1,20 @@
 package tun
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 )
 
 const (
-	// Headroom is the least offset that Read and Write accept: the size of the
-	// kernel's struct virtio_net_hdr.
-	Headroom = 10
+	// Headroom is what a device needs in front of a packet: nothing. The
+	// kernel's virtio_net_hdr lies in the device's own memory.
+	Headroom = 0
 
 	// MaxBatch is the largest BatchSize of any device. 128 packets hold the
-	// 64 KiB of one super-packet down to an MSS of 512.
+	// 64 KiB of one super-packet down to an MSS of 512; what does not fit comes
+	// with the next Read.
 	MaxBatch = 128
 
 	// MinMTU is what IPv6 asks of every link (RFC 8200, Section 5); MaxMTU is
@@ -19,24 +22,28 @@ const (
 	MinMTU, MaxMTU = 1280, 65535
 )
 
-// ErrClosed is returned by Read and Write once the device is closed or its
-// interface is gone. It is os.ErrClosed, so that errors.Is finds either.
-var ErrClosed = os.ErrClosed
+var (
+	// ErrClosed is returned by Read and Write once the device is closed. It is
+	// os.ErrClosed, so that errors.Is finds either.
+	ErrClosed = os.ErrClosed
+
+	// ErrGone is returned by Read and Write once somebody else has removed the
+	// interface. It is not ErrClosed: the process did not want this.
+	ErrGone = errors.New("the interface was removed by somebody else: start icvpn again to make a new one")
+)
 
 // Device is a network interface whose far end is this process. One goroutine
 // at a time may Read and one may Write.
 type Device interface {
 	// Read waits for packets and puts the i-th at bufs[i][offset:], its length
-	// in sizes[i]. It borrows bufs, which need BatchSize elements of at least
-	// offset + MTU bytes, and returns how many it filled, at least one unless
-	// there is an error.
+	// in sizes[i]; nothing else in bufs is written. It borrows bufs, which need
+	// room for offset + MTU bytes each, and returns how many it filled, at least
+	// one unless there is an error.
 	Read(bufs [][]byte, sizes []int, offset int) (int, error)
 
-	// Write sends the packets bufs[i][offset:]. It borrows bufs, but spoils the
-	// content of the buffers: headroom, packets and the spare capacity behind
-	// them are overwritten. Buffers must not share memory within their
-	// capacities. It returns how many packets were accepted; the only error is
-	// ErrClosed.
+	// Write sends the packets bufs[i][offset:]. It borrows bufs and alters
+	// nothing in them; buffers may share memory. It returns how many packets were
+	// accepted; the only errors are ErrClosed and ErrGone.
 	Write(bufs [][]byte, offset int) (int, error)
 
 	// MTU returns the interface's MTU at this moment.
@@ -53,11 +60,61 @@ type Device interface {
 	Close() error
 }
 
+// Config says what Open makes.
+type Config struct {
+	// Name of the interface, 1 to 15 bytes; "%d" in it becomes a free number.
+	Name string
+
+	// MTU of the interface, MinMTU to MaxMTU.
+	MTU int
+
+	// Backend is how packets cross; by default the fastest that the kernel has.
+	Backend Backend
+
+	// AssumeValid merges packets that are written without looking at their
+	// checksums; the kernel takes a merged packet's for right. Only for peers
+	// whose packets come from their own stack: what a router passes on may have
+	// been damaged before it was encrypted.
+	AssumeValid bool
+}
+
+// Backend is a way for packets to cross between kernel and process.
+type Backend uint8
+
+const (
+	// Auto is Offload where the kernel has it, else Plain.
+	Auto Backend = iota
+	// Offload exchanges super-packets (IFF_VNET_HDR).
+	Offload
+	// Plain exchanges single packets, one per system call.
+	Plain
+)
+
+var backendNames = [...]string{Auto: "auto", Offload: "offload", Plain: "plain"}
+
+// String returns the name that ParseBackend takes.
+func (b Backend) String() string {
+	if int(b) < len(backendNames) {
+		return backendNames[b]
+	}
+	return fmt.Sprintf("Backend(%d)", uint8(b))
+}
+
+// ParseBackend returns the backend of a name.
+func ParseBackend(name string) (Backend, error) {
+	for b, n := range backendNames {
+		if n == name {
+			return Backend(b), nil
+		}
+	}
+	return 0, fmt.Errorf("tun: no backend %q: use auto, offload or plain", name)
+}
+
 // Stats counts what a device moved and dropped. All fields only grow.
 type Stats struct {
 	ReadPackets  atomic.Uint64
 	ReadBytes    atomic.Uint64
-	ReadDrops    atomic.Uint64 // super-packets too malformed or too finely cut to split
+	ReadDrops    atomic.Uint64 // packets and super-packets malformed, or longer than the buffers
 	WritePackets atomic.Uint64
 	WriteBytes   atomic.Uint64
 	WriteDrops   atomic.Uint64 // not IP, or refused by the kernel (interface down)
@@ -68,8 +125,7 @@ const (
 	ipv6HeaderLen = 40
 )
 
-// isIP reports whether b could be an IP packet; the kernel refuses others, and
-// the offload code must not see them.
+// isIP reports whether b could be an IP packet; the kernel refuses others.
 func isIP(b []byte) bool {
 	switch {
 	case len(b) > MaxMTU:

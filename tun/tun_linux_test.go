@@ -2,11 +2,9 @@ package tun_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -28,34 +26,52 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 
-const testMTU = 1380
+const (
+	testMTU = 1380
+	offset  = 16 // of packets in their buffers, where a test has no other wish
+)
 
-// bench is two hosts with a TUN device each, which carry 10.9.0.0/24.
+var backends = []tun.Backend{tun.Offload, tun.Plain}
+
+// everyBackend runs a test with each backend.
+func everyBackend(t *testing.T, fn func(t *testing.T, b *bench)) {
+	t.Helper()
+	for _, k := range backends {
+		t.Run("backend="+k.String(), func(t *testing.T) { fn(t, newBench(t, k, k)) })
+	}
+}
+
+// bench is two hosts with a TUN device each, which carry 10.9.0.0/24 and
+// fd09::/64.
 type bench struct {
 	hosts [2]*lab.Host
 	devs  [2]*tun.Linux
 }
 
-var overlay = [2]netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.2")}
+var (
+	overlay  = [2]netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.2")}
+	overlay6 = [2]netip.Addr{netip.MustParseAddr("fd09::1"), netip.MustParseAddr("fd09::2")}
+)
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB, backends ...tun.Backend) *bench {
 	t.Helper()
+	backends = append(backends, tun.Auto, tun.Auto)
 	labtest.RequireTUN(t)
 	l := labtest.New(t, lab.Config{Clouds: []lab.Cloud{{Name: "one", Hosts: []string{"a", "b"}}}})
 	b := &bench{hosts: [2]*lab.Host(l.Hosts())}
 	for i, h := range b.hosts {
-		b.devs[i] = create(t, h, "tun0")
-		configure(t, h, "tun0", overlay[i])
+		b.devs[i] = open(t, h, tun.Config{Name: "tun0", MTU: testMTU, Backend: backends[i]})
+		configure(t, h, "tun0", overlay[i], overlay6[i])
 	}
 	return b
 }
 
-// create makes a device in a host.
-func create(t *testing.T, h *lab.Host, name string) *tun.Linux {
+// open makes a device in a host.
+func open(t testing.TB, h *lab.Host, cfg tun.Config) *tun.Linux {
 	t.Helper()
 	var dev *tun.Linux
 	err := h.Do(func() (err error) {
-		dev, err = tun.Create(name, testMTU)
+		dev, err = tun.Open(cfg)
 		return err
 	})
 	if err != nil {
@@ -65,20 +81,36 @@ func create(t *testing.T, h *lab.Host, name string) *tun.Linux {
 	return dev
 }
 
-// configure gives an interface its address and takes it up.
-func configure(t *testing.T, h *lab.Host, name string, a netip.Addr) {
+// configure takes an interface up and gives it its addresses. It waits for
+// those of IPv6: the kernel routes packets to them a moment later.
+func configure(t testing.TB, h *lab.Host, name string, addrs ...netip.Addr) {
 	t.Helper()
+	updates, done := make(chan netlink.AddrUpdate, 16), make(chan struct{})
+	defer close(done)
 	err := h.Do(func() error {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
 		_ = netlink.LinkSetIP6AddrGenMode(link, 1) // nothing but what the test sends
-		ip := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}
-		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ip}); err != nil {
+		if err := netlink.LinkSetUp(link); err != nil {
 			return err
 		}
-		return netlink.LinkSetUp(link)
+		if err := netlink.AddrSubscribe(updates, done); err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			ip := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}
+			if a.Is6() {
+				ip.Mask = net.CIDRMask(64, 128)
+			}
+			if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ip, Flags: unix.IFA_F_NODAD}); err != nil {
+				return err
+			}
+			for a.Is6() && !(<-updates).LinkAddress.IP.Equal(ip.IP) {
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +127,7 @@ func buffers(offset, size int) (bufs [][]byte, sizes []int) {
 
 // carry moves packets from one device to another until either is closed.
 func carry(from, to tun.Device, offset int) error {
-	bufs, sizes := buffers(offset, 1<<16) // room for merging
+	bufs, sizes := buffers(offset, testMTU)
 	packets := make([][]byte, len(bufs))
 	for {
 		n, err := from.Read(bufs, sizes, offset)
@@ -124,53 +156,6 @@ func (b *bench) close() {
 	b.devs[1].Close()
 }
 
-func TestTCPCrossesTwoDevicesUnharmed(t *testing.T) {
-	for _, offset := range []int{tun.Headroom, 64} {
-		t.Run(fmt.Sprintf("offset=%d", offset), func(t *testing.T) {
-			b := newBench(t)
-			done := b.pump(offset)
-			ln, err := b.hosts[1].ListenTCP(netip.AddrPortFrom(overlay[1], 80))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer ln.Close()
-			sum := make(chan [32]byte, 1)
-			go receive(ln, sum)
-
-			c, err := b.hosts[0].DialTCP(t.Context(), netip.AddrPortFrom(overlay[1], 80))
-			if err != nil {
-				t.Fatal(err)
-			}
-			data := make([]byte, 8<<20)
-			for i := range data {
-				data[i] = byte(i * i >> 8)
-			}
-			if _, err := c.Write(data); err != nil {
-				t.Fatal(err)
-			}
-			c.Close()
-			if <-sum != sha256.Sum256(data) {
-				t.Fatal("the data arrived altered")
-			}
-			if got := b.devs[0].Stats().ReadBytes.Load(); got < uint64(len(data)) {
-				t.Fatalf("only %d bytes passed the device", got)
-			}
-			b.close()
-			done.Wait()
-		})
-	}
-}
-
-// receive hashes one connection.
-func receive(ln net.Listener, sum chan<- [32]byte) {
-	h := sha256.New()
-	if c, err := ln.Accept(); err == nil {
-		io.Copy(h, c)
-		c.Close()
-	}
-	sum <- [32]byte(h.Sum(nil))
-}
-
 // udp returns an IPv4 UDP packet without checksum.
 func udp(from, to netip.AddrPort, payload string) []byte {
 	p := make([]byte, 28, 28+len(payload))
@@ -190,11 +175,11 @@ func udp(from, to netip.AddrPort, payload string) []byte {
 }
 
 // listenUDP opens a socket in a host.
-func listenUDP(t *testing.T, h *lab.Host, a netip.AddrPort) *net.UDPConn {
+func listenUDP(t testing.TB, h *lab.Host, a netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	err := h.Do(func() (err error) {
-		c, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(a))
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(a))
 		return err
 	})
 	if err != nil {
@@ -206,7 +191,7 @@ func listenUDP(t *testing.T, h *lab.Host, a netip.AddrPort) *net.UDPConn {
 }
 
 // expect reads one datagram.
-func expect(t *testing.T, c *net.UDPConn, want string) {
+func expect(t testing.TB, c *net.UDPConn, want string) {
 	t.Helper()
 	buf := make([]byte, 2048)
 	n, err := c.Read(buf)
@@ -223,13 +208,14 @@ var (
 // packed puts packets behind headroom.
 func packed(packets ...[]byte) (bufs [][]byte) {
 	for _, p := range packets {
-		bufs = append(bufs, append(make([]byte, tun.Headroom), p...))
+		bufs = append(bufs, append(make([]byte, offset), p...))
 	}
 	return bufs
 }
 
-func TestBadPacketsCostOnlyThemselves(t *testing.T) {
-	b := newBench(t)
+func TestBadPacketsCostOnlyThemselves(t *testing.T) { everyBackend(t, badPackets) }
+
+func badPackets(t *testing.T, b *bench) {
 	c := listenUDP(t, b.hosts[0], inner)
 	bufs := packed(
 		nil, // empty
@@ -239,8 +225,8 @@ func TestBadPacketsCostOnlyThemselves(t *testing.T) {
 		udp(remote, inner, "second"),
 		append([]byte{0x60}, make([]byte, 38)...), // cut IPv6
 	)
-	bufs = append(bufs, make([]byte, tun.Headroom-1), make([]byte, tun.Headroom+tun.MaxMTU+1))
-	n, err := b.devs[0].Write(bufs, tun.Headroom)
+	bufs = append(bufs, make([]byte, offset-1), make([]byte, offset+tun.MaxMTU+1))
+	n, err := b.devs[0].Write(bufs, offset)
 	if n != 2 || err != nil {
 		t.Fatalf("accepted %d, %v; want 2", n, err)
 	}
@@ -251,14 +237,15 @@ func TestBadPacketsCostOnlyThemselves(t *testing.T) {
 	}
 }
 
-func TestWriteTakesMoreThanABatch(t *testing.T) {
-	b := newBench(t)
+func TestWriteTakesMoreThanABatch(t *testing.T) { everyBackend(t, moreThanABatch) }
+
+func moreThanABatch(t *testing.T, b *bench) {
 	c := listenUDP(t, b.hosts[0], inner)
 	var packets [][]byte
 	for i := range tun.MaxBatch + 50 { // each a flow of its own
 		packets = append(packets, udp(netip.AddrPortFrom(remote.Addr(), uint16(1000+i)), inner, fmt.Sprint(i)))
 	}
-	if n, err := b.devs[0].Write(packed(packets...), tun.Headroom); n != len(packets) || err != nil {
+	if n, err := b.devs[0].Write(packed(packets...), offset); n != len(packets) || err != nil {
 		t.Fatalf("accepted %d of %d, %v", n, len(packets), err)
 	}
 	for i := range packets {
@@ -266,8 +253,9 @@ func TestWriteTakesMoreThanABatch(t *testing.T) {
 	}
 }
 
-func TestWriteWhileDownDropsAndRecovers(t *testing.T) {
-	b := newBench(t)
+func TestWriteWhileDownDropsAndRecovers(t *testing.T) { everyBackend(t, whileDown) }
+
+func whileDown(t *testing.T, b *bench) {
 	setUp := func(up bool) {
 		err := b.hosts[0].Do(func() error {
 			link, err := netlink.LinkByName("tun0")
@@ -284,12 +272,12 @@ func TestWriteWhileDownDropsAndRecovers(t *testing.T) {
 		}
 	}
 	setUp(false)
-	if n, err := b.devs[0].Write(packed(udp(remote, inner, "lost")), tun.Headroom); n != 0 || err != nil {
+	if n, err := b.devs[0].Write(packed(udp(remote, inner, "lost")), offset); n != 0 || err != nil {
 		t.Fatalf("accepted %d, %v", n, err)
 	}
 	setUp(true)
 	c := listenUDP(t, b.hosts[0], inner)
-	if n, err := b.devs[0].Write(packed(udp(remote, inner, "back")), tun.Headroom); n != 1 || err != nil {
+	if n, err := b.devs[0].Write(packed(udp(remote, inner, "back")), offset); n != 1 || err != nil {
 		t.Fatalf("accepted %d, %v", n, err)
 	}
 	expect(t, c, "back")
@@ -297,8 +285,9 @@ func TestWriteWhileDownDropsAndRecovers(t *testing.T) {
 
 // TestPacketsBeyondTheBuffersAreDropped raises the MTU behind the device's
 // back, once for single packets and once for super-packets.
-func TestPacketsBeyondTheBuffersAreDropped(t *testing.T) {
-	b := newBench(t)
+func TestPacketsBeyondTheBuffersAreDropped(t *testing.T) { everyBackend(t, beyondTheBuffers) }
+
+func beyondTheBuffers(t *testing.T, b *bench) {
 	c := listenUDP(t, b.hosts[0], inner)
 	err := b.hosts[0].Do(func() error {
 		link, err := netlink.LinkByName("tun0")
@@ -328,8 +317,8 @@ func TestPacketsBeyondTheBuffersAreDropped(t *testing.T) {
 	})
 	send(12000)
 	send(100)
-	bufs, sizes := buffers(tun.Headroom, testMTU)
-	n, err := b.devs[0].Read(bufs, sizes, tun.Headroom)
+	bufs, sizes := buffers(offset, testMTU)
+	n, err := b.devs[0].Read(bufs, sizes, offset)
 	if n != 1 || err != nil || sizes[0] != 128 {
 		t.Fatalf("read %d packets, the first of %d bytes, %v; want the small one", n, sizes[0], err)
 	}
@@ -339,9 +328,12 @@ func TestPacketsBeyondTheBuffersAreDropped(t *testing.T) {
 }
 
 func TestReadEndsWithTheDevice(t *testing.T) {
-	for name, end := range map[string]func(t *testing.T, b *bench){
-		"closed": func(t *testing.T, b *bench) { b.devs[0].Close() },
-		"interface removed": func(t *testing.T, b *bench) {
+	for name, c := range map[string]struct {
+		end  func(t *testing.T, b *bench)
+		want error
+	}{
+		"closed": {func(t *testing.T, b *bench) { b.devs[0].Close() }, tun.ErrClosed},
+		"interface removed": {func(t *testing.T, b *bench) {
 			err := b.hosts[0].Do(func() error {
 				link, err := netlink.LinkByName("tun0")
 				if err != nil {
@@ -352,23 +344,22 @@ func TestReadEndsWithTheDevice(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-		},
+		}, tun.ErrGone},
 	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+		everyBackend(t, func(t *testing.T, b *bench) {
 			result := make(chan error, 1)
 			go func() {
-				bufs, sizes := buffers(tun.Headroom, testMTU)
-				_, err := b.devs[0].Read(bufs, sizes, tun.Headroom)
+				bufs, sizes := buffers(offset, testMTU)
+				_, err := b.devs[0].Read(bufs, sizes, offset)
 				result <- err
 			}()
 			runtime.Gosched()
-			end(t, b)
-			if err := <-result; !errors.Is(err, tun.ErrClosed) {
-				t.Fatalf("Read ended with %v", err)
+			c.end(t, b)
+			if err := <-result; !errors.Is(err, c.want) {
+				t.Fatalf("%s: Read ended with %v, want %v", name, err, c.want)
 			}
-			if _, err := b.devs[0].Write(packed(udp(remote, inner, "x")), tun.Headroom); !errors.Is(err, tun.ErrClosed) {
-				t.Fatalf("Write: %v", err)
+			if _, err := b.devs[0].Write(packed(udp(remote, inner, "x")), offset); !errors.Is(err, c.want) {
+				t.Fatalf("%s: Write: %v, want %v", name, err, c.want)
 			}
 			b.devs[0].Close()
 			if err := b.devs[0].Close(); err != nil {
@@ -463,24 +454,29 @@ func TestCreateWithoutDriverSaysSo(t *testing.T) {
 
 func TestCreateChoosesAFreeNumber(t *testing.T) {
 	b := newBench(t)
-	if name := create(t, b.hosts[0], "tun%d").Name(); name != "tun1" {
+	if name := open(t, b.hosts[0], tun.Config{Name: "tun%d", MTU: testMTU}).Name(); name != "tun1" {
 		t.Fatalf("got %q, want tun1", name)
 	}
-	if n := b.devs[0].BatchSize(); n != tun.MaxBatch {
-		t.Fatalf("batch of %d: no vnet header?", n)
+	plain := open(t, b.hosts[0], tun.Config{Name: "tun%d", MTU: testMTU, Backend: tun.Plain})
+	if name := plain.Name(); name != "tun2" {
+		t.Fatalf("got %q, want tun2", name)
 	}
 }
 
 func TestDeviceLeavesNoGoroutineAndNoDescriptor(t *testing.T) {
-	b := newBench(t)
+	everyBackend(t, func(t *testing.T, b *bench) { leavesNothing(t, b.hosts[0], b.devs[0].Backend()) })
+}
+
+func leavesNothing(t *testing.T, h *lab.Host, backend tun.Backend) {
+	cfg := tun.Config{Name: "leak", MTU: testMTU, Backend: backend}
 	ignore := goleak.IgnoreCurrent()
 	run := func() {
-		err := b.hosts[0].Do(func() error {
-			dev, err := tun.Create("leak", testMTU)
+		err := h.Do(func() error {
+			dev, err := tun.Open(cfg)
 			if err != nil {
 				return err
 			}
-			if _, err := tun.Create("leak", testMTU); err == nil {
+			if _, err := tun.Open(cfg); err == nil {
 				t.Error("made twice")
 			}
 			return dev.Close()
@@ -507,18 +503,19 @@ func descriptors(t *testing.T) []string {
 	return fds
 }
 
-func TestNoAllocationPerPacket(t *testing.T) {
-	b := newBench(t)
+func TestNoAllocationPerPacket(t *testing.T) { everyBackend(t, noAllocation) }
+
+func noAllocation(t *testing.T, b *bench) {
 	c := listenUDP(t, b.hosts[0], inner)
 	payload := strings.Repeat("x", 1000)
 	template := packed(udp(remote, inner, payload))[0]
-	bufs, sizes := buffers(tun.Headroom, testMTU)
+	bufs, sizes := buffers(offset, testMTU)
 	out := make([][]byte, 16)
 	allocs := testing.AllocsPerRun(100, func() {
 		for i := range out {
 			out[i] = bufs[i][:copy(bufs[i], template)]
 		}
-		if n, err := b.devs[0].Write(out, tun.Headroom); n != len(out) || err != nil {
+		if n, err := b.devs[0].Write(out, offset); n != len(out) || err != nil {
 			t.Fatal(n, err)
 		}
 	})
@@ -531,7 +528,7 @@ func TestNoAllocationPerPacket(t *testing.T) {
 		if _, err := c.WriteToUDPAddrPort(send, to); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := b.devs[0].Read(bufs, sizes, tun.Headroom); n != 1 || err != nil {
+		if n, err := b.devs[0].Read(bufs, sizes, offset); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 	})

@@ -2,7 +2,10 @@
 
 package tun
 
-// Create reports that this system has no TUN device we know.
-func Create(name string, mtu int) (Device, error) {
-	return nil, &CreateError{Name: name, Reason: Unsupported, MTU: mtu}
+// Open reports that this system has no TUN device we know.
+func Open(cfg Config) (Device, error) {
+	return nil, &CreateError{Name: cfg.Name, Reason: Unsupported, MTU: cfg.MTU}
 }
+
+// Create does the same.
+func Create(name string, mtu int) (Device, error) { return Open(Config{Name: name, MTU: mtu}) }

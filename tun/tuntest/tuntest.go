@@ -1,13 +1,10 @@
 // Package tuntest is a tun.Device in memory: a test injects the packets that
 // the kernel would have sent and collects those that the node delivers.
 //
-// It is as unkind as the real one: Write spoils the buffers it was lent, so
-// that code which keeps using them, or whose buffers overlap, fails its tests.
 // It has no goroutine and works in testing/synctest bubbles.
 package tuntest
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 
@@ -66,9 +63,6 @@ func (d *Device) Packets() <-chan []byte { return d.toKernel }
 
 // Read implements tun.Device.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	if offset < tun.Headroom {
-		return 0, errHeadroom
-	}
 	select {
 	case <-d.done:
 		return 0, tun.ErrClosed
@@ -101,9 +95,6 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 
 // Write implements tun.Device.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
-	if offset < tun.Headroom {
-		return 0, errHeadroom
-	}
 	accepted := 0
 	for _, b := range bufs {
 		select {
@@ -114,7 +105,6 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		if d.writeOne(b, offset) {
 			accepted++
 		}
-		spoil(b) // before the next is read: buffers must not overlap
 	}
 	return accepted, nil
 }
@@ -136,16 +126,6 @@ func (d *Device) writeOne(b []byte, offset int) bool {
 		return false
 	}
 }
-
-// spoil overwrites all that a real device may.
-func spoil(b []byte) {
-	b = b[:cap(b)]
-	for i := range b {
-		b[i] = 0xAA
-	}
-}
-
-var errHeadroom = errors.New("tuntest: offset is smaller than tun.Headroom")
 
 // MTU implements tun.Device.
 func (d *Device) MTU() (int, error) { return d.mtu, nil }

@@ -63,6 +63,12 @@ func (m *Merger) Plan(pkts [][]byte) int {
 	return m.n
 }
 
+// Size returns how many packets the i-th write has, and their bytes.
+func (m *Merger) Size(i int) (packets, bytes int) {
+	g := &m.groups[i]
+	return int(g.count), g.length + int(g.count-1)*g.hdrLen
+}
+
 // Packets returns the packets of the i-th write, for a caller that has to send
 // them one by one. It is good until the next call of Packets or Vector.
 func (m *Merger) Packets(i int) [][]byte {

@@ -237,6 +237,9 @@ func checkMerge(t *testing.T, m *Merger, packets [][]byte) {
 	total := 0
 	for i, w := range writes {
 		total += len(members[i])
+		if n, size := m.Size(i); n != len(members[i]) || size != len(bytes.Join(members[i], nil)) {
+			t.Fatalf("write of %d packets has size %d, %d", len(members[i]), n, size)
+		}
 		parts, err := [][]byte{w[HeaderLen:]}, error(nil)
 		if len(members[i]) > 1 {
 			parts, err = resegment(w)

@@ -1,0 +1,246 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"icvpn/tun/internal/offload"
+)
+
+// errNoOffload is a kernel, or something that plays one, without the offload
+// backend's features.
+var errNoOffload = errors.New("the kernel refuses packets with a virtio_net_hdr")
+
+// superPacket is the longest that the kernel makes for a device like ours
+// (TSO_LEGACY_MAX_SIZE), and more. A read that fills it was cut off.
+const superPacket = offload.HeaderLen + 1<<16 + 512
+
+// enough of a batch is not worth another system call that may find nothing.
+const enough = MaxBatch / 4
+
+// offloads are what we ask of the kernel, best first. Old kernels refuse a set
+// with a flag that they do not know; USO came with Linux 6.2.
+var offloads = []int{
+	tcpOffloads | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6,
+	tcpOffloads | unix.TUN_F_TSO_ECN,
+	tcpOffloads,
+}
+
+const tcpOffloads = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+
+// superPackets is the crossing of Offload.
+type superPackets struct {
+	file *os.File
+	raw  syscall.RawConn
+
+	// owned by the reading goroutine
+	splitter offload.Splitter
+	buf      []byte // what the splitter works on
+	reading  reading
+	onRead   func(fd uintptr) bool // bound once, a method value would allocate
+
+	// owned by the writing goroutine
+	merger  offload.Merger
+	iovs    [MaxBatch + 1]unix.Iovec
+	writing writing
+	onWrite func(fd uintptr) bool
+}
+
+// reading is one call of read.
+type reading struct {
+	bufs     [][]byte
+	sizes    []int
+	offset   int
+	n, drops int
+	err      error
+}
+
+// writing is one call of write: next of all planned writes is due.
+type writing struct {
+	next, all int
+	n, bytes  int
+	err       error
+}
+
+var _ crossing = (*superPackets)(nil)
+
+func openOffload(cfg Config) (crossing, string, error) {
+	fd, name, err := attach(cfg.Name, unix.IFF_VNET_HDR)
+	if errors.Is(err, unix.EINVAL) && !exists(cfg.Name) {
+		return nil, "", errNoOffload // a flag that it does not know
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	s := &superPackets{buf: make([]byte, superPacket)}
+	s.merger.AssumeValid = cfg.AssumeValid
+	if s.merger.UDP, err = negotiate(fd); err != nil {
+		unix.Close(fd)
+		return nil, "", err
+	}
+	s.file = os.NewFile(uintptr(fd), devicePath)
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		s.file.Close()
+		return nil, "", err
+	}
+	s.onRead, s.onWrite = s.readAll, s.writeAll
+	return s, name, nil
+}
+
+// negotiate makes sure of the virtio_net_hdr and turns on what offloads the
+// kernel has.
+func negotiate(fd int) (udp bool, err error) {
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+	}
+	if err != nil {
+		return false, err
+	}
+	if ifr.Uint16()&unix.IFF_VNET_HDR == 0 {
+		return false, errNoOffload // ignored, as a kernel before 2.6.27 does
+	}
+	// On an interface that outlives its holders the last one may have left
+	// another size.
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, offload.HeaderLen); err != nil {
+		return false, fmt.Errorf("%w: TUNSETVNETHDRSZ: %w", errNoOffload, err)
+	}
+	for _, flags := range offloads {
+		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, flags); err == nil {
+			return flags&unix.TUN_F_USO4 != 0, nil
+		}
+	}
+	return false, fmt.Errorf("%w: TUNSETOFFLOAD: %w", errNoOffload, err)
+}
+
+func (s *superPackets) batchSize() int { return MaxBatch }
+
+func (s *superPackets) conn() syscall.RawConn { return s.raw }
+
+func (s *superPackets) close() error { return s.file.Close() }
+
+// read waits for one packet or super-packet and takes what else is there.
+func (s *superPackets) read(bufs [][]byte, sizes []int, offset int) (n, drops int, err error) {
+	limit := min(len(bufs), len(sizes), MaxBatch)
+	s.reading = reading{bufs: bufs[:limit], sizes: sizes[:limit], offset: offset}
+	r := &s.reading
+	if s.split(); r.n < min(enough, limit) {
+		err = s.raw.Read(s.onRead)
+	}
+	if r.n > 0 {
+		err = nil // it will come again
+	} else if err == nil {
+		err = r.err
+	}
+	n, drops = r.n, r.drops
+	s.reading = reading{}
+	return n, drops, err
+}
+
+// readAll reads until nothing waits or there is enough. It is called again when
+// it returns false and there is something to read.
+func (s *superPackets) readAll(fd uintptr) (done bool) {
+	r := &s.reading
+	for r.n < min(enough, len(r.bufs)) {
+		n, err := unix.Read(int(fd), s.buf)
+		switch {
+		case err == unix.EAGAIN: //nolint:errorlint // package unix returns the number itself
+			return r.n+r.drops > 0
+		case err == unix.EINTR: //nolint:errorlint // as above
+			continue
+		case err != nil:
+			r.err = err
+			return true
+		}
+		if n == len(s.buf) || s.splitter.Start(s.buf[:n]) != nil {
+			r.drops++
+			continue
+		}
+		s.split()
+	}
+	return true
+}
+
+// split fills buffers from what was read last.
+func (s *superPackets) split() {
+	r := &s.reading
+	if !s.splitter.Pending() {
+		return
+	}
+	n, err := s.splitter.Next(r.bufs[r.n:], r.sizes[r.n:], r.offset)
+	r.n += n
+	if err != nil {
+		r.drops++
+	}
+}
+
+// write plans the batch and makes one system call for each super-packet.
+func (s *superPackets) write(pkts [][]byte) (n, bytes int, err error) {
+	s.writing = writing{all: s.merger.Plan(pkts)}
+	err = s.raw.Write(s.onWrite)
+	s.merger.Done()
+	clear(s.iovs[:len(pkts)+1])
+	w := &s.writing
+	if err == nil {
+		err = w.err
+	}
+	return w.n, w.bytes, err
+}
+
+// writeAll makes the planned writes. It is called again when it returns false
+// and the device takes more.
+func (s *superPackets) writeAll(fd uintptr) (done bool) {
+	w := &s.writing
+	for ; w.next < w.all; w.next++ {
+		switch errno := s.writev(fd, s.merger.Vector(w.next)); errno {
+		case 0:
+			n, bytes := s.merger.Size(w.next)
+			w.n += n
+			w.bytes += bytes
+		case unix.EAGAIN:
+			return false
+		case unix.EBADFD:
+			w.err = errno
+			return true
+		case unix.EIO: // the interface is down
+		default:
+			s.writeSingly(fd, s.merger.Packets(w.next))
+		}
+	}
+	return true
+}
+
+// writeSingly is for a super-packet that the kernel refused.
+func (s *superPackets) writeSingly(fd uintptr, pkts [][]byte) {
+	if len(pkts) == 1 {
+		return // that was it
+	}
+	for _, p := range pkts {
+		if s.writev(fd, [][]byte{noHeader[:], p}) == 0 {
+			s.writing.n++
+			s.writing.bytes += len(p)
+		}
+	}
+}
+
+// noHeader is the virtio_net_hdr of a packet that needs nothing done.
+var noHeader [offload.HeaderLen]byte
+
+// writev is writev(2). Package unix's allocates.
+func (s *superPackets) writev(fd uintptr, parts [][]byte) unix.Errno {
+	for i, p := range parts {
+		s.iovs[i].Base = unsafe.SliceData(p)
+		s.iovs[i].SetLen(len(p))
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&s.iovs[0])), uintptr(len(parts)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
