@@ -12,14 +12,20 @@ import (
 	"strings"
 
 	"icvpn/internal/config"
+	"icvpn/internal/owner"
+	"icvpn/internal/service"
 )
 
 const (
 	defaultRole = "member"
 	defaultPort = "4500"
 	maxRoles    = 32
-	maxSupers   = 16      // of one descriptor
-	maxPolicy   = 1 << 20 // bytes of a policy file
+	maxSupers   = 16 // of one descriptor
+	maxScopes   = 15 // labels of a credential, less the role
+	// maxScopeValues keeps the descriptor, which has the scope once for each super
+	// peer, far below its bound.
+	maxScopeValues = 32
+	maxPolicy      = 1 << 20 // bytes of a policy file
 	// A network has room for the blocks of its super peers, and leaves room for
 	// other private networks.
 	minPrefixBits, maxPrefixBits = 8, 28
@@ -32,6 +38,10 @@ type createOptions struct {
 	Roles  []string // at least one, no two alike
 	Supers []string // HOST:PORT, at least one, no two alike
 	Out    string   // does not exist, or is an empty directory
+
+	// Scope are the labels beside the role that machines may ask for, and the
+	// values, "*" for all; nil for none.
+	Scope map[string][]string
 
 	// At most one of these is set. With neither, every machine may reach every
 	// other.
@@ -53,6 +63,7 @@ type allowRule struct {
 type createFlags struct {
 	cidr, policy, out    string
 	roles, allow, supers []string
+	scopes               []string
 }
 
 // options checks the flags in the order of the help text.
@@ -65,6 +76,9 @@ func (f *createFlags) options(name string) (o createOptions, err error) {
 		return o, err
 	}
 	if o.Roles, err = parseRoles(f.roles); err != nil {
+		return o, err
+	}
+	if o.Scope, err = parseScopes(f.scopes); err != nil {
 		return o, err
 	}
 	if o.Allow, err = parseAllow(f.allow, o.Roles); err != nil {
@@ -124,6 +138,38 @@ func parseRoles(roles []string) ([]string, error) {
 		}
 	}
 	return slices.Clone(roles), nil
+}
+
+// parseScopes reads KEY=VALUE,... for each key.
+func parseScopes(scopes []string) (map[string][]string, error) {
+	var out map[string][]string
+	for _, text := range scopes {
+		key, list, ok := strings.Cut(text, "=")
+		values := strings.Split(list, ",")
+		switch {
+		case !ok:
+			return nil, usageErrorf("--label-scope %q is not a scope; write KEY=VALUE,VALUE or KEY=*, for example zone=eu,us", text)
+		case key == owner.RoleLabel:
+			return nil, usageErrorf("--label-scope %s: every token has its role, and machines cannot choose another; use --role", text)
+		case out[key] != nil:
+			return nil, usageErrorf("--label-scope %s is given twice; write all values of it into one", key)
+		case len(out) == maxScopes:
+			return nil, usageErrorf("more than %d --label-scope; a machine has at most %d labels", maxScopes, maxScopes+1)
+		}
+		for i, word := range append([]string{key}, values...) {
+			if anyValue := i > 0 && word == service.AnyValue && len(values) == 1; !anyValue && !service.ValidLabel(word) {
+				return nil, usageErrorf("--label-scope %s: %q is not a word of labels; use 1 to 63 of a-z, 0-9, '.', '_' and '-', or * alone for any value", text, word)
+			}
+		}
+		if len(values) > maxScopeValues {
+			return nil, usageErrorf("--label-scope %s: %d values, the limit is %d; write %s=* for any value", key, len(values), maxScopeValues, key)
+		}
+		if out == nil {
+			out = map[string][]string{}
+		}
+		out[key] = values
+	}
+	return out, nil
 }
 
 func parseAllow(rules, roles []string) ([]allowRule, error) {

@@ -28,6 +28,7 @@ func TestCreateRefuses(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const notPort = "is not a port or a range; use 1 to 65535, for example 5432 or 8000-8080"
 	const notRule = "is not a rule; write FROM:TO or FROM:TO:PROTOCOL/PORT, for example app:db:tcp/5432"
+	const notWord = "is not a word of labels; use 1 to 63 of a-z, 0-9, '.', '_' and '-', or * alone for any value"
 	for _, tt := range []struct {
 		change func(*createFlags)
 		want   string
@@ -42,6 +43,15 @@ func TestCreateRefuses(t *testing.T) {
 		{func(f *createFlags) { f.roles = []string{"Web"} }, `--role: "Web" is not a name; use 1 to 63 of a-z, 0-9 and '-', no '-' at either end`},
 		{func(f *createFlags) { f.roles = []string{"a", "a"} }, `--role a is given twice; leave one out`},
 		{func(f *createFlags) { f.roles = make([]string, 33) }, `33 roles, the limit is 32; put machines with the same rules into one role`},
+		{func(f *createFlags) { f.scopes = []string{"zone"} }, `--label-scope "zone" is not a scope; write KEY=VALUE,VALUE or KEY=*, for example zone=eu,us`},
+		{func(f *createFlags) { f.scopes = []string{"zone=EU"} }, `--label-scope zone=EU: "EU" ` + notWord},
+		{func(f *createFlags) { f.scopes = []string{"zone="} }, `--label-scope zone=: "" ` + notWord},
+		{func(f *createFlags) { f.scopes = []string{"=eu"} }, `--label-scope =eu: "" ` + notWord},
+		{func(f *createFlags) { f.scopes = []string{"*=eu"} }, `--label-scope *=eu: "*" ` + notWord},
+		{func(f *createFlags) { f.scopes = []string{"zone=*,eu"} }, `--label-scope zone=*,eu: "*" ` + notWord},
+		{func(f *createFlags) { f.scopes = []string{"zone=eu", "zone=us"} }, `--label-scope zone is given twice; write all values of it into one`},
+		{func(f *createFlags) { f.scopes = []string{"role=db"} }, `--label-scope role=db: every token has its role, and machines cannot choose another; use --role`},
+		{func(f *createFlags) { f.scopes = []string{"zone=a" + strings.Repeat(",a", 32)} }, `--label-scope zone: 33 values, the limit is 32; write zone=* for any value`},
 		{func(f *createFlags) { f.allow = []string{"web"} }, `--allow "web" ` + notRule},
 		{func(f *createFlags) { f.allow = []string{"a:b:tcp/1:x"} }, `--allow "a:b:tcp/1:x" ` + notRule},
 		{func(f *createFlags) { f.allow = []string{":web"} }, `--allow ":web" ` + notRule},

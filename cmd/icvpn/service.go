@@ -19,7 +19,9 @@ func newServiceCreate(a *app) *cobra.Command {
 			"A rule of --allow is FROM:TO, FROM:TO:PROTOCOL or FROM:TO:PROTOCOL/PORT, where FROM and TO are roles,\n" +
 			"PROTOCOL is tcp, udp or icmp and PORT a number or a range such as 8000-8080. FROM may begin\n" +
 			"conversations with TO, answers are always let through. Without --allow and --policy every machine\n" +
-			"may reach every other.",
+			"may reach every other.\n\n" +
+			"A machine has the label role of its token. With --label-scope zone=eu,us it may ask for zone=eu or\n" +
+			"zone=us as well, by icvpn up --labels zone=eu; rules of a --policy file may speak of it.",
 		Example: "  icvpn service create shop --role web --role app --role db \\\n" +
 			"      --allow web:app --allow app:db:tcp/5432 \\\n" +
 			"      --super 198.51.100.4:4500 --super 203.0.113.9:4500",
@@ -28,6 +30,7 @@ func newServiceCreate(a *app) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&f.cidr, "cidr", "10.42.0.0/16", "IPv4 addresses of the network, a private `PREFIX`")
 	fs.StringArrayVar(&f.roles, "role", nil, "`NAME` of a role of machines; repeat it for each; default: member")
+	fs.StringArrayVar(&f.scopes, "label-scope", nil, "`KEY=VALUE,...` that machines may ask for with --labels, * for any value; repeat it for each key")
 	fs.StringArrayVar(&f.allow, "allow", nil, "`RULE` that lets one role reach another; repeat it for each")
 	fs.StringVar(&f.policy, "policy", "", "`FILE` with the policy, YAML, instead of --allow")
 	fs.StringArrayVar(&f.supers, "super", nil, "`HOST:PORT` of a super peer as others reach it; repeat it for each")

@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"net"
 	"net/netip"
@@ -52,6 +53,9 @@ type Options struct {
 	Prefix4    netip.Prefix
 	Roles      []string
 	SuperPeers []string // host:port
+	// LabelScope are the labels, beside the role, that machines may ask for, and
+	// the values; service.AnyValue allows every value.
+	LabelScope map[string][]string
 	Rules      []filter.Rule
 	Policy     []byte // YAML; its rules take the place of Rules
 	Now        time.Time
@@ -191,11 +195,24 @@ func (m *maker) descriptor() (service.Documents, error) {
 		d.SuperPeers = append(d.SuperPeers, service.SuperPeer{
 			Key: k.Public().(ed25519.PublicKey), Endpoints: []string{m.o.SuperPeers[i]},
 			Roles: []string{service.RoleStore, service.RoleReflect, service.RoleAdmit, service.RoleAuthority},
-			Scope: map[string][]string{RoleLabel: m.o.Roles}, Block4: m.blocks[i].String(), Expires: end,
+			Scope: m.superPeerScope(), Block4: m.blocks[i].String(), Expires: end,
 		})
 	}
 	s, err := service.NewDescriptor(d, m.owners)
+	if n := len(wire.Marshal(s)); err == nil && n > service.MaxSigned {
+		err = fmt.Errorf("owner: the descriptor has %d bytes, at most %d are allowed; give fewer roles, or fewer values to --label-scope (KEY=* allows every value)", n, service.MaxSigned)
+	}
 	return service.Documents{Roots: []service.Signed{m.root}, Descriptor: s}, err
+}
+
+// superPeerScope is what a super peer may grant: all that a secret may.
+func (m *maker) superPeerScope() map[string][]string {
+	scope := maps.Clone(m.o.LabelScope)
+	if scope == nil {
+		scope = map[string][]string{}
+	}
+	scope[RoleLabel] = m.o.Roles
+	return scope
 }
 
 // policy signs the access rules.
@@ -223,7 +240,7 @@ func (m *maker) secrets() (tokens []RoleToken, out []service.EnrolmentSecret, er
 		if err != nil {
 			return nil, nil, err
 		}
-		out = append(out, service.EnrolmentSecret{ID: secretID, Verifier: v.Bytes(), Grant: map[string]string{RoleLabel: role}})
+		out = append(out, service.EnrolmentSecret{ID: secretID, Verifier: v.Bytes(), Grant: map[string]string{RoleLabel: role}, Scope: m.o.LabelScope})
 		t := service.Token{Version: 1, Service: m.id, Name: m.o.Name, MinSeq: 1, SecretID: secretID, Secret: secret}
 		for i, k := range m.supers {
 			t.SuperPeers = append(t.SuperPeers, service.TokenSuperPeer{Endpoint: m.o.SuperPeers[i], Key: k.Public().(ed25519.PublicKey)})

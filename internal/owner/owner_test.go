@@ -2,6 +2,7 @@ package owner
 
 import (
 	"bytes"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,6 +18,62 @@ var testOptions = Options{
 	Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "db"},
 	SuperPeers: []string{"192.0.2.1:4500", "198.51.100.1:4600"}, Now: time.Now(),
 	Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "db"}}},
+}
+
+// TestLabelScopeIsGrantedByEverySecret: what the owner allows beside the role must
+// be within the scope of secrets, and of super peers, who sign for it.
+func TestLabelScopeIsGrantedByEverySecret(t *testing.T) {
+	o := testOptions
+	o.LabelScope = map[string][]string{"zone": {"eu", "us"}, "rack": {service.AnyValue}}
+	s, err := Create(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ParseKey(s.Supers[0].Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := service.OpenHandOver(s.Supers[0].HandOver, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, secret := range h.Secrets {
+		role := o.Roles[i]
+		got, err := secret.Grants(map[string]string{"zone": "eu", "rack": "r-17"})
+		if want := map[string]string{"role": role, "zone": "eu", "rack": "r-17"}; err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s: granted %v, %v, want %v", role, got, err, want)
+		}
+		if got, err := secret.Grants(nil); err != nil || !maps.Equal(got, map[string]string{"role": role}) {
+			t.Errorf("%s: granted %v, %v, though nothing was asked for", role, got, err)
+		}
+		for _, asked := range []map[string]string{{"zone": "asia"}, {"tier": "gold"}, {"role": "other"}} {
+			if got, err := secret.Grants(asked); err == nil {
+				t.Errorf("%s: granted %v", role, got)
+			}
+		}
+	}
+	tr, err := service.Open(h.Service.Documents, s.ID, 1, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sp := range tr.Descriptor.SuperPeers {
+		if !sp.MayGrant("zone", "us") || !sp.MayGrant("rack", "any") || !sp.MayGrant(RoleLabel, "db") || sp.MayGrant("zone", "asia") {
+			t.Errorf("super peer has scope %v", sp.Scope)
+		}
+	}
+}
+
+func TestDescriptorThatNobodyCouldReadIsNotMade(t *testing.T) {
+	o := testOptions
+	o.LabelScope = map[string][]string{}
+	for _, key := range "abcdefghijklmno" {
+		for i := range 32 {
+			o.LabelScope[string(key)] = append(o.LabelScope[string(key)], strings.Repeat("x", 60)+string(rune('a'+i%26)))
+		}
+	}
+	if _, err := Create(o); err == nil || !strings.Contains(err.Error(), "--label-scope") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestCreateMakesAVerifiableService(t *testing.T) {

@@ -32,7 +32,7 @@ type peerMistakes struct {
 }
 
 func TestPeerMistakesEndInOneSentence(t *testing.T) {
-	w := &peerMistakes{world: newService(t, 2, "--role", "web", "--role", "db")}
+	w := &peerMistakes{world: newService(t, 2, "--role", "web", "--role", "db", "--label-scope", "zone=eu,us")}
 	w.create("other", []string{w.endpoint(w.machines[0]), w.endpoint(w.machines[1])})
 	w.victim = w.joinThrough(w.machines[0], "web-1", "web")
 	was := w.victim.status()
@@ -52,8 +52,11 @@ func TestPeerMistakesEndInOneSentence(t *testing.T) {
 	t.Run("one super peer shows another key", w.oneOtherKey)
 	t.Run("all super peers show another key to a member", w.allOtherKeys)
 
-	w.victim.args = w.peerArgs(w.good())
+	w.victim.args = append(w.peerArgs(w.good()), "--labels", "zone=eu")
 	w.victim.start()
+	if now := w.victim.awaitUp(); now.Labels["zone"] != "eu" || now.Labels["role"] != "web" {
+		t.Errorf("within the scope of its secret the machine has labels %v", now.Labels)
+	}
 	if now := w.victim.awaitUp(); now.PID != was.PID || now.Address4 != was.Address4 {
 		t.Errorf("after all mistakes the machine is %s at %v, was %s at %v", now.PID, now.Address4, was.PID, was.Address4)
 	}
@@ -141,6 +144,8 @@ func (w *peerMistakes) tokens() []mistake {
 		{"token as an argument", exitUsage, []string{"read by every user", "--token-file"}, func() result { return w.up(text) }},
 		{"role outside the secret's scope", exitRefused, []string{"role=db", "does not cover"},
 			func() result { return w.up("--token-file", w.good(), "--labels", "role=db") }},
+		{"value outside the label's scope", exitRefused, []string{"zone=asia", "does not cover"},
+			func() result { return w.up("--token-file", w.good(), "--labels", "zone=asia") }},
 		{"label outside the secret's scope", exitRefused, []string{"tier=gold", "does not cover"},
 			func() result { return w.up("--token-file", w.good(), "--labels", "tier=gold") }},
 	}
