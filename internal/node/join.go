@@ -149,6 +149,10 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 
 // attempt tries to be admitted on a connection, if there is one.
 func attempt(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) {
+	if d.err == nil && time.Since(d.at) > staleConn {
+		d.conn.Close()
+		d = dial(ctx, cfg, d.endpoint)
+	}
 	if d.err != nil {
 		return nil, d.err
 	}
@@ -208,10 +212,14 @@ type dialled struct {
 	conn     net.Conn
 	err      error
 	took     time.Duration
+	at       time.Time // when it was there
 }
 
 const (
 	dialTimeout = 5 * time.Second
+	// staleConn is how long a connection may wait for its turn: super peers close
+	// those that say nothing for five seconds.
+	staleConn = 3 * time.Second
 	// dialTogether super peers are dialled at once; the others start one by one.
 	dialTogether = 4
 	dialStagger  = 500 * time.Millisecond
@@ -247,6 +255,11 @@ func dialOne(ctx context.Context, cfg JoinConfig, endpoint string, wait time.Dur
 		out <- dialled{endpoint: endpoint, err: ctx.Err()}
 		return
 	}
+	out <- dial(ctx, cfg, endpoint)
+}
+
+// dial makes one connection, which is closed when ctx ends.
+func dial(ctx context.Context, cfg JoinConfig, endpoint string) dialled {
 	start := time.Now()
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -254,7 +267,8 @@ func dialOne(ctx context.Context, cfg JoinConfig, endpoint string, wait time.Dur
 	if err == nil {
 		context.AfterFunc(ctx, func() { c.Close() })
 	}
-	out <- dialled{endpoint, c, err, time.Since(start)}
+	now := time.Now()
+	return dialled{endpoint, c, err, now.Sub(start), now}
 }
 
 // admission's steps, as a user sees them.

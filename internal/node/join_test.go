@@ -1,8 +1,10 @@
 package node
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -171,6 +173,27 @@ func TestJoinRefusesAnOlderRootChain(t *testing.T) {
 		cfg.MinRoot = 2
 		if _, err := Join(w.ctx, cfg); err == nil || !strings.Contains(err.Error(), "root document has sequence number 1, 2 is known") {
 			t.Errorf("root chain of before: %v", err)
+		}
+	})
+}
+
+// TestJoinDialsAgainAfterASuperPeerThatHung: connections made ahead have been cut
+// by then.
+func TestJoinDialsAgainAfterASuperPeerThatHung(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		w.supers[0].kill()
+		cfg := w.joinConfig("web", "web-1", newIdentity(t))
+		cfg.Prefer = w.supers[0].endpoint // asked first
+		cfg.Dial = func(ctx context.Context, endpoint string) (net.Conn, error) {
+			if endpoint == w.supers[0].endpoint { // takes the connection and says nothing
+				near, _ := net.Pipe()
+				return near, nil
+			}
+			return w.dial(ctx, endpoint)
+		}
+		if m, err := Join(w.ctx, cfg); err != nil || m.SuperPeer != w.supers[1].endpoint {
+			t.Errorf("%v", err)
 		}
 	})
 }
