@@ -254,21 +254,3 @@ func TestNewBatchBuffersDoNotOverlap(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkLoopback(b *testing.B) {
-	c := listen(b)
-	r, in := c.Readers()[0], NewBatch(BatchSize, DefaultBuffer)
-	out := numbered(32, netip.AddrPortFrom(loop4, c.Port()))
-	for i := range out {
-		out[i].N = 1400
-	}
-	b.SetBytes(32 * 1400)
-	b.ReportAllocs()
-	for b.Loop() {
-		c.WriteBatch(out)
-		for n := 0; n < len(out); {
-			k, _ := r.ReadBatch(in)
-			n += k
-		}
-	}
-}
