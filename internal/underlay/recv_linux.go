@@ -14,9 +14,9 @@ import (
 // for each datagram received; hence the system calls are made here.
 
 const (
-	// readBudget is how many bytes one recvmmsg is to bring at most, by the
-	// average of the call before. It holds the messages offered for trains down
-	// to minRead, so that few of the large buffers are ever filled.
+	// readBudget is how many bytes one recvmmsg is to bring at most, if messages
+	// are as long as those of the call before. It holds the messages offered to
+	// trains down to minRead, so that few of the large buffers are ever filled.
 	readBudget = 256 << 10
 	// minRead messages are always offered.
 	minRead = 8
@@ -133,9 +133,14 @@ func (r *reader) unpack(ms []Message) int {
 	return r.got
 }
 
-// pace decides how many messages the next call offers: many single datagrams,
-// or few trains.
+// pace decides how many messages the next call offers: few to trains, many to
+// single datagrams, and more than the last one only if that left some behind.
 func (r *reader) pace(bytes int) {
-	average := bytes/max(r.got, 1) + 1
-	r.offer = min(max(readBudget/average, minRead), BatchSize)
+	offer := readBudget / (bytes/max(r.got, 1) + 1)
+	if r.got == r.n {
+		offer = min(offer, 2*r.n)
+	} else {
+		offer = min(offer, r.n)
+	}
+	r.offer = min(max(offer, minRead), BatchSize)
 }

@@ -230,22 +230,32 @@ func TestReaderOffersFewLargeBuffersToTrains(t *testing.T) {
 	a, b := listen(t), listen(t)
 	r, in := b.Readers()[0].(*reader), NewBatch(BatchSize, TrainBuffer)
 	to := netip.AddrPortFrom(loop4, b.Port())
-	send := func(ms []Message) {
-		if n, err := a.WriteBatch(ms); n != len(ms) || err != nil {
+	send := func(sizes ...int) {
+		t.Helper()
+		out := sized(to, sizes...)
+		if n, err := a.WriteBatch(out); n != len(out) || err != nil {
 			t.Fatal(n, err)
 		}
-		collect(t, r, in, len(ms))
+		collect(t, r, in, len(out))
+	}
+	growing := make([]int, 4*BatchSize) // makes no train
+	for i := range growing {
+		growing[i] = 1000 + i
 	}
 	for range 3 {
-		for range 20 { // each is a datagram of its own
-			send(sized(to, 1400))
-		}
+		send(growing...)
 		if r.offer != BatchSize {
-			t.Errorf("%d messages offered for single datagrams", r.offer)
+			t.Errorf("%d messages offered where many single datagrams wait", r.offer)
 		}
-		send(sized(to, repeat(46*4, 1400)...))
+		send(repeat(46*4, 1400)...)
 		if r.offer != minRead {
 			t.Errorf("%d messages offered for trains", r.offer)
+		}
+		for range 3 {
+			send(1400)
+		}
+		if r.offer != minRead {
+			t.Errorf("%d messages offered where one datagram comes at a time", r.offer)
 		}
 	}
 }
