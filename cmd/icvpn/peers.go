@@ -40,6 +40,16 @@ func (a *app) peers(ctx context.Context, flags *configFlags, asJSON bool) error 
 		return nil
 	}
 	a.printPeers(list.Peers)
+	names := control.Names{}
+	if s, err := c.Status(ctx); err == nil && s.Role == control.RolePeer {
+		names.Add(s.Name, s.PID) // the list is of the others
+	}
+	for _, p := range list.Peers {
+		names.Add(p.Name, p.PID)
+	}
+	for _, w := range names.Warnings() {
+		fmt.Fprintf(a.stdout, "%s: %s\n", palette(a.colourOut).yellow("warning"), printable(w))
+	}
 	return nil
 }
 

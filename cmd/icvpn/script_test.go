@@ -169,7 +169,7 @@ var _ control.Handler = (*fakeProcess)(nil)
 
 func (p *fakeProcess) Status(context.Context) (control.Status, error) {
 	began := now.Add(-3*time.Hour - 5*time.Minute)
-	if p.mode != "up" {
+	if p.mode != "up" && p.mode != "twins" {
 		return control.Status{Role: control.RolePeer, State: control.StateJoining, Since: now.Add(-3 * time.Second), Started: began, Software: "1.0.0", Process: 7}, nil
 	}
 	return control.Status{
@@ -184,7 +184,15 @@ func (p *fakeProcess) Status(context.Context) (control.Status, error) {
 }
 
 func (p *fakeProcess) Peers(context.Context) ([]control.Peer, error) {
-	if p.mode != "up" {
+	switch p.mode {
+	case "up":
+	case "twins":
+		return []control.Peer{
+			{Name: "web-1", PID: strings.Repeat("01", 20), Allowed: true, State: control.TunnelNone},
+			{Name: "app-1", PID: strings.Repeat("02", 20), Allowed: true, State: control.TunnelNone},
+			{Name: "app-1", PID: strings.Repeat("03", 20), Allowed: true, State: control.TunnelNone},
+		}, nil
+	default:
 		return nil, nil
 	}
 	return []control.Peer{

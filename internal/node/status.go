@@ -47,12 +47,15 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 		s.Warnings = append(s.Warnings, n.steps.warning)
 	}
 	n.steps.mu.Unlock()
+	names := control.Names{}
+	names.Add(s.Name, s.PID)
 	err := n.call(ctx, func() {
 		if n.leaving {
 			s.State = control.StateLeaving
 		}
 		for _, t := range n.tunnels {
 			s.PeersKnown++
+			names.Add(t.name(), t.pid.String())
 			if t.state == tunnelUp {
 				s.PeersUp++
 			}
@@ -62,6 +65,7 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 			s.TxBytes += t.stats.txBytes.Load()
 		}
 	})
+	s.Warnings = append(s.Warnings, names.Warnings()...)
 	return s, err
 }
 

@@ -194,6 +194,9 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 		return admission.Granted{}, err
 	}
 	a.log.Info("admitted", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
+	if others := a.namesakes(c.Name, c.PID(), now); len(others) > 0 {
+		a.log.Warn("another machine has this name, too; both are reachable by address", "peer", c.Name, "pid", c.PID().Short(), "others", others)
+	}
 	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife)}, nil
 }
 
@@ -421,6 +424,20 @@ func (a *authority) membersLocked(now time.Time) (all []service.Member) {
 		}
 	}
 	return all
+}
+
+// namesakes returns the other members with a name, by the first digits of their
+// PIDs. Names are chosen by machines: two with one are a mistake, and no reason
+// to refuse either.
+func (a *authority) namesakes(name string, pid id.ID, now time.Time) (others []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.membersLocked(now) {
+		if m.Name == name && m.PID() != pid && !slices.Contains(others, m.PID().Short()) {
+			others = append(others, m.PID().Short())
+		}
+	}
+	return others
 }
 
 // isMember says whether we or another super peer list a machine.

@@ -25,8 +25,13 @@ func (s *SuperPeer) Status(context.Context) (control.Status, error) {
 		st.State = control.StateUp
 	}
 	a.mu.Lock()
-	st.PeersKnown = len(a.membersLocked(time.Now()))
+	names := control.Names{}
+	for _, m := range a.membersLocked(time.Now()) {
+		st.PeersKnown++
+		names.Add(m.Name, m.PID().String())
+	}
 	a.mu.Unlock()
+	st.Warnings = append(st.Warnings, names.Warnings()...)
 	return st, nil
 }
 
