@@ -198,10 +198,10 @@ func (t *Tunnel) deliver(b *batch, now time.Time) {
 	if n == 0 {
 		return
 	}
-	t.d.write(b.out[:n])
-	clear(b.out[:n])
 	t.stats.RxPackets.Add(uint64(n))
 	t.stats.RxBytes.Add(uint64(bytes))
+	t.d.write(b.out[:n])
+	clear(b.out[:n])
 }
 
 // accept says whether an inner packet goes on, and changes what has to be

@@ -211,16 +211,19 @@ func (t *Tunnel) transmit(b *batch, first, end int, w *Way, now time.Time) {
 		return
 	}
 	s := Sealed{Now: now}
-	_, s.Life = w.SA.Seal(now, b.pkts[first:end])
 	n, bytes := 0, 0
+	for i := first; i < end; i++ {
+		bytes += b.pkts[i].Len
+	}
+	_, s.Life = w.SA.Seal(now, b.pkts[first:end])
 	for i := first; i < end; i++ {
 		p := &b.pkts[i]
 		if p.Drop != esp.DropNone {
+			bytes -= p.Len // left as it was
 			continue
 		}
 		b.send[n] = underlay.Message{Buf: p.Bytes(), N: p.Len, Addr: w.Path, TOS: b.tos[i]}
 		n++
-		bytes += p.Len
 	}
 	if n > 0 {
 		var err error
