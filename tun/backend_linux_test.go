@@ -2,6 +2,7 @@ package tun_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"unsafe"
@@ -28,27 +29,16 @@ func TestBackendsHaveNames(t *testing.T) {
 	}
 }
 
-// refusing makes the kernel answer TUNSETOFFLOAD with EINVAL on this thread,
-// where one of the offloads in flags is asked for.
-func refusing(flags uint32) func() error {
-	const (
-		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		same = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		any  = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
-		ret  = unix.BPF_RET | unix.BPF_K
-
-		number, request, argument = 0, 24, 32 // offsets in struct seccomp_data, low words
-	)
-	program := []unix.SockFilter{
-		{Code: load, K: number},
-		{Code: same, K: unix.SYS_IOCTL, Jf: 5},
-		{Code: load, K: request},
-		{Code: same, K: unix.TUNSETOFFLOAD, Jf: 3},
-		{Code: load, K: argument},
-		{Code: any, K: flags, Jf: 1},
-		{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)},
-		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
-	}
+// refusing makes the kernel answer a system call with EINVAL on this thread,
+// where the conditions hold, which jump over the answer where they do not.
+func refusing(number uint32, conditions ...unix.SockFilter) func() error {
+	program := append([]unix.SockFilter{
+		{Code: load, K: 0},
+		{Code: same, K: number, Jf: uint8(len(conditions)) + 1},
+	}, conditions...)
+	program = append(program,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
 	return func() error {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return err
@@ -58,12 +48,30 @@ func refusing(flags uint32) func() error {
 	}
 }
 
+const (
+	load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+	same  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+	more  = unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K
+	among = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
+
+	second, third = 24, 32 // arguments: low words in struct seccomp_data
+)
+
+// without is a kernel that does not know one of the offloads in flags.
+func without(flags uint32) func() error {
+	return refusing(unix.SYS_IOCTL,
+		unix.SockFilter{Code: load, K: second},
+		unix.SockFilter{Code: same, K: unix.TUNSETOFFLOAD, Jf: 3},
+		unix.SockFilter{Code: load, K: third},
+		unix.SockFilter{Code: among, K: flags, Jf: 1})
+}
+
 // openRefused opens a device in the lab's own namespace on a kernel without the
 // offloads in flags.
 func openRefused(t *testing.T, flags uint32, backend tun.Backend) (dev *tun.Linux, err error) {
 	t.Helper()
 	labtest.RequireTUN(t)
-	err = onSpoiledThread(refusing(flags), func() (err error) {
+	err = onSpoiledThread(without(flags), func() (err error) {
 		dev, err = tun.Open(tun.Config{Name: "old%d", MTU: testMTU, Backend: backend})
 		return err
 	})
@@ -168,4 +176,30 @@ func sendBySegments(t *testing.T, h *lab.Host, dev *tun.Linux) {
 		got += n
 	}
 	c.Close()
+}
+
+// TestRefusedSuperPacketIsWrittenSingly has a kernel that takes header and
+// packet, and nothing longer.
+func TestRefusedSuperPacketIsWrittenSingly(t *testing.T) {
+	b := newBench(t, tun.Offload)
+	c := listenUDP(t, b.hosts[0], inner)
+	onlyPackets := refusing(unix.SYS_WRITEV,
+		unix.SockFilter{Code: load, K: third},
+		unix.SockFilter{Code: more, K: 2, Jf: 1})
+	err := onSpoiledThread(onlyPackets, func() error {
+		n, err := b.devs[0].Write(packed(stream(6)...), offset)
+		if n != 6 {
+			t.Errorf("accepted %d", n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 {
+		expect(t, c, fmt.Sprintf("datagram %02d", i))
+	}
+	if n, size := b.devs[0].Stats().WritePackets.Load(), b.devs[0].Stats().WriteBytes.Load(); n != 6 || size != 6*39 {
+		t.Errorf("counted %d packets, %d bytes", n, size)
+	}
 }

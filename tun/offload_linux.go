@@ -147,14 +147,15 @@ func (s *superPackets) read(bufs [][]byte, sizes []int, offset int) (n, drops in
 func (s *superPackets) readAll(fd uintptr) (done bool) {
 	r := &s.reading
 	for r.n < min(enough, len(r.bufs)) {
-		n, err := unix.Read(int(fd), s.buf)
-		switch {
-		case err == unix.EAGAIN: //nolint:errorlint // package unix returns the number itself
+		n, errno := s.readSome(fd)
+		switch errno {
+		case 0:
+		case unix.EAGAIN:
 			return r.n+r.drops > 0
-		case err == unix.EINTR: //nolint:errorlint // as above
+		case unix.EINTR:
 			continue
-		case err != nil:
-			r.err = err
+		default:
+			r.err = errno
 			return true
 		}
 		if n == len(s.buf) || s.splitter.Start(s.buf[:n]) != nil {
@@ -230,6 +231,12 @@ func (s *superPackets) writeSingly(fd uintptr, pkts [][]byte) {
 
 // noHeader is the virtio_net_hdr of a packet that needs nothing done.
 var noHeader [offload.HeaderLen]byte
+
+// readSome is read(2) into buf.
+func (s *superPackets) readSome(fd uintptr) (int, unix.Errno) {
+	n, _, errno := unix.Syscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&s.buf[0])), uintptr(len(s.buf)))
+	return int(n), errno
+}
 
 // writev is writev(2). Package unix's allocates.
 func (s *superPackets) writev(fd uintptr, parts [][]byte) unix.Errno {

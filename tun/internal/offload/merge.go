@@ -134,7 +134,7 @@ func (m *Merger) begin(i uint8, pkt []byte, s *segment) uint8 {
 // find returns the place in open of the group that has the flow, -1 if none.
 func (m *Merger) find(f *flow) int {
 	for j := m.opened - 1; j >= 0; j-- {
-		if m.groups[m.open[j]].flow == *f {
+		if m.groups[m.open[j]].same(f) {
 			return j
 		}
 	}
