@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"icvpn/internal/control"
 	"icvpn/internal/node"
 	"icvpn/internal/service"
 )
@@ -55,7 +54,6 @@ const (
 
 	// A /24 may begin 64 admissions at once (docs/protocol/admission.md), so the
 	// clients are spread over clouds.
-	admissionClouds  = 2
 	admissionClients = 4 // at once
 	admissionCount   = 60
 	admissionAlone   = 5
@@ -63,7 +61,7 @@ const (
 
 // join starts machines one after the other and then many at once.
 func join(b *bench, rec *recorder) error {
-	r, err := b.newRig(2, 2, joinSequential+joinParallel)
+	r, err := b.newRig(2, joinSequential+joinParallel)
 	if err != nil {
 		return err
 	}
@@ -76,11 +74,11 @@ func join(b *bench, rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		took, log, err := r.joined(ms[0])
+		took, log, err := ms[0].Joined(r.ctx)
 		if err != nil {
 			return err
 		}
-		alone = append(alone, took)
+		alone = append(alone, milliseconds(took))
 		for _, s := range log {
 			if len(steps[s.Name]) == 0 {
 				order = append(order, s.Name)
@@ -102,34 +100,20 @@ func join(b *bench, rec *recorder) error {
 	}
 	var together []float64
 	for _, m := range ms {
-		took, _, err := r.joined(m)
+		took, _, err := m.Joined(r.ctx)
 		if err != nil {
 			return err
 		}
-		together = append(together, took)
+		together = append(together, milliseconds(took))
 	}
 	rec.median(fmt.Sprintf("%d at once, median", joinParallel), "ms", together)
 	rec.add(fmt.Sprintf("%d at once, slowest", joinParallel), "ms", quantile(together, 1))
 	return nil
 }
 
-// joined returns the milliseconds from a machine's start to the end of its last
-// join step.
-func (r *rig) joined(m *machine) (float64, []control.JoinStep, error) {
-	log, err := m.control.JoinSteps(r.ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	if len(log.Steps) == 0 {
-		return 0, nil, errors.New(m.name + " has no join steps")
-	}
-	last := log.Steps[len(log.Steps)-1]
-	return milliseconds(last.Started.Sub(m.started)) + last.DurationMS, log.Steps, nil
-}
-
 // firstPing starts a machine and pings another one until it answers.
 func firstPing(b *bench, rec *recorder) error {
-	r, err := b.newRig(2, 2, firstPings)
+	r, err := b.newRig(2, firstPings)
 	if err != nil {
 		return err
 	}
@@ -143,36 +127,19 @@ func firstPing(b *bench, rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		if err := r.pingFrom(m, "m2-1"); err != nil {
+		if err := m.AwaitPing(r.ctx, "m2-1", joinTimeout); err != nil {
 			return err
 		}
-		times = append(times, milliseconds(time.Since(m.started)))
+		times = append(times, milliseconds(time.Since(m.Started)))
 	}
 	rec.median("median", "ms", times)
 	rec.add("slowest", "ms", quantile(times, 1))
 	return nil
 }
 
-// pingFrom has a machine ping another by name until it gets an answer.
-func (r *rig) pingFrom(m *machine, target string) error {
-	for end := time.Now().Add(joinTimeout); ; {
-		var reply control.PingReply
-		err := m.control.Ping(r.ctx, target, 1, func(p control.PingReply) error { reply = p; return nil })
-		if err == nil && reply.Error == "" {
-			return nil
-		}
-		if err := r.sleep(m, pollEvery); err != nil {
-			return err
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s does not reach %s: %s", m.name, target, errors.Join(err, errors.New(reply.Error)))
-		}
-	}
-}
-
 // pair is two machines in different clouds with a tunnel between them.
 type pair struct {
-	from, to       *machine
+	from, to       machine
 	inside, beside netip.Addr // of to
 }
 
@@ -181,16 +148,16 @@ func (r *rig) newPair() (pair, error) {
 	if err != nil {
 		return pair{}, err
 	}
-	if err := r.pingFrom(ms[0], "m2-1"); err != nil {
+	if err := ms[0].AwaitPing(r.ctx, "m2-1", joinTimeout); err != nil {
 		return pair{}, err
 	}
-	s, err := ms[1].control.Status(r.ctx)
-	return pair{from: ms[0], to: ms[1], inside: s.Address4, beside: ms[1].host.Addr4}, err
+	s, err := ms[1].Control.Status(r.ctx)
+	return pair{from: ms[0], to: ms[1], inside: s.Address4, beside: ms[1].Host.Addr4}, err
 }
 
 // pingBoth sends pings both ways in turns.
 func pingBoth(b *bench, rec *recorder) error {
-	r, err := b.newRig(2, 2, 1)
+	r, err := b.newRig(2, 1)
 	if err != nil {
 		return err
 	}
@@ -201,11 +168,11 @@ func pingBoth(b *bench, rec *recorder) error {
 	}
 	var inside, beside []float64
 	for range rounds {
-		in, err := ping(p.from.host, p.inside, roundPings)
+		in, err := ping(p.from.Host, p.inside, roundPings)
 		if err != nil {
 			return err
 		}
-		out, err := ping(p.from.host, p.beside, roundPings)
+		out, err := ping(p.from.Host, p.beside, roundPings)
 		if err != nil {
 			return err
 		}
@@ -221,7 +188,7 @@ func pingBoth(b *bench, rec *recorder) error {
 
 // throughput sends bulk data both ways in turns.
 func throughput(b *bench, rec *recorder) error {
-	r, err := b.newRig(2, 2, 1)
+	r, err := b.newRig(2, 1)
 	if err != nil {
 		return err
 	}
@@ -236,7 +203,7 @@ func throughput(b *bench, rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		in, err := bulk(r.ctx, p.from.host, p.to.host, p.inside, roundBulk)
+		in, err := bulk(r.ctx, p.from.Host, p.to.Host, p.inside, roundBulk)
 		if err != nil {
 			return err
 		}
@@ -244,7 +211,7 @@ func throughput(b *bench, rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		out, err := bulk(r.ctx, p.from.host, p.to.host, p.beside, roundBulk)
+		out, err := bulk(r.ctx, p.from.Host, p.to.Host, p.beside, roundBulk)
 		if err != nil {
 			return err
 		}
@@ -268,7 +235,7 @@ func (p *pair) cpu() (time.Duration, error) {
 
 // memory looks at processes that have nothing to do.
 func memory(b *bench, rec *recorder) error {
-	r, err := b.newRig(2, 2, 1)
+	r, err := b.newRig(2, 1)
 	if err != nil {
 		return err
 	}
@@ -277,12 +244,12 @@ func memory(b *bench, rec *recorder) error {
 	if err != nil {
 		return err
 	}
-	if err := r.sleep(ms[0], memorySettle); err != nil {
+	if err := ms[0].Sleep(r.ctx, memorySettle); err != nil {
 		return err
 	}
 	for _, m := range []struct {
 		name string
-		*machine
+		machine
 	}{{"peer", ms[0]}, {"super peer", r.supers[0]}} {
 		resident, own, err := m.memory()
 		if err != nil {
@@ -297,12 +264,12 @@ func memory(b *bench, rec *recorder) error {
 // admissions has clients in this process join, so that the super peer's CPU time
 // is that of admissions alone: making the attribute keys ahead is part of it.
 func admissions(b *bench, rec *recorder) error {
-	r, err := b.newRig(admissionClouds, 1, 1)
+	r, err := b.newRig(1, 1)
 	if err != nil {
 		return err
 	}
 	defer r.close()
-	text, err := os.ReadFile(r.path("service", "peer.token"))
+	text, err := os.ReadFile(r.fleet.Path(files, "peer.token"))
 	if err != nil {
 		return err
 	}
@@ -380,7 +347,7 @@ func (r *rig) admit(ctx context.Context, token service.Token, i int) error {
 	if err != nil {
 		return err
 	}
-	host := r.lab.Host(fmt.Sprintf("m%d-1", i%admissionClouds+1))
+	host := r.fleet.Lab.Host(fmt.Sprintf("m%d-1", i%rigClouds+1))
 	_, err = node.Join(ctx, node.JoinConfig{
 		Token: token, Identity: key, Name: fmt.Sprintf("client-%d", i), VM: fmt.Sprintf("vm-%d", i), Binary: "bench",
 		Log: slog.New(slog.DiscardHandler),

@@ -26,7 +26,6 @@ var siblings = []string{"esp", "keyex", "admission", "abe", "overlay", "tun", "i
 var shared = []string{"internal/id", "internal/wire"}
 
 // conductors are imported from above only, by the packages in above (rule B).
-// bench does not exist yet; the rule waits for it.
 var (
 	conductors = []string{"cmd", "bench", "internal/node", "internal/superpeer", "internal/process", "internal/demo"}
 	above      = []string{"cmd", "bench", "internal/process", "internal/demo"}

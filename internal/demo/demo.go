@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"icvpn/internal/control"
 	"icvpn/internal/lab"
+	"icvpn/internal/lab/fleet"
 )
 
 // Limits of waiting; the demo as a whole takes far less.
@@ -78,19 +75,13 @@ type demo struct {
 	began time.Time
 
 	lab    *lab.Lab
-	supers []*machine
-	vms    []*machine
+	fleet  *fleet.Fleet
+	supers []*fleet.Machine
+	vms    []*fleet.Machine
 }
 
-// machine is one process of this binary in a host.
-type machine struct {
-	name    string
-	host    *lab.Host
-	dir     string
-	process *lab.Process
-	control *control.Client
-	started time.Time
-}
+// files is the directory of the service that the owner makes.
+const files = "shop"
 
 var clouds = []lab.Cloud{
 	{Name: "east", Hosts: []string{"super-1", "web-1", "app-1", "db-1"}},
@@ -123,7 +114,11 @@ func (d *demo) build() error {
 	if err != nil {
 		return err
 	}
-	d.lab = l
+	self, err := os.Executable()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	d.lab, d.fleet = l, &fleet.Fleet{Lab: l, Binary: self, Dir: d.dir, Poll: pollEvery}
 	for _, c := range clouds {
 		var all []string
 		for _, name := range c.Hosts {
@@ -136,22 +131,20 @@ func (d *demo) build() error {
 
 // create makes the service with the command line.
 func (d *demo) create() error {
-	args := []string{"service", "create", "shop", "--role", "web", "--role", "app", "--role", "db", "--allow", "web:app", "--allow", "app:db", "--out", d.path("shop")}
-	for _, name := range []string{"super-1", "super-2"} {
-		args = append(args, "--super", fmt.Sprintf("%s:4500", d.lab.Host(name).Addr4))
-	}
+	args := []string{"--role", "web", "--role", "app", "--role", "db", "--allow", "web:app", "--allow", "app:db"}
 	d.show.title("The owner makes a service: web may reach app, app may reach db")
-	d.show.command(args)
-	out, err := d.exec(args...)
+	shown := append([]string{"service", "create", "shop"}, args...)
+	supers := []string{clouds[0].Hosts[0], clouds[1].Hosts[0]}
+	for _, name := range supers {
+		shown = append(shown, "--super", fmt.Sprintf("%s:4500", d.lab.Host(name).Addr4))
+	}
+	d.show.command(shown)
+	out, err := d.fleet.CreateService(d.ctx, "shop", files, supers, args...)
 	if err != nil {
-		return fmt.Errorf("service create: %w: %s", err, out)
+		return err
 	}
 	d.show.line("%s", firstLine(out))
 	return nil
-}
-
-func (d *demo) path(parts ...string) string {
-	return filepath.Join(append([]string{d.dir}, parts...)...)
 }
 
 // startSupers starts a super peer in each cloud and waits for their keys.
@@ -159,18 +152,18 @@ func (d *demo) startSupers() error {
 	d.show.title("A super peer in each cloud")
 	began := time.Now()
 	for i, c := range clouds {
-		m, err := d.start(c.Hosts[0], "super", "--config", d.path("shop", fmt.Sprintf("super-%d.yaml", i+1)))
+		m, err := d.fleet.StartSuper(c.Hosts[0], files, i)
 		if err != nil {
 			return err
 		}
 		d.supers = append(d.supers, m)
 	}
 	for _, m := range d.supers {
-		s, err := d.await(m, superTimeout, ready)
+		s, err := m.Await(d.ctx, superTimeout, fleet.Ready)
 		if err != nil {
 			return err
 		}
-		d.show.line("%s %s up, %s", m.name, s.PID[:8], strings.Join(s.Endpoints, " "))
+		d.show.line("%s %s up, %s", m.Name, s.PID[:8], strings.Join(s.Endpoints, " "))
 	}
 	d.show.line("attribute keys for every role made ahead in %s", short(time.Since(began)))
 	return nil
@@ -186,7 +179,7 @@ func (d *demo) startMachines() error {
 			return err
 		}
 		g.Go(func() error {
-			_, err := d.await(m, joinTimeout, ready)
+			_, err := m.Await(d.ctx, joinTimeout, fleet.Ready)
 			return err
 		})
 	}
@@ -194,109 +187,36 @@ func (d *demo) startMachines() error {
 		return err
 	}
 	for _, m := range d.vms {
-		s, err := m.control.Status(d.ctx)
+		s, err := m.Control.Status(d.ctx)
 		if err != nil {
 			return err
 		}
-		d.show.line("%-6s joined in %-8s %-11s %s", m.name, short(d.joined(m)), s.Address4, s.Address6)
+		took, _, err := m.Joined(d.ctx)
+		if err != nil {
+			return err
+		}
+		d.show.line("%-6s joined in %-8s %-11s %s", m.Name, short(took), s.Address4, s.Address6)
 	}
 	return nil
 }
 
-// joined is how long a machine took from its start to its contact record.
-func (d *demo) joined(m *machine) time.Duration {
-	log, err := m.control.JoinSteps(d.ctx)
-	if err != nil || len(log.Steps) == 0 {
-		return 0
-	}
-	last := log.Steps[len(log.Steps)-1]
-	return last.Started.Add(time.Duration(last.DurationMS * float64(time.Millisecond))).Sub(m.started)
-}
-
-// ready says that a machine has joined: its contact record is published.
-func ready(s control.Status) bool { return s.State == control.StateUp }
-
-func (d *demo) startVM(name string) (*machine, error) {
+func (d *demo) startVM(name string) (*fleet.Machine, error) {
 	role, _, _ := strings.Cut(name, "-")
-	m, err := d.start(name, "up", "--token-file", d.path("shop", role+".token"), "--name", name)
+	m, err := d.fleet.StartPeer(name, files, role)
 	if err == nil {
 		d.vms = append(d.vms, m)
 	}
 	return m, err
 }
 
-// start runs a subcommand of this binary in a host, with a state directory of
-// its own and its log in a file.
-func (d *demo) start(name string, args ...string) (*machine, error) {
-	m := &machine{name: name, host: d.lab.Host(name), dir: d.path(name)}
-	if err := os.Mkdir(m.dir, 0o700); err != nil {
-		return nil, err
-	}
-	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self, append(args, "--state-dir", filepath.Join(m.dir, "state"))...)
-	cmd.Stdout, cmd.Stderr = log, log
-	m.started = time.Now()
-	if m.process, err = m.host.Start(cmd); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	m.control = control.NewClient(filepath.Join(m.dir, "state", "control.sock"))
-	return m, nil
-}
-
-// await polls a machine's status until it is as wanted.
-func (d *demo) await(m *machine, limit time.Duration, ok func(control.Status) bool) (control.Status, error) {
-	for end := time.Now().Add(limit); ; {
-		s, err := m.control.Status(d.ctx)
-		if err == nil && ok(s) {
-			return s, nil
-		}
-		select {
-		case <-m.process.Done():
-			return s, fmt.Errorf("%s ended: %s", m.name, lastLine(m.log()))
-		case <-d.ctx.Done():
-			return s, d.ctx.Err()
-		case <-time.After(pollEvery):
-		}
-		if time.Now().After(end) {
-			return s, fmt.Errorf("%s is not ready after %s: %s", m.name, limit, lastLine(m.log()))
-		}
-	}
-}
-
-func (m *machine) log() string {
-	b, err := os.ReadFile(filepath.Join(m.dir, "log"))
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
-
-// exec runs this binary to its end, outside every host.
-func (d *demo) exec(args ...string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.CommandContext(d.ctx, self, args...).CombinedOutput()
-	return string(out), err
-}
-
 // ask runs a command of this binary that asks a machine.
-func (d *demo) ask(m *machine, args ...string) (string, error) {
-	return d.exec(append(args, "--state-dir", filepath.Join(m.dir, "state"))...)
+func (d *demo) ask(m *fleet.Machine, args ...string) (string, error) {
+	return d.fleet.Exec(d.ctx, append(args, "--state-dir", m.StateDir())...)
 }
 
-func (d *demo) vm(name string) *machine {
+func (d *demo) vm(name string) *fleet.Machine {
 	for _, m := range d.vms {
-		if m.name == name {
+		if m.Name == name {
 			return m
 		}
 	}
@@ -308,10 +228,10 @@ func (d *demo) vm(name string) *machine {
 func (d *demo) leave() error {
 	d.show.title("Everybody leaves: contacts withdrawn, keys erased, interfaces gone")
 	began := time.Now()
-	for _, group := range [][]*machine{d.vms, d.supers} {
+	for _, group := range [][]*fleet.Machine{d.vms, d.supers} {
 		var g errgroup.Group
 		for _, m := range group {
-			g.Go(func() error { return d.stop(m) })
+			g.Go(func() error { return m.Stop(leaveTimeout) })
 		}
 		if err := g.Wait(); err != nil {
 			return err
@@ -322,27 +242,12 @@ func (d *demo) leave() error {
 	return nil
 }
 
-func (d *demo) stop(m *machine) error {
-	if err := m.process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("%s: %w", m.name, err)
-	}
-	select {
-	case <-m.process.Done():
-	case <-time.After(leaveTimeout):
-		return fmt.Errorf("%s has not left after %s: %s", m.name, leaveTimeout, lastLine(m.log()))
-	}
-	if err := m.process.Wait(); err != nil {
-		return fmt.Errorf("%s left badly: %w: %s", m.name, err, lastLine(m.log()))
-	}
-	return nil
-}
-
 // showLogs prints the end of every machine's log after a failure.
 func (d *demo) showLogs() {
 	for _, m := range append(d.supers, d.vms...) {
-		lines := strings.Split(strings.TrimSpace(m.log()), "\n")
+		lines := m.Log()
 		for _, l := range lines[max(0, len(lines)-8):] {
-			d.show.line("%s | %s", m.name, l)
+			d.show.line("%s | %s", m.Name, l)
 		}
 	}
 }
@@ -350,11 +255,6 @@ func (d *demo) showLogs() {
 func firstLine(s string) string {
 	l, _, _ := strings.Cut(s, "\n")
 	return l
-}
-
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
 func short(d time.Duration) string {

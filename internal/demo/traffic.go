@@ -14,8 +14,8 @@ import (
 	"sync"
 	"time"
 
-	"icvpn/internal/control"
 	"icvpn/internal/lab"
+	"icvpn/internal/lab/fleet"
 )
 
 // marker travels in clear inside the tunnel; the capture looks for it outside.
@@ -36,20 +36,10 @@ func (d *demo) firstPing() error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(coldLimit); ; time.Sleep(pollEvery) {
-		var reply control.PingReply
-		err := web.control.Ping(d.ctx, "app-2", 1, func(r control.PingReply) error { reply = r; return nil })
-		if err == nil && reply.Error == "" {
-			break
-		}
-		if d.ctx.Err() != nil {
-			return d.ctx.Err()
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("no ping from web-1 to app-2 within %s: %v %s", coldLimit, err, reply.Error)
-		}
+	if err := web.AwaitPing(d.ctx, "app-2", coldLimit); err != nil {
+		return err
 	}
-	d.show.first = time.Since(web.started)
+	d.show.first = time.Since(web.Started)
 	d.show.line("first answer %s after the process started", short(d.show.first))
 	args := []string{"ping", "-c", "3", "app-2"}
 	d.show.command(args)
@@ -61,14 +51,15 @@ func (d *demo) firstPing() error {
 // showJoin prints the steps of web-1's join.
 func (d *demo) showJoin() error {
 	d.show.title("How web-1 joined")
-	if _, err := d.await(d.vm("web-1"), joinTimeout, ready); err != nil {
+	web := d.vm("web-1")
+	if _, err := web.Await(d.ctx, joinTimeout, fleet.Ready); err != nil {
 		return err
 	}
-	log, err := d.vm("web-1").control.JoinSteps(d.ctx)
+	_, steps, err := web.Joined(d.ctx)
 	if err != nil {
 		return err
 	}
-	for _, s := range log.Steps {
+	for _, s := range steps {
 		d.show.line("%-11s %8.1f ms  %s", s.Name, s.DurationMS, s.Detail)
 	}
 	return nil
@@ -128,7 +119,7 @@ func isTCP(ip []byte) bool {
 func (d *demo) captured() error {
 	d.show.title("HTTP: web-1 (east) asks app-2 (west), which asks db-1 (east); the router listens")
 	web, app, db := d.vm("web-1"), d.vm("app-2"), d.vm("db-1")
-	w := &watch{from: web.host, to: app.host}
+	w := &watch{from: web.Host, to: app.Host}
 	c, err := d.lab.Capture(w.see)
 	if err != nil {
 		return err
@@ -156,7 +147,7 @@ func (d *demo) captured() error {
 }
 
 // request serves on db and app and asks from web, all over overlay addresses.
-func (d *demo) request(web, app, db *machine) (body string, took time.Duration, err error) {
+func (d *demo) request(web, app, db *fleet.Machine) (body string, took time.Duration, err error) {
 	dbAddr, err := d.overlay(db)
 	if err != nil {
 		return "", 0, err
@@ -189,28 +180,28 @@ func (d *demo) request(web, app, db *machine) (body string, took time.Duration, 
 	return body, took, err
 }
 
-func (d *demo) overlay(m *machine) (netip.Addr, error) {
-	s, err := m.control.Status(d.ctx)
+func (d *demo) overlay(m *fleet.Machine) (netip.Addr, error) {
+	s, err := m.Control.Status(d.ctx)
 	return s.Address4, err
 }
 
-func serveHTTP(m *machine, addr netip.Addr, h http.HandlerFunc) (stop func(), err error) {
-	l, err := m.host.ListenTCP(netip.AddrPortFrom(addr, httpPort))
+func serveHTTP(m *fleet.Machine, addr netip.Addr, h http.HandlerFunc) (stop func(), err error) {
+	l, err := m.Host.ListenTCP(netip.AddrPortFrom(addr, httpPort))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.name, err)
+		return nil, fmt.Errorf("%s: %w", m.Name, err)
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.Serve(l) }()
 	return func() { _ = s.Close() }, nil
 }
 
-func get(ctx context.Context, m *machine, addr netip.Addr) (string, time.Duration, error) {
+func get(ctx context.Context, m *fleet.Machine, addr netip.Addr) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	to := netip.AddrPortFrom(addr, httpPort)
 	c := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return m.host.DialTCP(ctx, to) },
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return m.Host.DialTCP(ctx, to) },
 	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to.String()+"/", nil)
 	if err != nil {
@@ -219,12 +210,12 @@ func get(ctx context.Context, m *machine, addr netip.Addr) (string, time.Duratio
 	began := time.Now()
 	resp, err := c.Do(req)
 	if err != nil {
-		return "", 0, fmt.Errorf("%s: %w", m.name, err)
+		return "", 0, fmt.Errorf("%s: %w", m.Name, err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s: %s", m.name, resp.Status, b)
+		err = fmt.Errorf("%s: %s: %s", m.Name, resp.Status, b)
 	}
 	return string(b), time.Since(began), err
 }
@@ -254,7 +245,7 @@ func (d *demo) throughput() error {
 	if err != nil {
 		return err
 	}
-	beside, err := bulk(d.ctx, web, app, app.host.Addr4)
+	beside, err := bulk(d.ctx, web, app, app.Host.Addr4)
 	if err != nil {
 		return err
 	}
@@ -264,8 +255,8 @@ func (d *demo) throughput() error {
 }
 
 // bulk returns the Mbit/s that the receiver got.
-func bulk(ctx context.Context, from, to *machine, addr netip.Addr) (float64, error) {
-	l, err := to.host.ListenTCP(netip.AddrPortFrom(addr, bulkPort))
+func bulk(ctx context.Context, from, to *fleet.Machine, addr netip.Addr) (float64, error) {
+	l, err := to.Host.ListenTCP(netip.AddrPortFrom(addr, bulkPort))
 	if err != nil {
 		return 0, err
 	}
@@ -287,7 +278,7 @@ func bulk(ctx context.Context, from, to *machine, addr netip.Addr) (float64, err
 		n, err := io.Copy(io.Discard, c)
 		done <- result{n, time.Since(began), err}
 	}()
-	c, err := from.host.DialTCP(ctx, netip.AddrPortFrom(addr, bulkPort))
+	c, err := from.Host.DialTCP(ctx, netip.AddrPortFrom(addr, bulkPort))
 	if err != nil {
 		return 0, err
 	}
