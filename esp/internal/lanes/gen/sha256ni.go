@@ -6,9 +6,10 @@ import "fmt"
 // and over 2 for the small batches.
 //
 // SHA256RNDS2 has a latency of 4 cycles, and one may start in each: a single
-// stream leaves three quarters of the unit idle. The message schedule does not
-// fit into the 16 registers beside 4 states, so words plus constants of the next
-// blocks go to the stack while the rounds of the present blocks run from there.
+// stream leaves three quarters of the unit idle. Four states and four message
+// schedules do not fit into 16 registers, so the schedules are in memory: the
+// words of 4 rounds of every lane are made 16 rounds before they are wanted, the
+// first of the next block during the last rounds of this one.
 //
 // The SHA instructions have no VEX form. Mixing them with VEX-encoded ones on
 // xmm registers is free as long as the upper halves of all ymm registers are
@@ -32,53 +33,67 @@ func sha256niFile(f *file) {
 
 type shaNI struct{ lanes int }
 
-// Registers. X0 is what SHA256RNDS2 takes its words from.
-func (s *shaNI) abef(lane int) string { return fmt.Sprintf("X%d", 1+2*lane) }
-func (s *shaNI) cdgh(lane int) string { return fmt.Sprintf("X%d", 2+2*lane) }
-func (s *shaNI) msg(i int) string     { return fmt.Sprintf("X%d", 9+i%4) }
+// Registers. X0 is what SHA256RNDS2 takes its words from. X9 to X13 take turns:
+// four hold the newest words of the lanes, the fifth becomes the next.
+func (s *shaNI) abef(lane int) string      { return fmt.Sprintf("X%d", 1+2*lane) }
+func (s *shaNI) cdgh(lane int) string      { return fmt.Sprintf("X%d", 2+2*lane) }
+func (s *shaNI) newest(lane, g int) string { return fmt.Sprintf("X%d", 9+(lane+4*g)%5) }
 
 const (
-	shaTmp  = "X13"
+	shaTmp  = "X14"
 	shaSwap = "X15"
 )
 
-// Pointers to the lanes' data. R12 is the schedule the rounds read, R13 the one
-// being made, DX the states at the start of the block.
+// Pointers to the lanes' data. R12 is the words, R13 how far the data go on, DX
+// the states at the start of the block.
 var shaData = [4]string{"R8", "R9", "R10", "R11"}
 
-const shaSchedule = 256 // bytes of one lane
+func (s *shaNI) words(lane, g int) string {
+	return fmt.Sprintf("%d(R12)", 16*(g%16*s.lanes+lane))
+}
 
 func (s *shaNI) write(f *file) {
 	name := fmt.Sprintf("sha256NIx%d", s.lanes)
-	frame := 2*s.lanes*shaSchedule + s.lanes*32 + 64
-	f.text(fmt.Sprintf("func %s(lanes *[8]lane[uint32], blocks int)", name), name, "0", frame, 16)
+	f.text(fmt.Sprintf("func %s(lanes *[8]lane[uint32], blocks int)", name), name, "0", s.lanes*(32+256)+64, 16)
 	f.op("MOVQ lanes+0(FP), SI")
 	f.op("MOVQ blocks+8(FP), CX")
 	f.op("LEAQ k256<>(SB), BX")
 	f.op("VMOVDQU swap32<>(SB), %s", shaSwap)
-	f.note("scratch on a cache line: states, then two sets of schedules")
+	f.note("scratch on a cache line: states, then words")
 	f.op("LEAQ 63(SP), DX")
 	f.op("ANDQ $~63, DX")
 	f.op("LEAQ %d(DX), R12", s.lanes*32)
-	f.op("LEAQ %d(DX), R13", s.lanes*32+s.lanes*shaSchedule)
 	for l := range s.lanes {
 		s.load(f, l)
 	}
-	f.note("schedules of the first blocks")
-	f.place(s.schedule("R12"))
-	f.op("DECQ CX")
-	f.op("JZ   %s_last", name)
+	f.note("words of the first 16 rounds")
+	for g := range 4 {
+		for l := range s.lanes {
+			f.place(s.word(l, g))
+		}
+	}
 	f.label(name + "_block")
-	f.note("rounds of these blocks, schedules of the next")
-	f.place(weave(s.rounds(), s.schedule("R13")))
+	f.note("the next block, or in the last round the same, whose words nobody will use")
+	f.op("MOVQ $64, R13")
+	f.op("XORL AX, AX")
+	f.op("CMPQ CX, $1")
+	f.op("CMOVQEQ AX, R13")
+	for l := range s.lanes {
+		f.op("ADDQ R13, %s", shaData[l])
+	}
+	for g := range 16 {
+		f.note("rounds %d to %d, words of rounds %d to %d", 4*g, 4*g+3, (4*g+16)%64, (4*g+19)%64)
+		var rounds, words code
+		for l := range s.lanes {
+			rounds = append(rounds, s.rounds(l, g)...)
+			words = append(words, s.word(l, (g+4)%16)...)
+		}
+		f.place(weave(rounds, words))
+	}
+	f.note("add the states of the block's start")
 	f.place(s.feedForward())
-	f.op("XCHGQ R12, R13")
 	f.op("DECQ CX")
 	f.op("JNZ  %s_block", name)
-	f.label(name + "_last")
-	f.note("rounds of the last blocks")
-	f.place(s.rounds())
-	f.place(s.feedForward())
 	for l := range s.lanes {
 		s.store(f, l)
 	}
@@ -109,43 +124,35 @@ func (s *shaNI) store(f *file, l int) {
 	f.op("VMOVDQU %s, 16(DI)", s.cdgh(l))
 }
 
-// schedule writes W[t]+K[t] of one block of each lane to the scratch at dst, and
-// steps the data pointers on.
-func (s *shaNI) schedule(dst string) (c code) {
-	for l := range s.lanes {
-		for g := range 16 {
-			m := s.msg(g)
-			if g < 4 {
-				// The block itself, big-endian.
-				c.op("VMOVDQU %d(%s), %s", 16*g, shaData[l], m)
-				c.op("VPSHUFB %s, %[2]s, %[2]s", shaSwap, m)
-			} else {
-				// W[t] = σ1(W[t-2]) + W[t-7] + σ0(W[t-15]) + W[t-16], four at once.
-				c.op("SHA256MSG1 %s, %s", s.msg(g+1), m)
-				c.op("VPALIGNR $4, %s, %s, %s", s.msg(g+2), s.msg(g+3), shaTmp)
-				c.op("VPADDD %s, %[2]s, %[2]s", shaTmp, m)
-				c.op("SHA256MSG2 %s, %s", s.msg(g+3), m)
-			}
-			c.op("VPADDD %d(BX), %s, X14", 16*g, m)
-			c.op("VMOVDQU X14, %d(%s)", shaSchedule*l+16*g, dst)
-		}
-		c.op("ADDQ $64, %s", shaData[l])
+// word makes words 4g to 4g+3 of a lane: those of the message, or
+//
+//	W[t] = σ1(W[t-2]) + W[t-7] + σ0(W[t-15]) + W[t-16],
+//
+// where SHA256MSG1 adds the two on the right and SHA256MSG2 that on the left.
+func (s *shaNI) word(l, g int) (c code) {
+	w := s.newest(l, g)
+	if g < 4 {
+		c.op("VMOVDQU %d(%s), %s", 16*g, shaData[l], w)
+		c.op("VPSHUFB %s, %[2]s, %[2]s", shaSwap, w)
+	} else {
+		before := s.newest(l, g-1)
+		c.op("VMOVDQU %s, %s", s.words(l, g-4), w)
+		c.op("SHA256MSG1 %s, %s", s.words(l, g-3), w)
+		c.op("VPALIGNR $4, %s, %s, %s", s.words(l, g-2), before, shaTmp)
+		c.op("VPADDD %s, %[2]s, %[2]s", shaTmp, w)
+		c.op("SHA256MSG2 %s, %s", before, w)
 	}
+	c.op("VMOVDQU %s, %s", w, s.words(l, g))
 	return c
 }
 
-// rounds writes the 64 rounds of all lanes, two by two, lane after lane.
-func (s *shaNI) rounds() (c code) {
-	for r := 0; r < 64; r += 4 {
-		for l := range s.lanes {
-			c.op("VMOVQ %d(R12), X0", shaSchedule*l+4*r)
-			c.op("SHA256RNDS2 X0, %s, %s", s.abef(l), s.cdgh(l))
-		}
-		for l := range s.lanes {
-			c.op("VMOVQ %d(R12), X0", shaSchedule*l+4*r+8)
-			c.op("SHA256RNDS2 X0, %s, %s", s.cdgh(l), s.abef(l))
-		}
-	}
+// rounds writes 4 rounds of a lane. The words of the lower half go first.
+func (s *shaNI) rounds(l, g int) (c code) {
+	c.op("VMOVDQU %s, X0", s.words(l, g))
+	c.op("VPADDD %d(BX), X0, X0", 16*g)
+	c.op("SHA256RNDS2 X0, %s, %s", s.abef(l), s.cdgh(l))
+	c.op("VPSHUFD $0x0e, X0, X0")
+	c.op("SHA256RNDS2 X0, %s, %s", s.cdgh(l), s.abef(l))
 	return c
 }
 
