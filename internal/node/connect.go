@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"icvpn/abe"
 	"icvpn/esp"
+	"icvpn/internal/datapath"
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/service"
@@ -23,7 +25,12 @@ import (
 
 // wantTunnel asks for a tunnel; called for packets, so it must be cheap.
 func (n *Node) wantTunnel(t *tunnel) {
-	n.post(func() { n.want(t, time.Now()) })
+	if !t.wanted.Swap(true) {
+		n.signal(func() {
+			t.wanted.Store(false) // before looking, so that no packet is overlooked
+			n.want(t, time.Now())
+		})
+	}
 }
 
 func (n *Node) want(t *tunnel, now time.Time) {
@@ -36,7 +43,7 @@ func (n *Node) want(t *tunnel, now time.Time) {
 // connect begins, unless the way is under construction, there, or known to be
 // closed for the moment. Control loop only.
 func (n *Node) connect(t *tunnel) {
-	if t.out.Load() != nil { // keys landed after the packet was staged
+	if t.path.Way() != nil { // keys landed after the packet was staged
 		n.flushStaged(t)
 		return
 	}
@@ -206,11 +213,8 @@ func (n *Node) failed(t *tunnel, why string) {
 
 // dropStaged tells the senders of waiting packets that there is no way.
 func (n *Node) dropStaged(t *tunnel) {
-	for _, b := range t.unstage() {
-		for i := range b.packets() {
-			n.reject(b.pkts[i].Bytes())
-		}
-		b.release()
+	for _, pkt := range t.unstage() {
+		n.reject(pkt)
 	}
 }
 
@@ -229,23 +233,21 @@ type unrouted struct {
 
 type strayPacket struct {
 	dst  netip.Addr
-	buf  *buffer
-	size int
+	pkt  []byte
 	came time.Time
 }
 
-// add keeps a packet, dropping the oldest when full. It takes buf.
-func (u *unrouted) add(dst netip.Addr, buf *buffer, size int, now time.Time) {
+// add keeps a packet, dropping the oldest when full. It borrows pkt.
+func (u *unrouted) add(dst netip.Addr, pkt []byte, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.pkts) == maxUnrouted {
-		buffers.Put(u.pkts[0].buf)
 		u.pkts = u.pkts[1:]
 	}
-	u.pkts = append(u.pkts, strayPacket{dst, buf, size, now})
+	u.pkts = append(u.pkts, strayPacket{dst, bytes.Clone(pkt), now})
 }
 
-// retry routes what has a destination now and drops what has waited too long.
+// retryUnrouted routes what has a destination now and drops what has waited too long.
 // Control loop only.
 func (n *Node) retryUnrouted(now time.Time) {
 	n.unrouted.mu.Lock()
@@ -254,13 +256,12 @@ func (n *Node) retryUnrouted(now time.Time) {
 	for _, p := range n.unrouted.pkts {
 		switch t := n.peer(p.dst); {
 		case t != nil:
-			t.stage(p.buf, p.size)
+			t.stage(p.pkt)
 			found[t] = true
 		case now.Sub(p.came) < unroutedLife:
 			keep = append(keep, p)
 		default:
 			n.stats.unknownPeer.Add(1)
-			buffers.Put(p.buf)
 		}
 	}
 	n.unrouted.pkts = keep
@@ -272,8 +273,8 @@ func (n *Node) retryUnrouted(now time.Time) {
 
 // flushStaged sends what waited for the first SA.
 func (n *Node) flushStaged(t *tunnel) {
-	for _, b := range t.unstage() {
-		t.send(b)
+	for _, pkt := range t.unstage() {
+		n.path.Inject(pkt)
 	}
 }
 
@@ -288,7 +289,6 @@ func (n *Node) install(r *keyex.Result) {
 		n.log.Error("security association", "peer", t.name(), "err", err)
 		return
 	}
-	t.start()
 	n.active[t] = true
 	old := t.current()
 	t.pairs = append([]*saPair{p}, t.pairs...)
@@ -314,7 +314,7 @@ func (n *Node) install(r *keyex.Result) {
 func (n *Node) newPair(t *tunnel, r *keyex.Result) (*saPair, error) {
 	now := time.Now()
 	limits := esp.Limits{Age: n.trust().Policy.Lifetime}
-	in, err := esp.NewInbound(esp.Config{SPI: r.SPIIn, Suite: esp.Suite(r.Suite), Keys: esp.Keys(r.In), Born: now, Limits: limits, Stats: n.esp, Owner: t})
+	in, err := esp.NewInbound(esp.Config{SPI: r.SPIIn, Suite: esp.Suite(r.Suite), Keys: esp.Keys(r.In), Born: now, Limits: limits, Stats: n.esp, Owner: t.path})
 	if err != nil {
 		return nil, err
 	}
@@ -361,7 +361,7 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 		return
 	}
 	t.endpoints = []netip.AddrPort{p.path}
-	t.out.Store(&outbound{sa: p.out, path: p.path})
+	t.path.SetWay(&datapath.Way{SA: p.out, Path: p.path})
 	for _, q := range t.pairs {
 		if q != p && q.confirmed && q.retired.IsZero() {
 			q.retire(now.Add(keyex.OldInboundLife))
@@ -399,24 +399,12 @@ func (n *Node) removePair(t *tunnel, p *saPair) {
 			break
 		}
 	}
-	if o := t.out.Load(); o != nil && o.sa == p.out {
-		t.out.Store(nil)
+	if w := t.path.Way(); w != nil && w.SA == p.out {
+		t.path.SetWay(nil)
 	}
 	if t.state == tunnelUp && t.current() == nil {
 		t.state = tunnelIdle // a retired pair may linger, but carries nothing out
 	}
-	if len(t.pairs) == 0 {
-		t.stop()
-	}
-}
-
-// heardOn is told of every authentic batch. Called by receive loops; it posts
-// only when there is something to learn.
-func (n *Node) heardOn(t *tunnel, sa *esp.Inbound) {
-	if o := t.heard.Swap(sa); o == sa {
-		return
-	}
-	n.post(func() { n.confirm(t, sa) })
 }
 
 // confirm is the proof that the peer has the keys of a pair: the responder may
@@ -440,8 +428,6 @@ func (n *Node) closeTunnels() {
 		for len(t.pairs) > 0 {
 			n.removePair(t, t.pairs[0])
 		}
-		for _, b := range t.unstage() {
-			b.release()
-		}
+		t.unstage()
 	}
 }

@@ -50,9 +50,7 @@ func (n *Node) controlLoop(ctx context.Context) error {
 		case f := <-n.posts:
 			f()
 		case <-n.awake:
-			if at := time.Now().Add(deadAfter); at.Before(n.upkeepAt) {
-				n.upkeepAt = at
-			}
+			n.onSignals()
 		case <-timer.C:
 			n.tick(time.Now())
 		}

@@ -13,9 +13,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
-	"icvpn/esp"
 	"icvpn/internal/filter"
-	"icvpn/tun"
 )
 
 const (
@@ -144,20 +142,13 @@ func (n *Node) ping(ctx context.Context, dst netip.Addr, seq int) (time.Duration
 		return 0, err
 	}
 	start := time.Now()
-	n.inject(pkt)
+	n.path.Inject(pkt)
 	select {
 	case at := <-ch:
 		return at.Sub(start), nil
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-}
-
-// inject sends a packet as if it had come from the TUN device.
-func (n *Node) inject(pkt []byte) {
-	buf := newBuffer()
-	size := copy(buf[esp.Headroom:esp.Headroom+maxInner], pkt)
-	n.route([]*buffer{buf}, []int{size})
 }
 
 // rejectRate bounds the ICMP errors we make (RFC 1812, Section 4.3.2.8).
@@ -205,7 +196,7 @@ func (n *Node) reject(pkt []byte) {
 		}
 		out = packet6(dst, src, body)
 	}
-	n.toDevice(out)
+	n.path.Deliver(out)
 }
 
 // isICMPError says whether pkt must never be answered with an error
@@ -219,15 +210,4 @@ func isICMPError(pkt []byte) bool {
 		return pkt[ipv6Len] < 128
 	}
 	return false
-}
-
-// toDevice writes one packet of our own making to the TUN device.
-func (n *Node) toDevice(pkt []byte) {
-	buf := make([]byte, tun.Headroom+len(pkt))
-	copy(buf[tun.Headroom:], pkt)
-	n.deviceMu.Lock()
-	defer n.deviceMu.Unlock()
-	if _, err := n.device.Write([][]byte{buf}, tun.Headroom); err != nil {
-		n.log.Debug("TUN device", "err", err)
-	}
 }

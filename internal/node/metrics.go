@@ -16,7 +16,7 @@ var _ metrics.Source = (*Node)(nil)
 // Metrics implements metrics.Source.
 func (n *Node) Metrics(ctx context.Context) (metrics.Snapshot, error) {
 	p := &metrics.Peer{
-		ESP: []*esp.Stats{n.esp, &n.sad.Stats}, Drops: n.stats.counts(), ClockOffset: n.ring.ClockOffset(),
+		ESP: []*esp.Stats{n.esp, &n.sad.Stats}, Drops: n.drops(), ClockOffset: n.ring.ClockOffset(),
 	}
 	if d, ok := n.device.(interface{ Stats() *tun.Stats }); ok {
 		p.TUN = d.Stats()
@@ -55,15 +55,19 @@ func (n *Node) tunnelMetrics(p *metrics.Peer) {
 // tunnelStateNames are the words used in metrics.
 var tunnelStateNames = [...]string{tunnelIdle: "idle", tunnelLookup: "lookup", tunnelExchange: "exchange", tunnelUp: "up"}
 
-// counts names the drops. What the access rules refuse is left out: the filters
-// count it, by reason.
-func (s *stats) counts() []metrics.Count {
+// drops names what was dropped beside ESP's own reasons. What the access rules
+// refuse is left out: the filters count it, by reason.
+func (n *Node) drops() []metrics.Count {
+	s, d := &n.stats, n.path.Stats()
 	return []metrics.Count{
+		{Name: "not_ip", N: d.NotIP.Load()},
 		{Name: "not_ours", N: s.notOurs.Load()},
 		{Name: "unknown_peer", N: s.unknownPeer.Load()},
 		{Name: "staged_full", N: s.stagedDrops.Load()},
-		{Name: "queue_full", N: s.queueDrops.Load()},
-		{Name: "no_sa", N: s.noSA.Load()},
+		{Name: "queue_full", N: d.QueueDrops.Load()},
+		{Name: "too_long", N: d.TooLong.Load()},
+		{Name: "congestion", N: d.Congestion.Load()},
+		{Name: "not_sent", N: d.NotSent.Load()},
 		{Name: "control_full", N: s.controlDrops.Load()},
 		{Name: "bad_notice", N: s.badNotices.Load()},
 	}

@@ -60,7 +60,7 @@ func countersMove(t *testing.T) {
 		"icvpn_outbound_packets_total": pings, "icvpn_outbound_bytes_total": pings * 28,
 		"icvpn_inbound_packets_total": pings, "icvpn_inbound_bytes_total": pings * 28,
 		"icvpn_underlay_sent_datagrams_total": pings, "icvpn_underlay_received_datagrams_total": pings,
-		"icvpn_tun_read_packets_total": 1, "icvpn_node_drops_total not_ours": 1,
+		"icvpn_tun_read_packets_total": 1, "icvpn_node_drops_total not_ip": 1,
 	} {
 		if got := after[name] - before[name]; got < least {
 			t.Errorf("%s moved by %v, want at least %v", name, got, least)
@@ -129,14 +129,16 @@ func TestUnclaimedDatagramsAreCounted(t *testing.T) {
 // TestEveryDropOfTheNodeHasAName: a drop without a counter is a bug, and so is
 // a counter that nobody sees.
 func TestEveryDropOfTheNodeHasAName(t *testing.T) {
-	s := new(stats)
-	s.filteredOut.Store(1) // of these the filters keep account
-	s.filteredIn.Store(1)
-	if named, fields := len(s.counts()), reflect.TypeFor[stats]().NumField(); named != fields-2 {
-		t.Errorf("%d of %d counters have names", named, fields-2)
+	w := newWorld(t, 1, "")
+	n := w.start("web", "web-1").Node
+	// Of these the filters keep account; and datapath.Stats counts five more here.
+	const filtered, ofDataPath = 2, 5
+	drops := n.drops()
+	if want := reflect.TypeFor[stats]().NumField() - filtered + ofDataPath; len(drops) != want {
+		t.Errorf("%d counters have names, want %d", len(drops), want)
 	}
 	seen := map[string]bool{}
-	for _, c := range s.counts() {
+	for _, c := range drops {
 		if seen[c.Name] || c.N != 0 {
 			t.Errorf("%s: named twice, or of another counter", c.Name)
 		}

@@ -17,6 +17,7 @@ import (
 	"icvpn/abe"
 	"icvpn/esp"
 	"icvpn/internal/control"
+	"icvpn/internal/datapath"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/port"
@@ -69,6 +70,7 @@ type Node struct {
 	prefix4 netip.Prefix
 	prefix6 netip.Prefix
 	device  tun.Device
+	path    *datapath.Datapath
 	port    *port.Port
 	ring    *seal.Ring
 	overlay *overlay.Overlay
@@ -90,19 +92,19 @@ type Node struct {
 	issuers    map[id.ID]issuance // directories read
 	upkeepAt   time.Time
 	leaving    bool
-	deviceMu   sync.Mutex // a TUN device takes one writer at a time
 	unrouted   unrouted
 	pings      pings
 	observed   observed
 	stats      stats
-	ctx        context.Context // of Run, for tunnels' goroutines
-	loops      sync.WaitGroup  // tunnels' goroutines and lookups
+	ctx        context.Context // of Run, for lookups
+	loops      sync.WaitGroup  // lookups
 	controlIn  chan datagram
 	posts      chan func()
 	refreshNow chan struct{} // capacity 1: read the directory
 	contactNow chan struct{} // capacity 1: write the contact
 	lookups    chan struct{} // semaphore
-	awake      chan struct{} // capacity 1: a tunnel sends after silence
+	awake      chan struct{} // capacity 1: there are signals
+	signals    signals
 	steps      steps
 	rejects    rejects
 	refused    rate.Sometimes // key exchanges, for the log
@@ -112,6 +114,12 @@ type Node struct {
 	clock      clockWatch
 	stop       context.CancelFunc
 	stopped    chan struct{} // closed when Run has returned
+}
+
+// signals are what the data path has to tell the control loop.
+type signals struct {
+	mu   sync.Mutex
+	list []func()
 }
 
 // datagram is a control datagram on its way to the control loop.
@@ -151,6 +159,16 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("node: prefix of the service: %w", err)
 	}
 	if err := n.newControl(m); err != nil {
+		return nil, err
+	}
+	mtu, err := n.device.MTU()
+	if err != nil {
+		return nil, err
+	}
+	n.path, err = datapath.New(datapath.Config{
+		Device: n.device, Send: n.port.WriteESP, SAD: n.sad, Route: n.routeTo, Unrouted: n.onUnrouted, MaxMTU: mtu,
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := n.installEpoch(m); err != nil {
@@ -256,15 +274,16 @@ func (n *Node) Run(ctx context.Context) error {
 	defer n.stop()
 	g, gctx := errgroup.WithContext(life)
 	n.ctx = gctx // ends also when a loop fails, so that nothing waits for it then
-	g.Go(func() error { return n.port.Run(gctx, port.Handlers{ESP: n.onESP, Control: n.onControl}) })
+	g.Go(func() error { return n.port.Run(gctx, port.Handlers{ESP: n.path.Receive, Control: n.onControl}) })
 	g.Go(func() error { return n.overlay.Run(gctx) })
-	g.Go(func() error { return n.outboundLoop(gctx) })
+	g.Go(func() error { return n.deviceLoop(gctx) })
 	g.Go(func() error { return n.controlLoop(gctx) })
 	g.Go(func() error { return n.membershipLoop(gctx) })
 	g.Go(func() error { return n.leaveLoop(ctx, gctx, end) })
 	context.AfterFunc(gctx, func() { n.device.Close() })
 	err := g.Wait()
 	n.loops.Wait()
+	n.path.Wait()
 	return err
 }
 

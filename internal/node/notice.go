@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"icvpn/internal/datapath"
 	"icvpn/internal/seal"
 )
 
@@ -105,10 +106,11 @@ func (n *Node) pairBySPI(spi uint32) (*tunnel, *saPair) {
 	if sa == nil {
 		return nil, nil
 	}
-	t, _ := sa.Owner().(*tunnel)
-	if t == nil {
+	way, _ := sa.Owner().(*datapath.Tunnel)
+	if way == nil {
 		return nil, nil
 	}
+	t := way.Owner().(*tunnel)
 	for _, p := range t.pairs {
 		if p.in == sa {
 			return t, p

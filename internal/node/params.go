@@ -4,16 +4,6 @@ import "time"
 
 // We chose:
 const (
-	// bufSize holds a packet of the largest inner MTU with head- and tailroom.
-	bufSize = 2048
-	// batchSize is how many packets cross a channel together: one TCP
-	// super-packet of the TUN device.
-	batchSize = 64
-	// tunnelQueue is how many packets wait for a tunnel's goroutine, in at most
-	// as many batches as tunnelBatches. Full means drop and count: an elephant
-	// must not block the reader that all share.
-	tunnelQueue   = 1024
-	tunnelBatches = 256
 	// maxStaged packets wait for a tunnel's first SA, the oldest go first.
 	maxStaged = 64
 	// maxUnrouted packets wait for the directory to name their destination.

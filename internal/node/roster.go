@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"icvpn/internal/datapath"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
@@ -92,7 +93,8 @@ func (n *Node) learnProved(c *service.Credential) *tunnel {
 func (n *Node) enter(e entry) (t *tunnel, changed bool) {
 	pid := e.member.PID()
 	if t = n.tunnels[pid]; t == nil {
-		t = &tunnel{node: n, pid: pid}
+		t = &tunnel{node: n, pid: pid, address6: n.address6(pid)}
+		t.path = n.path.NewTunnel(t, datapath.Policy{})
 		n.tunnels[pid] = t
 	}
 	i := slices.IndexFunc(t.entries, func(old entry) bool { return old.issuer == e.issuer })
@@ -233,7 +235,7 @@ func (n *Node) reroute() {
 				routes[a], leases[a] = t, e.member.NotAfter
 			}
 		}
-		a := n.address6(pid)
+		a := t.address6
 		if other := routes[a]; other == nil || pid.Compare(other.pid) < 0 {
 			routes[a] = t
 		}

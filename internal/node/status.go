@@ -17,9 +17,9 @@ import (
 
 // stats counts what the conductor itself drops; each package counts its own.
 type stats struct {
-	notOurs, unknownPeer, stagedDrops, queueDrops, noSA atomic.Uint64
-	filteredOut, filteredIn                             atomic.Uint64
-	controlDrops, badNotices                            atomic.Uint64
+	notOurs, unknownPeer, stagedDrops atomic.Uint64
+	filteredOut, filteredIn           atomic.Uint64
+	controlDrops, badNotices          atomic.Uint64
 }
 
 var _ control.Handler = (*Node)(nil)
@@ -59,10 +59,10 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 			if t.state == tunnelUp {
 				s.PeersUp++
 			}
-			s.RxPackets += t.stats.rxPackets.Load()
-			s.RxBytes += t.stats.rxBytes.Load()
-			s.TxPackets += t.stats.txPackets.Load()
-			s.TxBytes += t.stats.txBytes.Load()
+			s.RxPackets += t.path.Stats().RxPackets.Load()
+			s.RxBytes += t.path.Stats().RxBytes.Load()
+			s.TxPackets += t.path.Stats().TxPackets.Load()
+			s.TxBytes += t.path.Stats().TxBytes.Load()
 		}
 	})
 	s.Warnings = append(s.Warnings, names.Warnings()...)
@@ -91,8 +91,8 @@ func (n *Node) describe(t *tunnel) control.Peer {
 	p := control.Peer{
 		Name: m.Name, PID: t.pid.String(), Address4: m.Addr4(), Address6: n.address6(t.pid), Labels: m.Labels,
 		Allowed: t.pair.Load().MayInitiate(), Reachable: n.explain(t), State: control.TunnelNone,
-		RxPackets: t.stats.rxPackets.Load(), RxBytes: t.stats.rxBytes.Load(),
-		TxPackets: t.stats.txPackets.Load(), TxBytes: t.stats.txBytes.Load(), LastHandshake: t.handshake,
+		RxPackets: t.path.Stats().RxPackets.Load(), RxBytes: t.path.Stats().RxBytes.Load(),
+		TxPackets: t.path.Stats().TxPackets.Load(), TxBytes: t.path.Stats().TxBytes.Load(), LastHandshake: t.handshake,
 	}
 	switch cur := t.current(); {
 	case cur != nil:
@@ -161,8 +161,8 @@ func (n *Node) pingOnce(ctx context.Context, t *tunnel, addr netip.Addr, seq int
 		return r
 	}
 	r.RTTMS = float64(rtt.Microseconds()) / 1000
-	if o := t.out.Load(); o != nil {
-		r.Path, r.Route = o.path.String(), control.RouteDirect
+	if w := t.path.Way(); w != nil {
+		r.Path, r.Route = w.Path.String(), control.RouteDirect
 	}
 	return r
 }

@@ -1,13 +1,14 @@
 package node
 
 import (
-	"context"
+	"bytes"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"icvpn/esp"
+	"icvpn/internal/datapath"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
@@ -32,20 +33,24 @@ const (
 )
 
 // tunnel is one other machine of the service and the way there. It exists for
-// every member we know; goroutines and queues only while there is traffic.
+// every member we know, and owns a datapath.Tunnel: goroutines and queues exist
+// only while there is traffic.
 type tunnel struct {
-	node *Node
-	pid  id.ID
+	// set at start
+	node     *Node
+	pid      id.ID
+	address6 netip.Addr
+	path     *datapath.Tunnel
 
 	// read by everyone
-	member atomic.Pointer[service.Member]
-	pair   atomic.Pointer[filter.Pair]
-	out    atomic.Pointer[outbound]    // nil: no SA to send on
-	queues atomic.Pointer[queues]      // nil: no goroutines
-	heard  atomic.Pointer[esp.Inbound] // SA of the last authentic batch
-	armed  atomic.Bool                 // upkeep watches whether the peer answers
-	ending atomic.Bool                 // an SA has said that its life ends
-	stats  tunnelStats
+	member      atomic.Pointer[service.Member]
+	pair        atomic.Pointer[filter.Pair]
+	heard       atomic.Pointer[esp.Inbound] // SA of the last authentic batch ...
+	heardBefore atomic.Pointer[esp.Inbound] // ... and the one before
+	armed       atomic.Bool                 // upkeep watches whether the peer answers
+	ending      atomic.Bool                 // an SA has said that its life ends
+	wanted      atomic.Bool                 // the control loop was asked to connect
+	stats       tunnelStats
 
 	// owned by controlLoop
 	state       tunnelState
@@ -66,27 +71,13 @@ type tunnel struct {
 
 	// guarded by stagedMu
 	stagedMu sync.Mutex
-	staged   []*buffer // inner packets at esp.Headroom
-	sizes    []int
+	staged   [][]byte // inner packets
 }
 
 // tunnelStats are read by anyone.
 type tunnelStats struct {
-	rxPackets, rxBytes, txPackets, txBytes atomic.Uint64
-	lastRx, lastTx                         atomic.Int64 // Unix ns of the last authentic packet and of the last one sent
-	lastData                               atomic.Int64 // of the last packet for or from the TUN device
-}
-
-// outbound is where the send loop sends: replaced as a whole.
-type outbound struct {
-	sa   *esp.Outbound
-	path netip.AddrPort
-}
-
-// queues are a tunnel's goroutines' inputs.
-type queues struct {
-	sendIn, receiveIn *queue
-	cancel            context.CancelFunc
+	lastRx, lastTx atomic.Int64 // Unix ns of the last authentic packet and of the last one sent
+	lastData       atomic.Int64 // of the last packet for or from the TUN device
 }
 
 // saPair is the two SAs of one exchange.
@@ -114,16 +105,15 @@ func (t *tunnel) name() string {
 }
 
 // stage keeps a packet until there is an SA, dropping the oldest when full. It
-// takes buf.
-func (t *tunnel) stage(buf *buffer, size int) {
+// borrows pkt.
+func (t *tunnel) stage(pkt []byte) {
 	t.stagedMu.Lock()
 	defer t.stagedMu.Unlock()
 	if len(t.staged) == maxStaged {
-		buffers.Put(t.staged[0])
-		t.staged, t.sizes = t.staged[1:], t.sizes[1:]
+		t.staged = t.staged[1:]
 		t.node.stats.stagedDrops.Add(1)
 	}
-	t.staged, t.sizes = append(t.staged, buf), append(t.sizes, size)
+	t.staged = append(t.staged, bytes.Clone(pkt))
 }
 
 func (t *tunnel) hasStaged() bool {
@@ -132,92 +122,13 @@ func (t *tunnel) hasStaged() bool {
 	return len(t.staged) > 0
 }
 
-// unstage returns what was staged as batches.
-func (t *tunnel) unstage() (all []*batch) {
+// unstage returns what was staged.
+func (t *tunnel) unstage() [][]byte {
 	t.stagedMu.Lock()
 	defer t.stagedMu.Unlock()
-	for i, buf := range t.staged {
-		if i%batchSize == 0 {
-			all = append(all, newBatch())
-		}
-		all[len(all)-1].add(buf, esp.Headroom, t.sizes[i])
-	}
-	t.staged, t.sizes = nil, nil
+	all := t.staged
+	t.staged = nil
 	return all
-}
-
-// queue is the way of batches to one of a tunnel's goroutines.
-type queue struct {
-	batches chan *batch
-	waiting atomic.Int32 // packets in it
-}
-
-func newQueue() *queue { return &queue{batches: make(chan *batch, tunnelBatches)} }
-
-// put takes b; false, with b untouched, when the queue is full.
-func (q *queue) put(b *batch) bool {
-	if q.waiting.Add(int32(b.n)) <= tunnelQueue {
-		select {
-		case q.batches <- b:
-			return true
-		default:
-		}
-	}
-	q.waiting.Add(-int32(b.n))
-	return false
-}
-
-// serve lends every batch to handle and releases it, until ctx ends; what is
-// left then is released.
-func (q *queue) serve(ctx context.Context, handle func(*batch)) {
-	for {
-		select {
-		case <-ctx.Done():
-			for len(q.batches) > 0 {
-				(<-q.batches).release()
-			}
-			return
-		case b := <-q.batches:
-			q.waiting.Add(-int32(b.n))
-			handle(b)
-			b.release()
-		}
-	}
-}
-
-// send queues a batch for the send loop; full means drop and count.
-func (t *tunnel) send(b *batch) {
-	if q := t.queues.Load(); q == nil || !q.sendIn.put(b) {
-		t.node.stats.queueDrops.Add(uint64(b.n))
-		b.release()
-	}
-}
-
-// receive queues a batch for the receive loop; full means drop and count.
-func (t *tunnel) receive(b *batch) {
-	if q := t.queues.Load(); q == nil || !q.receiveIn.put(b) {
-		t.node.stats.queueDrops.Add(uint64(b.n))
-		b.release()
-	}
-}
-
-// start gives the tunnel its goroutines. Control loop only.
-func (t *tunnel) start() {
-	if t.queues.Load() != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(t.node.ctx)
-	q := &queues{sendIn: newQueue(), receiveIn: newQueue(), cancel: cancel}
-	t.queues.Store(q)
-	t.node.loops.Go(func() { t.sendLoop(ctx, q.sendIn) })
-	t.node.loops.Go(func() { t.receiveLoop(ctx, q.receiveIn) })
-}
-
-// stop ends the tunnel's goroutines. Control loop only.
-func (t *tunnel) stop() {
-	if q := t.queues.Swap(nil); q != nil {
-		q.cancel()
-	}
 }
 
 // current returns the pair in use, nil if there is none. Control loop only.

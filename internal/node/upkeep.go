@@ -54,9 +54,7 @@ func (n *Node) sendDummy(t *tunnel, p *saPair, now time.Time) {
 	}
 	p.dummyAt = now.Add(confirmEvery << p.dummies)
 	p.dummies++
-	buf := newBuffer()
-	defer buffers.Put(buf)
-	pkts := [1]esp.Packet{{Buf: buf[:], Off: esp.Headroom}}
+	pkts := [1]esp.Packet{{Buf: make([]byte, esp.Headroom+dummySize+esp.Tailroom)}}
 	if sealed, _ := p.out.SealDummy(now, pkts[:], dummySize); sealed == 0 {
 		return
 	}
@@ -69,11 +67,10 @@ func (n *Node) sendDummy(t *tunnel, p *saPair, now time.Time) {
 // dummySize looks like a short TCP segment.
 const dummySize = 52
 
-// lifeEnds is told by the data path that an SA has passed a limit; it posts
-// once for each pair.
+// lifeEnds is told by the data path that an SA has passed a limit.
 func (n *Node) lifeEnds(t *tunnel) {
 	if !t.ending.Swap(true) {
-		n.post(func() { n.upkeepAt = time.Now() })
+		n.signal(func() { n.upkeepAt = time.Now() })
 	}
 }
 
