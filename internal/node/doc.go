@@ -6,17 +6,17 @@
 //	                                                               │ sealed store
 //	                                                               v Membership
 //
-// A packet out, in outbound.go, and in, in inbound.go:
+// Packets go through package datapath; what it asks the node, in traffic.go:
 //
-//	TUN ─> outboundLoop ─> route ─> tunnel.sendLoop ─> filter ─> SA.Seal ─> port
-//	          │ no SA yet: staged; control loop: discover ─> key exchange ─> install
-//	port ─> onESP ─> SAD ─> tunnel.receiveLoop ─> SA.Open ─> source ─> filter ─> TUN
+//	TUN ─> routeTo ─> Outbound (access rules) ─> sealed, sent
+//	         │ NoSA: staged; control loop: discover ─> key exchange ─> install
+//	port ─> opened ─> Inbound (source, destination, access rules) ─> TUN
 //
 // One goroutine, controlLoop, owns the key exchange machine and the state of
-// every tunnel; others post to it. The data path reads what it needs through
-// atomics and takes no lock that the control loop holds while it works.
+// every tunnel; others post to it, the data path signals. The data path reads
+// what it needs through atomics and never waits for the control loop.
 //
 //	New starts nothing. Run starts, in one place: port readers, overlay,
-//	outboundLoop, controlLoop, membershipLoop; the control loop adds two
-//	goroutines for each tunnel and ends them with it.
+//	deviceLoop, controlLoop, membershipLoop. The data path adds a goroutine for
+//	each direction of a tunnel that is busy, and ends it when it is not.
 package node
