@@ -11,8 +11,8 @@ import (
 
 // Section is a mapping of a YAML file whose fields the caller knows, for files
 // that are no configuration of a peer or super peer: those have lists of
-// sections, which the tables of this package have not. Ask for every field that
-// may stand there, then call Close, which complains about the others.
+// sections, which the tables of this package have not. Only says which fields may
+// stand there and complains about others.
 //
 // The first complaint sticks to the file, and every later answer is a zero
 // value: the caller asks Err once, at the end. No complaint quotes a value
@@ -22,7 +22,6 @@ type Section struct {
 	prefix string // "tunnels[1].out."
 	line   int
 	values map[string]*ast.MappingValueNode
-	asked  []string
 }
 
 // document is what the sections of one file share.
@@ -94,10 +93,7 @@ func (s *Section) fail(line int, key string, c complaint) {
 func (s *Section) Line() int { return s.line }
 
 // Has says whether the field is there.
-func (s *Section) Has(key string) bool {
-	s.ask(key)
-	return s.values[key] != nil
-}
+func (s *Section) Has(key string) bool { return s.values[key] != nil }
 
 // Text returns the text of a field, "" if it is not there.
 func (s *Section) Text(key string) string {
@@ -200,25 +196,25 @@ func (s *Section) sub(key string, e *ast.MappingValueNode, n ast.Node) *Section 
 	return newSection(s.doc, s.prefix+key+".", m)
 }
 
-// Close complains about fields that nobody asked for.
-func (s *Section) Close() {
+// Only complains about every field but these.
+func (s *Section) Only(keys ...string) {
 	for _, key := range sortedByLine(s.values) {
-		if !slices.Contains(s.asked, key) {
-			s.fail(lineOf(s.values[key]), fieldName(key), complaint{"unknown", s.suggest(key)})
+		if !slices.Contains(keys, key) {
+			s.fail(lineOf(s.values[key]), fieldName(key), complaint{"unknown", suggest(key, keys)})
 			return
 		}
 	}
 }
 
-func (s *Section) suggest(key string) string {
-	fields := make([]Field, len(s.asked))
-	for i, k := range s.asked {
+func suggest(key string, known []string) string {
+	fields := make([]Field, len(known))
+	for i, k := range known {
 		fields[i].Key = k
 	}
 	if best := nearest(key, fields); best != "" {
 		return fmt.Sprintf("did you mean %q?", best)
 	}
-	return "known here: " + strings.Join(s.asked, ", ")
+	return "known here: " + strings.Join(known, ", ")
 }
 
 // fieldName keeps what can be no field's name, a key pasted in the wrong place
@@ -247,17 +243,10 @@ func sortedByLine(values map[string]*ast.MappingValueNode) []string {
 
 // entry returns the field unless the file has been complained about.
 func (s *Section) entry(key string) *ast.MappingValueNode {
-	s.ask(key)
 	if s.doc.err != nil {
 		return nil
 	}
 	return s.values[key]
-}
-
-func (s *Section) ask(key string) {
-	if !slices.Contains(s.asked, key) {
-		s.asked = append(s.asked, key)
-	}
 }
 
 func (s *Section) note(key string, e *ast.MappingValueNode, c complaint) {

@@ -96,6 +96,7 @@ func Load(path string) (Config, error) {
 }
 
 func (l *loader) top(s *config.Section) {
+	s.Only("listen", "interface", "addresses", "networks", "mtu", "fragment", "tunnels")
 	l.c.Listen = l.listen(s)
 	l.c.Interface = defaultInterface
 	if s.Has("interface") {
@@ -124,7 +125,6 @@ func (l *loader) top(s *config.Section) {
 			l.tunnel(t, i)
 		}
 	}
-	s.Close()
 	if s.Err() == nil {
 		l.checkRoutes(list)
 	}
@@ -160,6 +160,7 @@ func (l *loader) mtu(s *config.Section) int {
 
 // tunnel fills the last tunnel of the configuration.
 func (l *loader) tunnel(s *config.Section, i int) {
+	s.Only("name", "remote", "suite", "esn", "window", "fresh", "routes", "dscp", "pad", "clamp_mss", "out", "in")
 	t := &l.c.Tunnels[i]
 	t.Name = fmt.Sprintf("tunnel-%d", i+1)
 	if s.Has("name") {
@@ -200,7 +201,6 @@ func (l *loader) tunnel(s *config.Section, i int) {
 			s.Fail("out", fmt.Sprintf("SPI %#x to %v is that of %q already", t.Out.SPI, t.Remote, other.Name), "give each SA to one peer an SPI of its own")
 		}
 	}
-	s.Close()
 }
 
 func (l *loader) remote(s *config.Section) netip.AddrPort {

@@ -26,6 +26,7 @@ func (l *loader) sa(tunnel *config.Section, key string, t *Tunnel, sa *SA) {
 		tunnel.Fail(key, "missing", "write "+key+": {spi: 0x1001, encryption_file: FILE, ...}")
 		return
 	}
+	s.Only("spi", "encryption", "encryption_file", "integrity", "integrity_file")
 	sa.SPI = spi(s)
 	sizes := t.Suite.KeySizes()
 	enc := l.key(s, "encryption", sizes.Enc+sizes.Salt, t.Suite)
@@ -40,7 +41,6 @@ func (l *loader) sa(tunnel *config.Section, key string, t *Tunnel, sa *SA) {
 	owner := fmt.Sprintf("the %s key of %q, %s", "encryption", t.Name, key)
 	l.once(s, "encryption", sa.Keys.Enc, owner)
 	l.once(s, "integrity", sa.Keys.Int, strings.Replace(owner, "encryption", "integrity", 1))
-	s.Close()
 }
 
 func spi(s *config.Section) uint32 {

@@ -123,7 +123,8 @@ func TestMistakes(t *testing.T) {
 		want string // after the file's name
 	}{
 		"unknown field":      {good("listen:", "lisen:"), `:1: field "lisen": unknown; did you mean "listen"?`},
-		"unknown in tunnel":  {good("remote:", "remot:"), `:4: field "tunnels[1].remote": missing; write ADDRESS:PORT`},
+		"unknown in tunnel":  {good("remote:", "remot:"), `:5: field "tunnels[1].remot": unknown; did you mean "remote"?`},
+		"no remote":          {good("    remote: 192.0.2.2:4500\n", ""), `:4: field "tunnels[1].remote": missing; write ADDRESS:PORT`},
 		"unknown in SA":      {good("{spi: 0x1001", "{spj: 1, spi: 0x1001"), `:8: field "tunnels[1].out.spj": unknown; did you mean "spi"?`},
 		"a key as field":     {good("{spi: 0x1001", "{"+encOut+": 1, spi: 0x1001"), `:8: field "tunnels[1].out.?": unknown; known here: spi`},
 		"not YAML":           {good("tunnels:", "tunnels: ["), `not YAML`},
