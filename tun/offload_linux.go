@@ -20,6 +20,9 @@ var errNoOffload = errors.New("the kernel refuses packets with a virtio_net_hdr"
 // (TSO_LEGACY_MAX_SIZE), and more. A read that fills it was cut off.
 const superPacket = offload.HeaderLen + 1<<16 + 512
 
+// A batch is planned as a whole.
+const _ = uint(offload.MaxBatch - MaxBatch)
+
 // enough of a batch is not worth another system call that may find nothing.
 const enough = MaxBatch / 4
 

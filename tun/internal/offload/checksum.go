@@ -46,9 +46,25 @@ func fold(s uint64) uint64 {
 func ipv4Sum(b []byte) uint64 {
 	_ = b[ipv4Len-1]
 	w, v, u := be.Uint64(b), be.Uint64(b[8:]), uint64(be.Uint32(b[16:]))
-	s := w>>32 + w&0xffffffff + v>>32 + v&0xffffffff + u
-	return fold(s>>32 + s&0xffffffff)
+	return foldHalves(halves(w) + halves(v) + u)
 }
+
+// pseudo sums the pseudo header (RFC 9293, Section 3.1; RFC 8200, Section 8.1)
+// of a packet with the IP header ip, without the length.
+func pseudo(ip []byte, proto int) uint64 {
+	if ip[0]>>4 == 4 {
+		return foldHalves(halves(be.Uint64(ip[12:])) + uint64(proto))
+	}
+	b := ip[8:ipv6Len]
+	s := halves(be.Uint64(b)) + halves(be.Uint64(b[8:])) + halves(be.Uint64(b[16:])) + halves(be.Uint64(b[24:]))
+	return foldHalves(s + uint64(proto))
+}
+
+// halves adds the halves of a word, so that some such sums cannot overflow.
+func halves(w uint64) uint64 { return w>>32 + w&0xffffffff }
+
+// foldHalves folds a sum of less than 2^48.
+func foldHalves(s uint64) uint64 { return fold(fold(halves(s))) }
 
 // sumWords is the portable Sum, neither folded nor swapped.
 func sumWords(b []byte) (sum uint64) {

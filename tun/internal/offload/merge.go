@@ -209,12 +209,8 @@ func (m *Merger) valid(pkt []byte, s *segment) bool {
 	if !s.v6 && ipv4Sum(pkt) != 0xffff {
 		return false
 	}
-	return fold(pseudo(pkt[:s.ipLen], s.proto(), len(pkt)-s.ipLen)+Sum(pkt[s.ipLen:])) == 0xffff
-}
-
-// pseudo sums the pseudo header (RFC 9293, Section 3.1; RFC 8200, Section 8.1).
-func pseudo(ip []byte, proto, length int) uint64 {
-	return addresses(ip) + uint64(proto) + uint64(length)
+	sum := pseudo(pkt[:s.ipLen], s.proto()) + uint64(len(pkt)-s.ipLen) + Sum(pkt[s.ipLen:])
+	return fold(sum) == 0xffff
 }
 
 // noHeader is the virtio_net_hdr of a packet that is as it should be.
@@ -268,7 +264,7 @@ func (g *group) headers(first []byte) []byte {
 	} else {
 		be.PutUint16(transport[4:], uint16(length))
 	}
-	be.PutUint16(transport[h.checksumOffset:], uint16(fold(pseudo(ip, g.proto(), length))))
+	be.PutUint16(transport[h.checksumOffset:], uint16(fold(pseudo(ip, g.proto())+uint64(length))))
 	h.put(b)
 	return b
 }

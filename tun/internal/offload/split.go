@@ -184,13 +184,13 @@ func (s *Splitter) findTransport(pkt []byte, proto, field int) error {
 func (s *Splitter) makeTemplate(pkt []byte, proto, field int) {
 	ip, transport := pkt[:s.ipLen], pkt[s.ipLen:s.hdrLen]
 	length := len(pkt) - s.ipLen
-	pseudo := uint64(be.Uint16(transport[field:]))
+	front := uint64(be.Uint16(transport[field:]))
 	if s.hdr.flags&flagNeedsChecksum != 0 {
 		// The kernel's sum of the pseudo header, as tcp_gso_segment takes it: with
 		// the length of the whole, and with the last address of a routing header.
-		pseudo += 0xffff - fold(uint64(length))
+		front += 0xffff - fold(uint64(length))
 	} else {
-		pseudo = addresses(ip) + uint64(proto)
+		front = pseudo(ip, proto)
 	}
 	clear(transport[field : field+2])
 	if s.v4 {
@@ -206,15 +206,7 @@ func (s *Splitter) makeTemplate(pkt []byte, proto, field int) {
 	} else {
 		clear(transport[4:6])
 	}
-	s.sum = pseudo + Sum(transport)
-}
-
-// addresses sums source and destination of an IP header.
-func addresses(ip []byte) uint64 {
-	if ip[0]>>4 == 4 {
-		return Sum(ip[12:20])
-	}
-	return Sum(ip[8:40])
+	s.sum = front + Sum(transport)
 }
 
 // segment writes the next segment and returns its length.
