@@ -35,7 +35,7 @@ const (
 
 	// pathEvery is how often the kernel is asked for a path's MTU while there is
 	// traffic, pathGap how often if the interface refuses datagrams.
-	pathEvery = 5 * time.Second
+	pathEvery = time.Second
 	pathGap   = 200 * time.Millisecond
 )
 
