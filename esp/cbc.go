@@ -4,7 +4,6 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 	"errors"
@@ -21,7 +20,8 @@ type ivMode interface {
 var errNoSetIV = errors.New("esp: crypto/cipher's CBC mode cannot set its IV again")
 
 // cbcHMAC is AES-CBC (RFC 3602) with a truncated HMAC-SHA2 (RFC 4868), encrypt
-// then authenticate (RFC 4303, Section 3.3.2.1).
+// then authenticate (RFC 4303, Section 3.3.2.1), packet after packet and with the
+// standard library only. cbcLanes does the same faster, where it can.
 type cbcHMAC struct {
 	enc, dec ivMode
 	ivKey    cipher.Block
@@ -36,15 +36,7 @@ type cbcHMAC struct {
 	sum     [sha512.Size]byte
 }
 
-func newCBCSHA256(k *Keys, esn bool) (transform, error) {
-	return newCBC(k, sha256.New, sha256ICV, esn)
-}
-
-func newCBCSHA512(k *Keys, esn bool) (transform, error) {
-	return newCBC(k, sha512.New, sha512ICV, esn)
-}
-
-func newCBC(k *Keys, newHash func() hash.Hash, icvLen int, esn bool) (transform, error) {
+func newCBCPortable(k *Keys, newHash func() hash.Hash, icvLen int, esn bool) (transform, error) {
 	block, err := aes.NewCipher(k.Enc)
 	if err != nil {
 		return nil, err

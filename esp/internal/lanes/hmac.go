@@ -3,7 +3,6 @@ package lanes
 import (
 	"encoding/binary"
 	"slices"
-	"sync"
 )
 
 // SumLen is how much of a MAC is given out: the left half of HMAC-SHA-512, all
@@ -19,39 +18,20 @@ type Message struct {
 }
 
 // HMAC is one key of HMAC-SHA-256 (W is uint32) or HMAC-SHA-512 (uint64), as the
-// states after its padded key blocks (RFC 2104). It is safe for concurrent use
-// until Wipe.
+// states after its padded key blocks (RFC 2104), with the scratch of one Sum.
 type HMAC[W uint32 | uint64] struct {
 	kernels      []shaKernel[W] // narrowest first
-	scratch      *sync.Pool     // of *scratch[W]
 	word         int            // bytes
 	inner, outer [8]W
+
+	lanes [8]lane[W]
+	jobs  []*job[W] // one per lane of the widest kernel, busy ones first
 }
 
 // shaKernel runs blocks of 16 words of width lanes through their states.
 type shaKernel[W uint32 | uint64] struct {
 	run   func(lanes *[8]lane[W], blocks int)
 	width int
-}
-
-// Scratch is not part of an HMAC: an idle key costs its states only.
-var (
-	scratch256 = sync.Pool{New: func() any { return newScratch[uint32]() }}
-	scratch512 = sync.Pool{New: func() any { return newScratch[uint64]() }}
-)
-
-// scratch is the state of one Sum.
-type scratch[W uint32 | uint64] struct {
-	lanes [8]lane[W]
-	jobs  [8]*job[W] // busy ones first
-}
-
-func newScratch[W uint32 | uint64]() *scratch[W] {
-	s, jobs := new(scratch[W]), new([8]job[W])
-	for i := range jobs {
-		s.jobs[i] = &jobs[i]
-	}
-	return s
 }
 
 // job is a message on its way through a lane.
@@ -78,7 +58,7 @@ func NewHMACSHA256(kernel SHA, key []byte) (*HMAC[uint32], error) {
 	if !slices.Contains(SHA256Kernels(), kernel) {
 		return nil, ErrKernel
 	}
-	h := &HMAC[uint32]{kernels: sha256Kernels(kernel), scratch: &scratch256, word: 4}
+	h := newHMAC(sha256Kernels(kernel), 4)
 	return h, h.setKey(key, &[8]uint32{
 		0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 	})
@@ -89,11 +69,20 @@ func NewHMACSHA512(kernel SHA, key []byte) (*HMAC[uint64], error) {
 	if !slices.Contains(SHA512Kernels(), kernel) {
 		return nil, ErrKernel
 	}
-	h := &HMAC[uint64]{kernels: sha512Kernels(kernel), scratch: &scratch512, word: 8}
+	h := newHMAC(sha512Kernels(kernel), 8)
 	return h, h.setKey(key, &[8]uint64{
 		0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
 		0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
 	})
+}
+
+func newHMAC[W uint32 | uint64](kernels []shaKernel[W], word int) *HMAC[W] {
+	h := &HMAC[W]{kernels: kernels, word: word}
+	jobs := make([]job[W], kernels[len(kernels)-1].width)
+	for i := range jobs {
+		h.jobs = append(h.jobs, &jobs[i])
+	}
+	return h
 }
 
 func (h *HMAC[W]) blockLen() int { return 16 * h.word }
@@ -104,18 +93,17 @@ func (h *HMAC[W]) setKey(key []byte, initial *[8]W) error {
 	if len(key) > h.blockLen() {
 		return ErrKey
 	}
-	s := newScratch[W]()
 	for i, pad := range [2]byte{0x36, 0x5c} {
-		j := s.jobs[i]
+		j := h.jobs[i]
 		j.state, j.rest = *initial, j.tail[:h.blockLen()]
 		copy(j.rest, key)
 		for k := range j.rest {
 			j.rest[k] ^= pad
 		}
 	}
-	h.step(s, 2)
-	h.inner, h.outer = s.jobs[0].state, s.jobs[1].state
-	*s.jobs[0], *s.jobs[1] = job[W]{}, job[W]{}
+	h.step(2)
+	h.inner, h.outer = h.jobs[0].state, h.jobs[1].state
+	*h.jobs[0], *h.jobs[1] = job[W]{}, job[W]{}
 	return nil
 }
 
@@ -123,41 +111,40 @@ func (h *HMAC[W]) setKey(key []byte, initial *[8]W) error {
 func (h *HMAC[W]) Wipe() {
 	clear(h.inner[:])
 	clear(h.outer[:])
+	for _, j := range h.jobs {
+		*j = job[W]{}
+	}
 }
 
 // Sum fills in every message's Sum.
 func (h *HMAC[W]) Sum(messages []Message) {
-	s := h.scratch.Get().(*scratch[W])
-	width := h.kernels[len(h.kernels)-1].width
-	busy := 0
-	for {
-		for busy < width && len(messages) > 0 {
-			h.start(s.jobs[busy], &messages[0])
+	for busy := 0; ; {
+		for busy < len(h.jobs) && len(messages) > 0 {
+			h.start(h.jobs[busy], &messages[0])
 			messages = messages[1:]
 			busy++
 		}
 		if busy == 0 {
-			break
+			clear(h.lanes[:])
+			return
 		}
-		h.step(s, busy)
+		h.step(busy)
 		for i := busy - 1; i >= 0; i-- {
-			j := s.jobs[i]
+			j := h.jobs[i]
 			if len(j.rest) > 0 {
 				continue
 			}
 			if h.next(j); j.phase == phaseDone {
 				j.msg, j.rest = nil, nil
 				busy--
-				s.jobs[i], s.jobs[busy] = s.jobs[busy], j
+				h.jobs[i], h.jobs[busy] = h.jobs[busy], j
 			}
 		}
 	}
-	clear(s.lanes[:])
-	h.scratch.Put(s)
 }
 
 // step advances all busy lanes until the first is at the end of its blocks.
-func (h *HMAC[W]) step(s *scratch[W], busy int) {
+func (h *HMAC[W]) step(busy int) {
 	kernel := h.kernels[0]
 	for _, k := range h.kernels[1:] {
 		if busy > kernel.width {
@@ -165,18 +152,18 @@ func (h *HMAC[W]) step(s *scratch[W], busy int) {
 		}
 	}
 	blockLen := h.blockLen()
-	blocks := len(s.jobs[0].rest) / blockLen
+	blocks := len(h.jobs[0].rest) / blockLen
 	for i := range busy {
-		j := s.jobs[i]
+		j := h.jobs[i]
 		blocks = min(blocks, len(j.rest)/blockLen)
-		s.lanes[i] = lane[W]{&j.state, &j.rest[0]}
+		h.lanes[i] = lane[W]{&j.state, &j.rest[0]}
 	}
 	for i := busy; i < kernel.width; i++ {
-		s.lanes[i] = s.lanes[0] // same loads, then same stores
+		h.lanes[i] = h.lanes[0] // same loads, then same stores
 	}
-	kernel.run(&s.lanes, blocks)
+	kernel.run(&h.lanes, blocks)
 	for i := range busy {
-		s.jobs[i].rest = s.jobs[i].rest[blocks*blockLen:]
+		h.jobs[i].rest = h.jobs[i].rest[blocks*blockLen:]
 	}
 }
 

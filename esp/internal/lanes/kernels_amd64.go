@@ -4,6 +4,9 @@ package lanes
 
 import "golang.org/x/sys/cpu"
 
+// Portable says that this build has no kernels.
+const Portable = false
+
 // Feature bits of CPUID leaf 7 that x/sys/cpu does not have.
 const (
 	bitSHA  = 1 << 29 // EBX

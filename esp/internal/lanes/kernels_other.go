@@ -2,6 +2,9 @@
 
 package lanes
 
+// Portable says that this build has no kernels.
+const Portable = true
+
 // No kernels: the lists of them are empty, and constructors refuse. So none of
 // the functions below that do nothing is ever called.
 

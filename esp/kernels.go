@@ -1,0 +1,78 @@
+package esp
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+
+	"icvpn/esp/internal/lanes"
+)
+
+// kernels is how the CBC suites are computed: by package lanes where both AES and
+// the hash have a kernel, else by the standard library. AEADs always are the
+// standard library's, which is at the processor's limit with them.
+type kernels struct {
+	aes            lanes.AES
+	sha256, sha512 lanes.SHA
+}
+
+// portable is the choice without package lanes.
+var portable = kernels{}
+
+// chosen is what new SAs use. Tests and benchmarks set it to each of
+// allKernels; nothing else writes to it.
+var chosen = allKernels()[0]
+
+// allKernels returns every choice that this processor has, best first.
+func allKernels() (all []kernels) {
+	for _, aes := range lanes.AESKernels() {
+		for i := range max(len(lanes.SHA256Kernels()), len(lanes.SHA512Kernels())) {
+			all = append(all, kernels{aes, at(lanes.SHA256Kernels(), i), at(lanes.SHA512Kernels(), i)})
+		}
+	}
+	return append(all, portable)
+}
+
+// at returns the i-th best kernel, or the last.
+func at(all []lanes.SHA, i int) lanes.SHA {
+	if len(all) == 0 {
+		return lanes.SHANone
+	}
+	return all[min(i, len(all)-1)]
+}
+
+// name is the choice for a suite in the names of benchmarks.
+func (k kernels) name(s Suite) string {
+	sha := k.sha256
+	switch {
+	case s == AES256CBCSHA512:
+		sha = k.sha512
+	case s != AES128CBCSHA256:
+		return "std"
+	}
+	if k.aes == lanes.AESNone || sha == lanes.SHANone {
+		return "std"
+	}
+	return k.aes.String() + "+" + sha.String()
+}
+
+func newCBCSHA256(k *Keys, esn bool) (transform, error) {
+	if chosen.aes == lanes.AESNone || chosen.sha256 == lanes.SHANone {
+		return newCBCPortable(k, sha256.New, sha256ICV, esn)
+	}
+	mac, err := lanes.NewHMACSHA256(chosen.sha256, k.Int)
+	if err != nil {
+		return nil, err
+	}
+	return newCBCLanes(k, mac, chosen.sha256, sha256.New, sha256ICV, esn)
+}
+
+func newCBCSHA512(k *Keys, esn bool) (transform, error) {
+	if chosen.aes == lanes.AESNone || chosen.sha512 == lanes.SHANone {
+		return newCBCPortable(k, sha512.New, sha512ICV, esn)
+	}
+	mac, err := lanes.NewHMACSHA512(chosen.sha512, k.Int)
+	if err != nil {
+		return nil, err
+	}
+	return newCBCLanes(k, mac, chosen.sha512, sha512.New, sha512ICV, esn)
+}
