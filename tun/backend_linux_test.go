@@ -187,7 +187,7 @@ func TestRefusedSuperPacketIsWrittenSingly(t *testing.T) {
 		unix.SockFilter{Code: load, K: third},
 		unix.SockFilter{Code: more, K: 2, Jf: 1})
 	err := onSpoiledThread(onlyPackets, func() error {
-		n, err := b.devs[0].Write(packed(stream(6)...), offset)
+		n, err := b.devs[0].Write(packed(stream(6, inner)...), offset)
 		if n != 6 {
 			t.Errorf("accepted %d", n)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -38,8 +39,11 @@ const tcpOffloads = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
 
 // superPackets is the crossing of Offload.
 type superPackets struct {
-	file *os.File
-	raw  syscall.RawConn
+	// set at start
+	file        *os.File
+	raw         syscall.RawConn
+	udp         bool // the kernel takes UDP super-packets
+	assumeValid bool
 
 	// owned by the reading goroutine
 	splitter offload.Splitter
@@ -47,11 +51,8 @@ type superPackets struct {
 	reading  reading
 	onRead   func(fd uintptr) bool // bound once, a method value would allocate
 
-	// owned by the writing goroutine
-	merger  offload.Merger
-	iovs    [MaxBatch + 1]unix.Iovec
-	writing writing
-	onWrite func(fd uintptr) bool
+	mu      sync.Mutex // guards writers
+	writers []*writer  // at rest
 }
 
 // reading is one call of read.
@@ -61,13 +62,6 @@ type reading struct {
 	offset   int
 	n, drops int
 	err      error
-}
-
-// writing is one call of write: next of all planned writes is due.
-type writing struct {
-	next, all int
-	n, bytes  int
-	err       error
 }
 
 var _ crossing = (*superPackets)(nil)
@@ -80,9 +74,8 @@ func openOffload(cfg Config) (crossing, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	s := &superPackets{buf: make([]byte, superPacket)}
-	s.merger.AssumeValid = cfg.AssumeValid
-	if s.merger.UDP, err = negotiate(fd); err != nil {
+	s := &superPackets{buf: make([]byte, superPacket), assumeValid: cfg.AssumeValid}
+	if s.udp, err = negotiate(fd); err != nil {
 		unix.Close(fd)
 		return nil, "", err
 	}
@@ -91,7 +84,7 @@ func openOffload(cfg Config) (crossing, string, error) {
 		s.file.Close()
 		return nil, "", err
 	}
-	s.onRead, s.onWrite = s.readAll, s.writeAll
+	s.onRead = s.readAll
 	return s, name, nil
 }
 
@@ -183,74 +176,8 @@ func (s *superPackets) split() {
 	}
 }
 
-// write plans the batch and makes one system call for each super-packet.
-func (s *superPackets) write(pkts [][]byte) (n, bytes int, err error) {
-	s.writing = writing{all: s.merger.Plan(pkts)}
-	err = s.raw.Write(s.onWrite)
-	s.merger.Done()
-	clear(s.iovs[:len(pkts)+1])
-	w := &s.writing
-	if err == nil {
-		err = w.err
-	}
-	return w.n, w.bytes, err
-}
-
-// writeAll makes the planned writes. It is called again when it returns false
-// and the device takes more.
-func (s *superPackets) writeAll(fd uintptr) (done bool) {
-	w := &s.writing
-	for ; w.next < w.all; w.next++ {
-		switch errno := s.writev(fd, s.merger.Vector(w.next)); errno {
-		case 0:
-			n, bytes := s.merger.Size(w.next)
-			w.n += n
-			w.bytes += bytes
-		case unix.EAGAIN:
-			return false
-		case unix.EBADFD:
-			w.err = errno
-			return true
-		case unix.EIO: // the interface is down
-		default:
-			s.writeSingly(fd, s.merger.Packets(w.next))
-		}
-	}
-	return true
-}
-
-// writeSingly is for a super-packet that the kernel refused.
-func (s *superPackets) writeSingly(fd uintptr, pkts [][]byte) {
-	if len(pkts) == 1 {
-		return // that was it
-	}
-	for _, p := range pkts {
-		if s.writev(fd, [][]byte{noHeader[:], p}) == 0 {
-			s.writing.n++
-			s.writing.bytes += len(p)
-		}
-	}
-}
-
-// noHeader is the virtio_net_hdr of a packet that needs nothing done.
-var noHeader [offload.HeaderLen]byte
-
 // readSome is read(2) into buf.
 func (s *superPackets) readSome(fd uintptr) (int, unix.Errno) {
 	n, _, errno := unix.Syscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&s.buf[0])), uintptr(len(s.buf)))
 	return int(n), errno
-}
-
-// writev is writev(2). Package unix's allocates.
-func (s *superPackets) writev(fd uintptr, parts [][]byte) unix.Errno {
-	for i, p := range parts {
-		s.iovs[i].Base = unsafe.SliceData(p)
-		s.iovs[i].SetLen(len(p))
-	}
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&s.iovs[0])), uintptr(len(parts)))
-		if errno != unix.EINTR {
-			return errno
-		}
-	}
 }

@@ -91,11 +91,14 @@ func ipLen(b []byte) int {
 	return 0
 }
 
-func (s singlePackets) write(pkts [][]byte) (n, bytes int, err error) {
-	for _, p := range pkts {
-		if _, err := s.ifce.Write(p); err == nil {
+func (s singlePackets) write(bufs [][]byte, offset int) (n, bytes int, err error) {
+	for _, b := range bufs {
+		if len(b) < offset || !isIP(b[offset:]) {
+			continue
+		}
+		if _, err := s.ifce.Write(b[offset:]); err == nil {
 			n++
-			bytes += len(p)
+			bytes += len(b) - offset
 		} else if ends(err) {
 			return n, bytes, err
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -172,9 +173,9 @@ func TestUDPCrossesTwoDevicesUnharmed(t *testing.T) {
 }
 
 // stream returns the packets of a UDP flow with checksums.
-func stream(n int) (packets [][]byte) {
+func stream(n int, to netip.AddrPort) (packets [][]byte) {
 	for i := range n {
-		p := udp(remote, inner, fmt.Sprintf("datagram %02d", i))
+		p := udp(remote, to, fmt.Sprintf("datagram %02d", i))
 		sum := uint32(17 + len(p) - 20)
 		for at := 12; at < len(p); at += 2 {
 			sum += uint32(p[at]) << 8
@@ -195,7 +196,7 @@ func stream(n int) (packets [][]byte) {
 func TestDamagedPacketIsNotDelivered(t *testing.T) {
 	everyBackend(t, func(t *testing.T, b *bench) {
 		c := listenUDP(t, b.hosts[0], inner)
-		packets := stream(6)
+		packets := stream(6, inner)
 		packets[3][30] ^= 1
 		if n, err := b.devs[0].Write(packed(packets...), offset); n != 6 || err != nil {
 			t.Fatalf("accepted %d, %v", n, err)
@@ -215,7 +216,7 @@ func TestDamagedPacketIsNotDelivered(t *testing.T) {
 func TestWriteAltersNothing(t *testing.T) {
 	everyBackend(t, func(t *testing.T, b *bench) {
 		c := listenUDP(t, b.hosts[0], inner)
-		slab := bytes.Join(stream(10), nil)
+		slab := bytes.Join(stream(10, inner), nil)
 		before := bytes.Clone(slab)
 		var bufs [][]byte
 		for i := range 10 {
@@ -282,5 +283,63 @@ func TestSuperPacketLargerThanTheBatchIsReadInParts(t *testing.T) {
 	}
 	if !bytes.Equal(got, data) {
 		t.Fatal("the data arrived altered")
+	}
+}
+
+// TestManyGoroutinesWrite gives each a flow of its own.
+func TestManyGoroutinesWrite(t *testing.T) {
+	everyBackend(t, func(t *testing.T, b *bench) {
+		const writers, rounds = 4, 50
+		c := listenUDP(t, b.hosts[0], inner)
+		if err := c.SetReadBuffer(4 << 20); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				for i := range rounds {
+					from := netip.AddrPortFrom(remote.Addr(), uint16(1000+w))
+					if n, err := b.devs[0].Write(packed(udp(from, inner, fmt.Sprint(i))), offset); n != 1 || err != nil {
+						t.Errorf("accepted %d, %v", n, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		next := map[uint16]int{}
+		for range writers * rounds {
+			buf := make([]byte, 100)
+			n, from, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil || string(buf[:n]) != fmt.Sprint(next[from.Port()]) {
+				t.Fatalf("from %v: %q, %v; want %d", from, buf[:n], err, next[from.Port()])
+			}
+			next[from.Port()]++
+		}
+	})
+}
+
+// TestMergedPacketIsForwarded has a host send on what was written to its
+// device: the kernel cuts it and computes the checksums.
+func TestMergedPacketIsForwarded(t *testing.T) {
+	b := newBench(t, tun.Offload)
+	err := b.hosts[0].Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := netip.AddrPortFrom(b.hosts[1].Addr4, 7)
+	c := listenUDP(t, b.hosts[1], to)
+	const n = 10
+	for range 2 {
+		if k, err := b.devs[0].Write(packed(stream(n, to)...), offset); k != n || err != nil {
+			t.Fatalf("accepted %d, %v", k, err)
+		}
+		for i := range n {
+			expect(t, c, fmt.Sprintf("datagram %02d", i))
+		}
+	}
+	if k := counter(t, b.hosts[1], "Udp InCsumErrors"); k != 0 {
+		t.Fatalf("%d wrong checksums", k)
 	}
 }

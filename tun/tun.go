@@ -33,12 +33,12 @@ var (
 )
 
 // Device is a network interface whose far end is this process. One goroutine
-// at a time may Read and one may Write.
+// at a time may Read; any number may Write.
 type Device interface {
 	// Read waits for packets and puts the i-th at bufs[i][offset:], its length
-	// in sizes[i]; nothing else in bufs is written. It borrows bufs, which need
-	// room for offset + MTU bytes each, and returns how many it filled, at least
-	// one unless there is an error.
+	// in sizes[i]; nothing else in bufs is written. It borrows bufs, one or more
+	// with room for offset + MTU bytes each, and returns how many it filled, at
+	// least one unless there is an error.
 	Read(bufs [][]byte, sizes []int, offset int) (int, error)
 
 	// Write sends the packets bufs[i][offset:]. It borrows bufs and alters

@@ -27,21 +27,19 @@ type Linux struct {
 	closeOnce sync.Once
 	closeErr  error
 	stats     Stats
-
-	good [MaxBatch][]byte // owned by the writing goroutine
 }
 
 var _ Device = (*Linux)(nil)
 
-// crossing is what a backend does. One goroutine at a time reads, one writes.
+// crossing is what a backend does. One goroutine at a time reads, any write.
 type crossing interface {
 	// read is Device.Read; drops are packets that it could not deliver. It may
 	// return 0, 0, nil.
 	read(bufs [][]byte, sizes []int, offset int) (n, drops int, err error)
 
-	// write sends at most MaxBatch IP packets. An error is of the device; what
-	// the kernel refused is neither in n nor in bytes.
-	write(pkts [][]byte) (n, bytes int, err error)
+	// write is Device.Write for at most MaxBatch packets. An error is of the
+	// device; what was refused is neither in n nor in bytes.
+	write(bufs [][]byte, offset int) (n, bytes int, err error)
 
 	batchSize() int
 	conn() syscall.RawConn
@@ -115,17 +113,7 @@ func (t *Linux) writeBatch(bufs [][]byte, offset int) (int, error) {
 	if t.closed.Load() {
 		return 0, ErrClosed
 	}
-	good := t.good[:0]
-	for _, b := range bufs {
-		if len(b) >= offset && isIP(b[offset:]) {
-			good = append(good, b[offset:])
-		}
-	}
-	n, bytes, err := 0, 0, error(nil)
-	if len(good) > 0 {
-		n, bytes, err = t.crossing.write(good)
-		clear(good)
-	}
+	n, bytes, err := t.crossing.write(bufs, offset)
 	if n < len(bufs) {
 		t.stats.WriteDrops.Add(uint64(len(bufs) - n))
 	}
