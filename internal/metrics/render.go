@@ -88,6 +88,9 @@ func (w writer) underlay(s *underlay.Stats) {
 	w.counter("underlay_received_bytes_total", "Payload bytes of those.", s.ReadBytes.Load())
 	w.counter("underlay_sent_datagrams_total", "UDP datagrams sent from the port.", s.WritePackets.Load())
 	w.counter("underlay_sent_bytes_total", "Payload bytes of those.", s.WriteBytes.Load())
+	w.counter("underlay_received_trains_total", "Trains of datagrams that the kernel handed over as one (UDP GRO).", s.ReadTrains.Load())
+	w.counter("underlay_sent_trains_total", "Trains of datagrams handed to the kernel as one (UDP GSO).", s.WriteTrains.Load())
+	w.counter("underlay_refused_trains_total", "Trains that the kernel would not take: their datagrams were sent one by one.", s.TrainRefused.Load())
 	const drops, help = "underlay_drops_total", "UDP datagrams lost between the kernel and this process, by reason."
 	w.counter(drops, help, s.ReadTooLong.Load(), reason("too_long"))
 	w.counter(drops, help, s.WriteErrors.Load(), reason("not_sent"))
