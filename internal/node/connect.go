@@ -11,7 +11,6 @@ import (
 
 	"icvpn/abe"
 	"icvpn/esp"
-	"icvpn/internal/datapath"
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/service"
@@ -361,7 +360,7 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 		return
 	}
 	t.endpoints = []netip.AddrPort{p.path}
-	t.path.SetWay(&datapath.Way{SA: p.out, Path: p.path})
+	n.startMTU(t, p, now)
 	for _, q := range t.pairs {
 		if q != p && q.confirmed && q.retired.IsZero() {
 			q.retire(now.Add(keyex.OldInboundLife))
@@ -401,6 +400,9 @@ func (n *Node) removePair(t *tunnel, p *saPair) {
 	}
 	if w := t.path.Way(); w != nil && w.SA == p.out {
 		t.path.SetWay(nil)
+	}
+	if len(t.pairs) == 0 {
+		t.mtu = pathMTU{}
 	}
 	if t.state == tunnelUp && t.current() == nil {
 		t.state = tunnelIdle // a retired pair may linger, but carries nothing out

@@ -62,21 +62,22 @@ type Config struct {
 // Node is a running member. Make it with New; Run starts it.
 type Node struct {
 	// set at start
-	cfg     Config
-	log     *slog.Logger
-	self    id.ID
-	key     ed25519.PrivateKey
-	service id.ID
-	prefix4 netip.Prefix
-	prefix6 netip.Prefix
-	device  tun.Device
-	path    *datapath.Datapath
-	port    *port.Port
-	ring    *seal.Ring
-	overlay *overlay.Overlay
-	sad     *esp.SAD
-	esp     *esp.Stats
-	started time.Time
+	cfg       Config
+	log       *slog.Logger
+	self      id.ID
+	key       ed25519.PrivateKey
+	service   id.ID
+	prefix4   netip.Prefix
+	prefix6   netip.Prefix
+	device    tun.Device
+	path      *datapath.Datapath
+	deviceMTU int // of inner packets
+	port      *port.Port
+	ring      *seal.Ring
+	overlay   *overlay.Overlay
+	sad       *esp.SAD
+	esp       *esp.Stats
+	started   time.Time
 
 	// replaced as a whole
 	membership atomic.Pointer[Membership]
@@ -161,12 +162,11 @@ func New(cfg Config) (*Node, error) {
 	if err := n.newControl(m); err != nil {
 		return nil, err
 	}
-	mtu, err := n.device.MTU()
-	if err != nil {
+	if n.deviceMTU, err = n.device.MTU(); err != nil {
 		return nil, err
 	}
 	n.path, err = datapath.New(datapath.Config{
-		Device: n.device, Send: n.port.WriteESP, SAD: n.sad, Route: n.routeTo, Unrouted: n.onUnrouted, MaxMTU: mtu,
+		Device: n.device, Send: n.port.WriteESP, SAD: n.sad, Route: n.routeTo, Unrouted: n.onUnrouted, MaxMTU: n.deviceMTU,
 	})
 	if err != nil {
 		return nil, err

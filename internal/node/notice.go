@@ -16,24 +16,25 @@ import (
 // traffic (docs/protocol/tunnel.md). They travel sealed under the group key and
 // inside that under the tunnel's control key, so they prove who speaks:
 //
-//	SPI 4 ‖ nonce 24 ‖ XChaCha20-Poly1305(ctl, nonce, op 1 ‖ stamp 8; AD = SPI)
+//	SPI 4 ‖ nonce 24 ‖ XChaCha20-Poly1305(ctl, nonce, op 1 ‖ stamp 8 ‖ arg 2; AD = SPI)
 //
 // The stamp grows with every notice of a direction; an old one is a replay.
 type noticeOp uint8
 
 const (
-	noticePing   noticeOp = 1 // answer with a pong
-	noticePong   noticeOp = 2
-	noticeDelete noticeOp = 3 // the sender has erased this pair
+	noticePing    noticeOp = 1 // answer with a pong
+	noticePong    noticeOp = 2
+	noticeDelete  noticeOp = 3 // the sender has erased this pair
+	noticeArrived noticeOp = 4 // a dummy whose datagram had arg bytes has arrived
 )
 
 const (
-	noticePlain = 1 + 8
+	noticePlain = 1 + 8 + 2
 	noticeSize  = 4 + chacha20poly1305.NonceSizeX + noticePlain + chacha20poly1305.Overhead
 )
 
 // sealNotice returns a notice for the holder of inbound SA spi.
-func sealNotice(key [32]byte, spi uint32, op noticeOp, stamp uint64) []byte {
+func sealNotice(key [32]byte, spi uint32, op noticeOp, stamp uint64, arg uint16) []byte {
 	aead, err := chacha20poly1305.NewX(key[:])
 	if err != nil {
 		panic("node: internal error: " + err.Error())
@@ -42,13 +43,14 @@ func sealNotice(key [32]byte, spi uint32, op noticeOp, stamp uint64) []byte {
 	b = b[:4+chacha20poly1305.NonceSizeX]
 	rand.Read(b[4:])
 	plain := binary.BigEndian.AppendUint64([]byte{byte(op)}, stamp)
+	plain = binary.BigEndian.AppendUint16(plain, arg)
 	return aead.Seal(b, b[4:], plain, b[:4])
 }
 
 // openNotice reverses sealNotice.
-func openNotice(key [32]byte, b []byte) (op noticeOp, stamp uint64, ok bool) {
+func openNotice(key [32]byte, b []byte) (op noticeOp, stamp uint64, arg uint16, ok bool) {
 	if len(b) != noticeSize {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	aead, err := chacha20poly1305.NewX(key[:])
 	if err != nil {
@@ -57,15 +59,15 @@ func openNotice(key [32]byte, b []byte) (op noticeOp, stamp uint64, ok bool) {
 	body := b[4+chacha20poly1305.NonceSizeX:]
 	plain, err := aead.Open(nil, b[4:4+chacha20poly1305.NonceSizeX], body, b[:4])
 	if err != nil {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
-	return noticeOp(plain[0]), binary.BigEndian.Uint64(plain[1:]), true
+	return noticeOp(plain[0]), binary.BigEndian.Uint64(plain[1:]), binary.BigEndian.Uint16(plain[9:]), true
 }
 
 // sendNotice sends a notice on a pair. Control loop only.
-func (n *Node) sendNotice(t *tunnel, p *saPair, op noticeOp) {
+func (n *Node) sendNotice(t *tunnel, p *saPair, op noticeOp, arg uint16) {
 	p.stampOut = max(p.stampOut+1, uint64(time.Now().UnixNano()))
-	b := sealNotice(p.result.CtlOut, p.out.SPI(), op, p.stampOut)
+	b := sealNotice(p.result.CtlOut, p.out.SPI(), op, p.stampOut, arg)
 	if err := n.port.SendControl(n.ring, seal.TypeProbe, seal.Newest, b, 0, p.path); err != nil {
 		n.log.Debug("notice not sent", "peer", t.name(), "err", err)
 	}
@@ -83,7 +85,7 @@ func (n *Node) onNotice(b []byte, _ netip.AddrPort) {
 		n.stats.badNotices.Add(1)
 		return
 	}
-	op, stamp, ok := openNotice(p.result.CtlIn, b)
+	op, stamp, arg, ok := openNotice(p.result.CtlIn, b)
 	if !ok || stamp <= p.stampIn {
 		n.stats.badNotices.Add(1)
 		return
@@ -93,7 +95,9 @@ func (n *Node) onNotice(b []byte, _ netip.AddrPort) {
 	n.confirm(t, p.in)
 	switch op {
 	case noticePing:
-		n.sendNotice(t, p, noticePong)
+		n.sendNotice(t, p, noticePong, 0)
+	case noticeArrived:
+		n.onArrived(t, int(arg))
 	case noticeDelete:
 		n.log.Info("tunnel deleted by the peer", "peer", t.name())
 		n.removePair(t, p)

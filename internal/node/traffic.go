@@ -82,11 +82,21 @@ func (t *tunnel) Sealed(s datapath.Sealed) {
 	if s.Life != esp.LifeFresh {
 		t.node.lifeEnds(t)
 	}
+	if s.TooLong > 0 && !t.tooLong.Swap(true) {
+		t.node.signal(func() {
+			t.tooLong.Store(false)
+			t.node.onTooLong(t)
+		})
+	}
 	if s.Sent == 0 {
 		return
 	}
 	t.stats.lastData.Store(s.Now.UnixNano())
 	t.stats.lastTx.Store(s.Now.UnixNano())
+	if at := s.Now.UnixNano(); at-t.mtuLooked.Load() > int64(mtuLook) {
+		t.mtuLooked.Store(at)
+		t.node.signal(func() { t.node.tendMTU(t, time.Now()) })
+	}
 	if !t.armed.Swap(true) { // watch whether the peer answers
 		t.node.signal(func() {
 			if at := time.Now().Add(deadAfter); at.Before(t.node.upkeepAt) {
@@ -101,6 +111,9 @@ func (t *tunnel) Opened(o datapath.Opened) {
 	if o.Authentic > 0 {
 		t.stats.lastRx.Store(o.Now.UnixNano())
 		t.heardOn(o.SA)
+	}
+	if o.Dummy > 0 {
+		t.sawDummy(o.SA, o.Dummy)
 	}
 	if o.Life != esp.LifeFresh {
 		t.node.lifeEnds(t)

@@ -49,6 +49,9 @@ type tunnel struct {
 	heardBefore atomic.Pointer[esp.Inbound] // ... and the one before
 	armed       atomic.Bool                 // upkeep watches whether the peer answers
 	ending      atomic.Bool                 // an SA has said that its life ends
+	tooLong     atomic.Bool                 // the control loop was told that the interface is too small
+	mtuLooked   atomic.Int64                // Unix ns when traffic last made us look at the path's MTU
+	arrived     atomic.Int32                // length of a long dummy that the peer is to be told of
 	wanted      atomic.Bool                 // the control loop was asked to connect
 	stats       tunnelStats
 
@@ -64,6 +67,7 @@ type tunnel struct {
 	retryWait   time.Duration
 	failure     string // why the last attempt failed, for people
 	rekeying    bool
+	mtu         pathMTU
 	handshake   time.Time
 	probes      int // unanswered
 	lastProbe   time.Time

@@ -18,6 +18,7 @@ func (n *Node) upkeep(now time.Time) {
 		n.tendPairs(t, now)
 		n.tendLife(t, now)
 		n.tendLiveness(t, now)
+		n.tendMTU(t, now)
 		if len(t.pairs) == 0 && t.state == tunnelIdle && !t.hasStaged() {
 			delete(n.active, t)
 			continue
@@ -123,7 +124,7 @@ func (n *Node) tendLiveness(t *tunnel, now time.Time) {
 	if t.probes < probeTries {
 		t.probes++
 		t.lastProbe = now
-		n.sendNotice(t, p, noticePing)
+		n.sendNotice(t, p, noticePing, 0)
 		return
 	}
 	if !t.rekeying && !now.Before(t.retryAt) {
@@ -162,6 +163,9 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 		}
 		earliest(latest(p.born, time.Unix(0, t.stats.lastData.Load())).Add(idleLife + time.Second))
 	}
+	if t.mtu.machine != nil {
+		earliest(t.mtu.machine.Deadline())
+	}
 	if t.armed.Load() {
 		earliest(now.Add(probeEvery))
 	}
@@ -178,7 +182,7 @@ func latest(a, b time.Time) time.Time {
 // deleteTunnel tells the peer and erases every key.
 func (n *Node) deleteTunnel(t *tunnel) {
 	if p := t.current(); p != nil {
-		n.sendNotice(t, p, noticeDelete)
+		n.sendNotice(t, p, noticeDelete, 0)
 	}
 	for len(t.pairs) > 0 {
 		n.removePair(t, t.pairs[0])
