@@ -69,6 +69,10 @@ func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *
 	if err != nil {
 		return errors.Join(err, udp.Close())
 	}
+	// Every tunnel finds its path's MTU; fragments would only hide it.
+	if err := udp.SetDontFragment(true); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return errors.Join(err, udp.Close(), device.Close())
+	}
 	p := &peer{cfg: c, token: tok, dir: dir, key: key, udp: udp, device: device, binary: binary, log: log, began: began}
 	if err := p.run(ctx); err != nil {
 		return errors.Join(err, udp.Close(), device.Close())
