@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,9 @@ type Datapath struct {
 	// set at start
 	cfg      Config
 	maxInner int // longest packet a slot holds
+	fewCores bool
 
+	company  company
 	mem      pools
 	stats    Stats
 	workers  sync.WaitGroup // tunnels' goroutines
@@ -75,7 +78,7 @@ func New(cfg Config) (*Datapath, error) {
 		return nil, fmt.Errorf("datapath: MaxMTU: %d, want 1 to %d", cfg.MaxMTU, tun.MaxMTU)
 	}
 	slot := max(slotSize, (esp.Headroom+cfg.MaxMTU+esp.Tailroom+255)&^255)
-	d := &Datapath{cfg: cfg, maxInner: slot - esp.Headroom - esp.Tailroom}
+	d := &Datapath{cfg: cfg, maxInner: slot - esp.Headroom - esp.Tailroom, fewCores: runtime.GOMAXPROCS(0) <= fewCores}
 	d.mem.init(slot)
 	return d, nil
 }
@@ -113,6 +116,24 @@ func (d *Datapath) tooBig(pkt []byte, mtu int, now time.Time) {
 		d.stats.TooBigSent.Add(1)
 		d.write([][]byte{buf[:tun.Headroom+n]})
 	}
+}
+
+// company tells whether one tunnel alone has traffic.
+type company struct {
+	last  atomic.Pointer[Tunnel]
+	until atomic.Int64 // ns; before it, more than one had
+}
+
+// lone notes that t has traffic at now and says whether it has been the only one
+// for some time.
+func (c *company) lone(t *Tunnel, now int64) bool {
+	if last := c.last.Load(); last != t {
+		c.last.Store(t)
+		if last != nil {
+			c.until.Store(now + int64(companyTime))
+		}
+	}
+	return now >= c.until.Load()
 }
 
 // bucket admits so many events a second.

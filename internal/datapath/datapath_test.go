@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
@@ -14,15 +15,31 @@ import (
 	"icvpn/internal/underlay/simnet"
 )
 
+// manners are the three ways in which the work is shared out.
+var manners = []struct {
+	name string
+	set  func(*Datapath)
+}{
+	{"company", crowd},
+	{"lone, few cores", func(d *Datapath) { d.fewCores = true }},
+	{"lone, many cores", func(d *Datapath) { d.fewCores = false }},
+}
+
+// crowd makes no tunnel alone.
+func crowd(d *Datapath) { d.company.until.Store(math.MaxInt64) }
+
 // Batches of every size, from one packet to what one Read may bring, IPv4 and
 // IPv6, in every suite, received one by one and in trains: all arrive, as they
 // were and in order, whoever processed them.
 func TestPacketsArriveAsTheyWereAndInOrder(t *testing.T) {
-	for _, suite := range esp.Suites() {
+	for i, suite := range append(esp.Suites(), esp.DefaultSuite) {
 		for _, size := range []int{underlay.DefaultBuffer, underlay.TrainBuffer} {
-			t.Run(fmt.Sprintf("%v/buffer=%d", suite, size), func(t *testing.T) {
+			way := manners[i%len(manners)]
+			t.Run(fmt.Sprintf("%v/buffer=%d/%s", suite, size, way.name), func(t *testing.T) {
 				a, b, _ := newPair(t, simnet.Config{Trains: true}, suite, Policy{}, 1400)
 				a.bufSize, b.bufSize = size, size
+				way.set(a.path)
+				way.set(b.path)
 				a.start()
 				b.start()
 				rng := rand.New(rand.NewPCG(3, 4))
@@ -70,6 +87,8 @@ func TestQueuedPacketsAreNotTheReaders(t *testing.T) {
 		a, b, _ := newPair(t, simnet.Config{Trains: true}, esp.DefaultSuite, Policy{}, 1400)
 		b.bufSize = size
 		b.owner.block = make(chan struct{})
+		crowd(a.path)
+		crowd(b.path)
 		a.start()
 		b.start()
 		var want [][]byte
@@ -97,6 +116,7 @@ func TestQueuedPacketsAreNotTheReaders(t *testing.T) {
 func TestFullQueueDropsAndCounts(t *testing.T) {
 	a, _, _ := newPair(t, simnet.Config{}, esp.DefaultSuite, Policy{}, 1400)
 	a.owner.block = make(chan struct{})
+	crowd(a.path)
 	a.start()
 	const batches = 40
 	for i := range uint32(batches) {
@@ -122,6 +142,81 @@ func TestFullQueueDropsAndCounts(t *testing.T) {
 	}
 }
 
+// Alone, a tunnel with many cores waits for room in its queue: nothing is
+// dropped, the rest waits where it came from.
+func TestLoneTunnelWaitsInsteadOfDropping(t *testing.T) {
+	a, _, _ := newPair(t, simnet.Config{}, esp.DefaultSuite, Policy{}, 1400)
+	a.path.fewCores = false
+	a.owner.block = make(chan struct{})
+	a.start()
+	const batches = 40
+	for i := range uint32(batches) {
+		var ps [][]byte
+		for k := range uint32(100) {
+			ps = append(ps, udp(in4A, in4B, i*100+k, 100))
+		}
+		a.dev.in <- ps
+	}
+	for a.path.waiting(a.tunnel) < laneQueue-100 {
+		runtime.Gosched()
+	}
+	if len(a.dev.in) < batches/2 {
+		t.Errorf("%d batches wait at the device, want most of %d", len(a.dev.in), batches)
+	}
+	close(a.owner.block)
+	for a.tunnel.Stats().TxPackets.Load() < batches*100 {
+		runtime.Gosched()
+	}
+	if n := a.path.Stats().QueueDrops.Load(); n != 0 {
+		t.Errorf("%d dropped", n)
+	}
+}
+
+func (d *Datapath) waiting(t *Tunnel) int {
+	t.out.mu.Lock()
+	defer t.out.mu.Unlock()
+	return t.out.waiting
+}
+
+// Alone with few cores, the reader does everything.
+func TestLoneTunnelRunsToCompletion(t *testing.T) {
+	a, b, _ := newPair(t, simnet.Config{}, esp.DefaultSuite, Policy{}, 1400)
+	a.path.fewCores = true
+	var ps [][]byte
+	for i := range uint32(100) {
+		ps = append(ps, udp(in4A, in4B, i, 100))
+	}
+	slots, sizes := make([][]byte, len(ps)), make([]int, len(ps))
+	for i, p := range ps {
+		slots[i] = make([]byte, a.path.mem.slot)
+		sizes[i] = copy(slots[i][esp.Headroom:], p)
+	}
+	a.path.route(slots, sizes, true)
+	if n := a.tunnel.Stats().TxPackets.Load(); n != 100 {
+		t.Errorf("%d packets sent when route returns, want all 100", n)
+	}
+	b.conn.Close()
+}
+
+func TestCompanyIsRemembered(t *testing.T) {
+	var c company
+	one, other := new(Tunnel), new(Tunnel)
+	const start = int64(time.Hour)
+	for _, step := range []struct {
+		t    *Tunnel
+		at   time.Duration
+		want bool
+	}{
+		{one, 0, true}, {one, time.Second, true},
+		{other, 2 * time.Second, false}, {one, 3 * time.Second, false}, {one, 12 * time.Second, false},
+		{one, 13 * time.Second, true}, {one, time.Minute, true}, {other, time.Minute, false},
+	} {
+		if got := c.lone(step.t, start+int64(step.at)); got != step.want {
+			t.Errorf("after %v: lone %v", step.at, got)
+		}
+	}
+}
+
 // A tunnel whose work does not end keeps the reader from nobody.
 func TestElephantDoesNotStarveAnother(t *testing.T) {
 	net := simnet.New(simnet.Config{})
@@ -140,6 +235,8 @@ func TestElephantDoesNotStarveAnother(t *testing.T) {
 	}
 	a.start()
 	b.start()
+	a.dev.in <- [][]byte{udp(in4A, in4B, 1000, 84)}
+	b.dev.take(t, 1)
 	var herd [][]byte
 	for i := range uint32(100) {
 		herd = append(herd, udp(in4A, elephantTo, i, 1000))
@@ -163,10 +260,10 @@ func TestElephantDoesNotStarveAnother(t *testing.T) {
 func TestInlineHasABudget(t *testing.T) {
 	d := &Datapath{}
 	var l lane
-	l.d, l.handle = d, func(*batch) {}
+	l.init(d, func(*batch) {})
 	inline := 0
 	for range 1000 {
-		if l.claim(1, 5*inlineSlot) {
+		if l.claim(1, 5*inlineSlot, false) {
 			inline++
 			l.finish(d.testBatch())
 		}
@@ -174,10 +271,10 @@ func TestInlineHasABudget(t *testing.T) {
 	if inline != inlineBudget {
 		t.Errorf("%d packets inline within one slot, want %d", inline, inlineBudget)
 	}
-	if !l.claim(1, 6*inlineSlot) {
+	if !l.claim(1, 6*inlineSlot, false) {
 		t.Error("not inline in the next slot")
 	}
-	if l.claim(1, 7*inlineSlot) {
+	if l.claim(1, 7*inlineSlot, false) {
 		t.Error("two workers on one lane")
 	}
 }
@@ -266,7 +363,7 @@ func TestNothingAllocatesPerPacket(t *testing.T) {
 			for i := range slots {
 				sizes[i] = copy(slots[i][esp.Headroom:], pkt)
 			}
-			a.path.route(slots, sizes)
+			a.path.route(slots, sizes, true)
 			b.path.Receive(sealed)
 			now += inlineSlot
 			a.tunnel.out.spent, b.tunnel.in.spent = 0, 0

@@ -22,10 +22,16 @@
 // from another, and several tunnels use several cores. The goroutine ends when
 // the queue is empty.
 //
+// A tunnel that has been alone with its traffic for some seconds may keep its
+// reader: with few cores the reader processes everything, which is cheapest;
+// with more it hands over, and waits for a full queue instead of dropping. Either
+// way what is too much waits in the kernel.
+//
 // # Guarantees
 //
 //   - Packets of one tunnel and direction keep their order, whoever works.
-//   - Queues are bounded by packets; full means drop and count.
+//   - Queues are bounded by packets; full means drop and count, or, if the reader
+//     has nobody else to serve, wait.
 //   - Nothing allocates per packet. In: packets are opened in the buffer they
 //     were received in, which is exchanged; only short messages that have to
 //     wait are copied. Out: they are sealed in the slot they were read into.

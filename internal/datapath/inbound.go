@@ -11,7 +11,7 @@ import (
 
 // The way in:
 //
-//	reader ─> Receive ─> SAD ─> lane.claim ── small and idle ──> openBatch, in the reader's buffer
+//	reader ─> Receive ─> SAD ─> lane.claim ── small, or lone ──> openBatch, in the reader's buffer
 //	                      │        └ else: own ─> queue ─> openBatch
 //	                      └ unknown SPI: counted, nothing else
 //	openBatch ─> Open ─> Owner.Inbound ─> ECN, MSS ─> device
@@ -101,11 +101,12 @@ func (r *receiver) flush() {
 	if r.b == nil {
 		return
 	}
-	if r.to.in.claim(r.b.n, r.now) {
+	lone := r.d.company.lone(r.to, r.now)
+	if r.to.in.claim(r.b.n, r.now, lone) {
 		r.to.in.finish(r.b)
 	} else {
 		r.own()
-		r.to.in.enqueue(r.b)
+		r.to.in.enqueue(r.b, lone)
 	}
 	r.b, r.n = nil, 0
 }

@@ -5,9 +5,9 @@ import "sync"
 // lane is one direction of a tunnel: at any moment at most one goroutine works
 // on it, so packets keep their order.
 //
-//	idle ──submit, small──> busy: the submitter itself ──done──> idle
-//	 │                        │ more came meanwhile
-//	 └──submit, large──> busy: the lane's goroutine, until the queue is empty
+//	idle ──submit, small or lone──> busy: the submitter itself ──done──> idle
+//	 │                                │ more came meanwhile
+//	 └──submit, others─────────────> busy: the lane's goroutine, until the queue is empty
 //
 // The goroutine is started when it is needed and ends when there is nothing to
 // do: an idle tunnel has none, and no channel. A lane is made with its tunnel
@@ -20,27 +20,41 @@ type lane struct {
 	mu         sync.Mutex // guards what follows; never held over handle
 	busy       bool       // Invariant: while it is false, the queue is empty
 	head, tail *batch
-	waiting    int // packets in the queue
+	waiting    int       // packets in the queue
+	room       sync.Cond // packets have left the queue; on mu
 	slot       int64
 	spent      int // packets processed inline within slot
 }
 
+func (l *lane) init(d *Datapath, handle func(*batch)) {
+	l.d, l.handle = d, handle
+	l.room.L = &l.mu
+}
+
 // submit takes b: processes it, or queues it, or drops it when the queue is
-// full. now is in nanoseconds of any clock.
-func (l *lane) submit(b *batch, now int64) {
-	if l.claim(b.n, now) {
+// full. now is in nanoseconds of any clock; lone says that the submitter, a
+// reader, has nobody else to serve.
+func (l *lane) submit(b *batch, now int64, lone bool) {
+	if l.claim(b.n, now, lone) {
 		l.finish(b)
 		return
 	}
-	l.enqueue(b)
+	l.enqueue(b, lone)
 }
 
 // claim reserves the lane for the caller to process n packets inline; the caller
 // then calls finish.
-func (l *lane) claim(n int, now int64) bool {
+func (l *lane) claim(n int, now int64, lone bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.busy || n > inlineMax {
+	if l.busy {
+		return false
+	}
+	if lone && l.d.fewCores {
+		l.busy = true
+		return true
+	}
+	if n > inlineMax {
 		return false
 	}
 	if s := now / inlineSlot; s != l.slot {
@@ -67,9 +81,14 @@ func (l *lane) finish(b *batch) {
 	l.d.workers.Go(l.workLoop)
 }
 
-// enqueue takes b and sees to it that somebody works on the lane.
-func (l *lane) enqueue(b *batch) {
+// enqueue takes b and sees to it that somebody works on the lane. With nobody
+// else to serve it waits for room rather than drop: what follows then waits in
+// the kernel.
+func (l *lane) enqueue(b *batch, lone bool) {
 	l.mu.Lock()
+	for lone && l.waiting+b.n > laneQueue && l.head != nil {
+		l.room.Wait()
+	}
 	switch {
 	case l.waiting+b.n > laneQueue && l.head != nil:
 		l.mu.Unlock()
@@ -126,5 +145,6 @@ func (l *lane) pop() *batch {
 	}
 	b.next = nil
 	l.waiting -= b.n
+	l.room.Broadcast()
 	return b
 }

@@ -34,7 +34,7 @@ func (d *Datapath) ReadLoop() error {
 		if err != nil {
 			return err
 		}
-		d.route(slots[:n], sizes[:n])
+		d.route(slots[:n], sizes[:n], true)
 		for i := range n { // route has exchanged some of them
 			bufs[i] = slots[i][:esp.Headroom+d.maxInner]
 		}
@@ -48,12 +48,12 @@ func (d *Datapath) Inject(pkt []byte) {
 	}
 	slot := make([]byte, d.mem.slot)
 	copy(slot[esp.Headroom:], pkt)
-	d.route([][]byte{slot}, []int{len(pkt)})
+	d.route([][]byte{slot}, []int{len(pkt)}, false)
 }
 
 // route hands packets to their tunnels, runs of one tunnel together. Slots it
-// gives away are replaced by others.
-func (d *Datapath) route(slots [][]byte, sizes []int) {
+// gives away are replaced by others. Only a reader may be made to wait.
+func (d *Datapath) route(slots [][]byte, sizes []int, mayWait bool) {
 	now := time.Now().UnixNano()
 	var b *batch
 	var to *Tunnel
@@ -73,7 +73,7 @@ func (d *Datapath) route(slots [][]byte, sizes []int) {
 			}
 		}
 		if t != to && b != nil {
-			to.out.submit(b, now)
+			to.out.submit(b, now, mayWait && d.company.lone(to, now))
 			b = nil
 		}
 		to, dst = t, at
@@ -84,7 +84,7 @@ func (d *Datapath) route(slots [][]byte, sizes []int) {
 		b.add(slot, esp.Headroom, sizes[i], inSlot, 0)
 	}
 	if b != nil {
-		to.out.submit(b, now)
+		to.out.submit(b, now, mayWait && d.company.lone(to, now))
 	}
 }
 

@@ -1,6 +1,10 @@
 package datapath
 
-import "icvpn/tun"
+import (
+	"time"
+
+	"icvpn/tun"
+)
 
 // We chose:
 const (
@@ -17,6 +21,15 @@ const (
 	// the reader from the others.
 	inlineBudget = 64
 	inlineSlot   = 1 << 20 // ns, about a millisecond
+
+	// companyTime is for how long after traffic of another tunnel a tunnel does not
+	// count as alone: then its reader serves others too, and never waits for it.
+	// A ping a second keeps it so.
+	companyTime = 10 * time.Second
+	// fewCores is how many cores count as few: there a lone tunnel is processed
+	// by its reader from end to end, which costs 15 % less than handing over
+	// (docs/performance.md); with more, reading and sealing go on side by side.
+	fewCores = 3
 
 	// laneQueue is how many packets wait for a tunnel's goroutine in one
 	// direction. Full means drop and count: 1.4 MB are 5 ms at 2.4 Gbit/s, more

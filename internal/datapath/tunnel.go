@@ -105,8 +105,8 @@ type Tunnel struct {
 // NewTunnel returns a tunnel that sends nothing yet.
 func (d *Datapath) NewTunnel(owner Owner, policy Policy) *Tunnel {
 	t := &Tunnel{d: d, owner: owner, policy: policy}
-	t.out.d, t.out.handle = d, t.sealBatch
-	t.in.d, t.in.handle = d, t.openBatch
+	t.out.init(d, t.sealBatch)
+	t.in.init(d, t.openBatch)
 	return t
 }
 
