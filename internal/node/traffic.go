@@ -30,7 +30,7 @@ var _ datapath.Owner = (*tunnel)(nil)
 func (n *Node) deviceLoop(ctx context.Context) error {
 	err := n.path.ReadLoop()
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the device was closed because we end
 	}
 	if err == nil || errors.Is(err, tun.ErrGone) { // gone, and not by us
 		return fmt.Errorf("node: interface %s was removed while icvpn was using it; start icvpn again", n.device.Name())
