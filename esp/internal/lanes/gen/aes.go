@@ -37,14 +37,18 @@ func (v *aesVariant) loadKey(f *file, i, reg int) {
 	f.op("%s %d(AX), %s", load, 16*i, v.r(reg))
 }
 
-// cipher writes all rounds on registers 0 to wide-1, which hold the input. AX
-// has the round keys, BX their number: 10 or 14.
-func (v *aesVariant) cipher(f *file, name, instr string) {
+// whiten mixes the first round key into the input.
+func (v *aesVariant) whiten(f *file) {
 	f.note("whitening")
 	v.loadKey(f, 0, 8)
 	for i := range wide {
 		f.op("VPXOR %s, %[2]s, %[2]s", v.r(8), v.r(i))
 	}
+}
+
+// cipher writes all rounds on registers 0 to wide-1, which hold the whitened
+// input. AX has the round keys, BX their number: 10 or 14.
+func (v *aesVariant) cipher(f *file, name, instr string) {
 	round := func(n int) {
 		f.note("round %d", n)
 		v.loadKey(f, n, 8+n%2)
@@ -108,7 +112,7 @@ func (v *aesVariant) cbcEncrypt(f *file) {
 	v.gather(f, false)
 	f.label(name + "_block")
 	f.op("ADDQ $16, DX")
-	f.note("chain: previous ciphertext ^ plaintext")
+	f.note("chain: previous ciphertext ^ plaintext ^ first round key")
 	v.gather(f, true)
 	v.cipher(f, name, "AESENC")
 	f.note("the ciphertext goes where the plaintext was")
@@ -119,26 +123,29 @@ func (v *aesVariant) cbcEncrypt(f *file) {
 	f.op("RET")
 }
 
-// gather loads the block at DX of every lane, or mixes it in.
+// gather loads the block at DX of every lane. With mix it is a plaintext: mixed
+// with the first round key while the chain still waits for its last ciphertext,
+// then with that.
 func (v *aesVariant) gather(f *file, mix bool) {
+	const key = 15
+	if mix {
+		v.loadKey(f, 0, key)
+	}
 	for i := range wide {
-		f.op("MOVQ %d(SI), R8", 8*v.perReg*i)
-		if v.perReg == 1 {
-			if mix {
-				f.op("VPXOR (R8)(DX*1), %[1]s, %[1]s", v.r(i))
-			} else {
-				f.op("VMOVDQU (R8)(DX*1), %s", v.r(i))
-			}
-			continue
-		}
-		f.op("MOVQ %d(SI), R9", 8*v.perReg*i+8)
 		dst := i
 		if mix {
-			dst = 8 + i
+			dst = 8 + i%7
 		}
-		f.op("VMOVDQU (R8)(DX*1), X%d", dst)
-		f.op("VINSERTI128 $1, (R9)(DX*1), %[1]s, %[1]s", v.r(dst))
+		f.op("MOVQ %d(SI), R8", 8*v.perReg*i)
+		if v.perReg == 1 {
+			f.op("VMOVDQU (R8)(DX*1), X%d", dst)
+		} else {
+			f.op("MOVQ %d(SI), R9", 16*i+8)
+			f.op("VMOVDQU (R8)(DX*1), X%d", dst)
+			f.op("VINSERTI128 $1, (R9)(DX*1), %[1]s, %[1]s", v.r(dst))
+		}
 		if mix {
+			f.op("VPXOR %s, %[2]s, %[2]s", v.r(key), v.r(dst))
 			f.op("VPXOR %s, %[2]s, %[2]s", v.r(dst), v.r(i))
 		}
 	}
@@ -177,6 +184,7 @@ func (v *aesVariant) cbcDecrypt(f *file) {
 	for i := range wide {
 		f.op("VMOVDQU %d(DI), %s", i*size, v.r(i))
 	}
+	v.whiten(f)
 	v.cipher(f, name+"_w", "AESDEC")
 	f.note("mix in the ciphertext before, all of it before the first store")
 	for i := range wide {
@@ -219,6 +227,7 @@ func (v *aesVariant) ecbEncrypt(f *file) {
 	for i := range wide {
 		f.op("VMOVDQU %d(DI), %s", i*size, v.r(i))
 	}
+	v.whiten(f)
 	v.cipher(f, name+"_w", "AESENC")
 	for i := range wide {
 		f.op("VMOVDQU %s, %d(DI)", v.r(i), i*size)

@@ -40,8 +40,8 @@ func (s *shaNI) cdgh(lane int) string      { return fmt.Sprintf("X%d", 2+2*lane)
 func (s *shaNI) newest(lane, g int) string { return fmt.Sprintf("X%d", 9+(lane+4*g)%5) }
 
 const (
-	shaTmp  = "X14"
-	shaSwap = "X15"
+	shaTmp   = "X14"
+	shaConst = "X15" // constants of 4 rounds
 )
 
 // Pointers to the lanes' data. R12 is the words, R13 how far the data go on, DX
@@ -58,7 +58,6 @@ func (s *shaNI) write(f *file) {
 	f.op("MOVQ lanes+0(FP), SI")
 	f.op("MOVQ blocks+8(FP), CX")
 	f.op("LEAQ k256<>(SB), BX")
-	f.op("VMOVDQU swap32<>(SB), %s", shaSwap)
 	f.note("scratch on a cache line: states, then words")
 	f.op("LEAQ 63(SP), DX")
 	f.op("ANDQ $~63, DX")
@@ -84,6 +83,7 @@ func (s *shaNI) write(f *file) {
 	for g := range 16 {
 		f.note("rounds %d to %d, words of rounds %d to %d", 4*g, 4*g+3, (4*g+16)%64, (4*g+19)%64)
 		var rounds, words code
+		rounds.op("VMOVDQU %d(BX), %s", 16*g, shaConst)
 		for l := range s.lanes {
 			rounds = append(rounds, s.rounds(l, g)...)
 			words = append(words, s.word(l, (g+4)%16)...)
@@ -133,7 +133,7 @@ func (s *shaNI) word(l, g int) (c code) {
 	w := s.newest(l, g)
 	if g < 4 {
 		c.op("VMOVDQU %d(%s), %s", 16*g, shaData[l], w)
-		c.op("VPSHUFB %s, %[2]s, %[2]s", shaSwap, w)
+		c.op("VPSHUFB swap32<>(SB), %[1]s, %[1]s", w)
 	} else {
 		before := s.newest(l, g-1)
 		c.op("VMOVDQU %s, %s", s.words(l, g-4), w)
@@ -148,8 +148,7 @@ func (s *shaNI) word(l, g int) (c code) {
 
 // rounds writes 4 rounds of a lane. The words of the lower half go first.
 func (s *shaNI) rounds(l, g int) (c code) {
-	c.op("VMOVDQU %s, X0", s.words(l, g))
-	c.op("VPADDD %d(BX), X0, X0", 16*g)
+	c.op("VPADDD %s, %s, X0", s.words(l, g), shaConst)
 	c.op("SHA256RNDS2 X0, %s, %s", s.abef(l), s.cdgh(l))
 	c.op("VPSHUFD $0x0e, X0, X0")
 	c.op("SHA256RNDS2 X0, %s, %s", s.cdgh(l), s.abef(l))
