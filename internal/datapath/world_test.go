@@ -145,7 +145,7 @@ func saConfig(spi uint32, suite esp.Suite, seed byte) esp.Config {
 		}
 		return b
 	}
-	return esp.Config{SPI: spi, Suite: suite, Born: time.Now(),
+	return esp.Config{SPI: spi, Suite: suite, Born: time.Now(), Limits: esp.Limits{Age: 1000 * time.Hour},
 		Keys: esp.Keys{Enc: fill(k.Enc, seed), Int: fill(k.Int, seed+1), IV: fill(k.IV, seed+2), Salt: fill(k.Salt, seed+3)}}
 }
 
