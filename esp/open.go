@@ -116,16 +116,7 @@ func (in *Inbound) finish(batch []Packet) (n int) {
 			p.Drop = in.unpad(p)
 		}
 	}
-	// 8. Window again, and commit: another packet with the number, in this batch
-	// or on another goroutine, may have come between. The lock makes check and
-	// set one step.
-	in.mu.Lock()
-	for i := range batch {
-		if p := &batch[i]; p.Drop == DropNone {
-			p.Drop = in.commit(p)
-		}
-	}
-	in.mu.Unlock()
+	in.commit(batch)
 
 	var bytes uint64
 	for i := range batch {
@@ -163,21 +154,40 @@ func (in *Inbound) unpad(p *Packet) Drop {
 	return DropNone
 }
 
-// commit books an authentic packet against limits and window. The caller holds
-// mu.
-func (in *Inbound) commit(p *Packet) Drop {
+// commit marks the authentic packets as seen, and books them.
+func (in *Inbound) commit(batch []Packet) {
+	// 8. Window again, and commit: another packet with the number, in this batch
+	// or on another goroutine, may have come between. The lock makes check and
+	// set one step. Nobody else writes the bytes of an inbound SA, so one store
+	// is enough for all.
+	in.mu.Lock()
+	used := in.life.bytes.Load()
+	for i := range batch {
+		if p := &batch[i]; p.Drop == DropNone {
+			p.Drop = in.commitOne(p, &used)
+		}
+	}
+	in.life.bytes.Store(used)
+	in.top.Store(in.window.top)
+	in.mu.Unlock()
+}
+
+// commitOne books one packet against limits and window; used are the bytes
+// booked so far. The caller holds mu.
+func (in *Inbound) commitOne(p *Packet, used *uint64) Drop {
 	if !in.window.fresh(p.Seq) {
 		return DropReplay
 	}
 	// The sender should have stopped before these; if it did not, we do.
-	if p.Seq > in.life.hard.Packets || !in.life.takeBytes(uint64(len(in.body(p)))) {
+	n := uint64(len(in.body(p)))
+	if p.Seq > in.life.hard.Packets || n > in.life.hard.Bytes-*used {
 		in.life.expired.Store(true)
 	}
 	if in.life.expired.Load() {
 		return DropExpired
 	}
+	*used += n
 	p.Newest, _ = in.window.commit(p.Seq)
-	in.top.Store(in.window.top)
 	return DropNone
 }
 

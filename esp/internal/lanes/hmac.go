@@ -21,7 +21,9 @@ type Message struct {
 // states after its padded key blocks (RFC 2104), with the scratch of one Sum.
 type HMAC[W uint32 | uint64] struct {
 	kernels      []shaKernel[W] // narrowest first
-	word         int            // bytes
+	digest       func(tail *[256]byte, state *[8]W)
+	blockLen     int  // 64 or 128 bytes
+	shift        uint // its logarithm
 	inner, outer [8]W
 
 	lanes [8]lane[W]
@@ -39,7 +41,8 @@ type job[W uint32 | uint64] struct {
 	msg   *Message
 	phase phase
 	state [8]W
-	rest  []byte    // whole blocks of this phase not yet hashed
+	rest  []byte    // what of this phase is not yet hashed:
+	count int       // so many whole blocks
 	tail  [256]byte // the blocks that are not Data's; two of SHA-512
 }
 
@@ -58,7 +61,7 @@ func NewHMACSHA256(kernel SHA, key []byte) (*HMAC[uint32], error) {
 	if !slices.Contains(SHA256Kernels(), kernel) {
 		return nil, ErrKernel
 	}
-	h := newHMAC(sha256Kernels(kernel), 4)
+	h := newHMAC(sha256Kernels(kernel), digest256, 6)
 	return h, h.setKey(key, &[8]uint32{
 		0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 	})
@@ -69,15 +72,15 @@ func NewHMACSHA512(kernel SHA, key []byte) (*HMAC[uint64], error) {
 	if !slices.Contains(SHA512Kernels(), kernel) {
 		return nil, ErrKernel
 	}
-	h := newHMAC(sha512Kernels(kernel), 8)
+	h := newHMAC(sha512Kernels(kernel), digest512, 7)
 	return h, h.setKey(key, &[8]uint64{
 		0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
 		0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
 	})
 }
 
-func newHMAC[W uint32 | uint64](kernels []shaKernel[W], word int) *HMAC[W] {
-	h := &HMAC[W]{kernels: kernels, word: word}
+func newHMAC[W uint32 | uint64](kernels []shaKernel[W], digest func(*[256]byte, *[8]W), shift uint) *HMAC[W] {
+	h := &HMAC[W]{kernels: kernels, digest: digest, shift: shift, blockLen: 1 << shift}
 	jobs := make([]job[W], kernels[len(kernels)-1].width)
 	for i := range jobs {
 		h.jobs = append(h.jobs, &jobs[i])
@@ -85,17 +88,15 @@ func newHMAC[W uint32 | uint64](kernels []shaKernel[W], word int) *HMAC[W] {
 	return h
 }
 
-func (h *HMAC[W]) blockLen() int { return 16 * h.word }
-
 // setKey hashes the two padded keys, from the initial value of FIPS 180-4,
 // Section 5.3.
 func (h *HMAC[W]) setKey(key []byte, initial *[8]W) error {
-	if len(key) > h.blockLen() {
+	if len(key) > h.blockLen {
 		return ErrKey
 	}
 	for i, pad := range [2]byte{0x36, 0x5c} {
 		j := h.jobs[i]
-		j.state, j.rest = *initial, j.tail[:h.blockLen()]
+		j.state, j.rest, j.count = *initial, j.tail[:h.blockLen], 1
 		copy(j.rest, key)
 		for k := range j.rest {
 			j.rest[k] ^= pad
@@ -131,7 +132,7 @@ func (h *HMAC[W]) Sum(messages []Message) {
 		h.step(busy)
 		for i := busy - 1; i >= 0; i-- {
 			j := h.jobs[i]
-			if len(j.rest) > 0 {
+			if j.count > 0 {
 				continue
 			}
 			if h.next(j); j.phase == phaseDone {
@@ -145,33 +146,32 @@ func (h *HMAC[W]) Sum(messages []Message) {
 
 // step advances all busy lanes until the first is at the end of its blocks.
 func (h *HMAC[W]) step(busy int) {
-	kernel := h.kernels[0]
-	for _, k := range h.kernels[1:] {
-		if busy > kernel.width {
-			kernel = k
-		}
+	kernel := &h.kernels[0]
+	if busy > kernel.width {
+		kernel = &h.kernels[len(h.kernels)-1]
 	}
-	blockLen := h.blockLen()
-	blocks := len(h.jobs[0].rest) / blockLen
-	for i := range busy {
-		j := h.jobs[i]
-		blocks = min(blocks, len(j.rest)/blockLen)
+	jobs := h.jobs[:busy]
+	blocks := jobs[0].count
+	for i, j := range jobs {
+		blocks = min(blocks, j.count)
 		h.lanes[i] = lane[W]{&j.state, &j.rest[0]}
 	}
 	for i := busy; i < kernel.width; i++ {
 		h.lanes[i] = h.lanes[0] // same loads, then same stores
 	}
 	kernel.run(&h.lanes, blocks)
-	for i := range busy {
-		h.jobs[i].rest = h.jobs[i].rest[blocks*blockLen:]
+	for _, j := range jobs {
+		if j.count -= blocks; j.count > 0 {
+			j.rest = j.rest[blocks<<h.shift:]
+		}
 	}
 }
 
 // start begins with a message.
 func (h *HMAC[W]) start(j *job[W], m *Message) {
 	j.msg, j.phase, j.state = m, phaseData, h.inner
-	j.rest = m.Data[:len(m.Data)&^(h.blockLen()-1)]
-	if len(j.rest) == 0 {
+	j.rest, j.count = m.Data, len(m.Data)>>h.shift
+	if j.count == 0 {
 		h.next(j)
 	}
 }
@@ -182,42 +182,37 @@ func (h *HMAC[W]) next(j *job[W]) {
 	switch j.phase {
 	case phaseTail:
 		m := j.msg
-		n := copy(j.tail[:], m.Data[len(m.Data)&^(h.blockLen()-1):])
-		n += copy(j.tail[n:], m.Suffix[:m.SuffixLen])
+		rest := m.Data[len(m.Data)&^(h.blockLen-1):]
+		n := len(rest) + m.SuffixLen
 		h.pad(j, n, len(m.Data)+m.SuffixLen)
+		copy(j.tail[:], rest)
+		copy(j.tail[len(rest):], m.Suffix[:m.SuffixLen])
 	case phaseOuter:
-		n := h.digest(j.tail[:], &j.state)
-		j.state = h.outer
+		n := h.blockLen / 2 // of a digest
 		h.pad(j, n, n)
+		h.digest(&j.tail, &j.state)
+		j.state = h.outer
 	case phaseDone:
-		var full [64]byte
-		h.digest(full[:], &j.state)
-		copy(j.msg.Sum[:], full[:])
+		h.digest(&j.tail, &j.state)
+		j.msg.Sum = [SumLen]byte(j.tail[:])
 	}
 }
 
-// pad ends a tail of n bytes, of total that follow the key's block, as FIPS
-// 180-4, Section 5.1, wants.
+// pad makes blocks for n bytes at the start of the tail, which are still to be
+// written, and ends them as FIPS 180-4, Section 5.1, wants: the key's block and
+// total bytes are hashed.
 func (h *HMAC[W]) pad(j *job[W], n, total int) {
-	blockLen := h.blockLen()
-	end := blockLen
-	if n+1+2*h.word > blockLen {
-		end = 2 * blockLen
+	j.count = 1
+	if n+1+h.blockLen/8 > h.blockLen { // no room for the length
+		j.count = 2
 	}
+	end := j.count << h.shift
+	if end == 64 {
+		*(*[64]byte)(j.tail[:]) = [64]byte{}
+	} else {
+		clear(j.tail[:end])
+	}
+	j.tail[n] = 0x80
+	binary.BigEndian.PutUint64(j.tail[end-8:], 8*uint64(h.blockLen+total))
 	j.rest = j.tail[:end]
-	j.rest[n] = 0x80
-	clear(j.rest[n+1:])
-	binary.BigEndian.PutUint64(j.rest[end-8:], 8*uint64(blockLen+total))
-}
-
-// digest writes the state as bytes and returns how many.
-func (h *HMAC[W]) digest(b []byte, state *[8]W) int {
-	for i, w := range state {
-		if h.word == 4 {
-			binary.BigEndian.PutUint32(b[4*i:], uint32(w))
-		} else {
-			binary.BigEndian.PutUint64(b[8*i:], uint64(w))
-		}
-	}
-	return 8 * h.word
 }

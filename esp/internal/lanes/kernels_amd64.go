@@ -118,3 +118,9 @@ func sha256AVX2x8(lanes *[8]lane[uint32], blocks int)
 
 //go:noescape
 func sha512AVX2x4(lanes *[8]lane[uint64], blocks int)
+
+//go:noescape
+func digest256(tail *[256]byte, state *[8]uint32)
+
+//go:noescape
+func digest512(tail *[256]byte, state *[8]uint64)

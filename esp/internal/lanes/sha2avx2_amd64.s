@@ -2069,6 +2069,19 @@ sha256AVX2x8_rounds:
 	VZEROUPPER
 	RET
 
+// func digest256(tail *[256]byte, state *[8]uint32)
+TEXT ·digest256(SB), NOSPLIT, $0-16
+	MOVQ tail+0(FP), DI
+	MOVQ state+8(FP), SI
+	VMOVDQU swap32<>(SB), X0
+	VMOVDQU 0(SI), X1
+	VPSHUFB X0, X1, X1
+	VMOVDQU X1, 0(DI)
+	VMOVDQU 16(SI), X1
+	VPSHUFB X0, X1, X1
+	VMOVDQU X1, 16(DI)
+	RET
+
 // round constants (FIPS 180-4, Section 4.2)
 DATA round64<>+0(SB)/8, $0x428a2f98d728ae22
 DATA round64<>+8(SB)/8, $0x7137449123ef65cd
@@ -4124,4 +4137,23 @@ sha512AVX2x4_rounds:
 	MOVQ 48(SI), AX
 	VMOVDQU Y11, 32(AX)
 	VZEROUPPER
+	RET
+
+// func digest512(tail *[256]byte, state *[8]uint64)
+TEXT ·digest512(SB), NOSPLIT, $0-16
+	MOVQ tail+0(FP), DI
+	MOVQ state+8(FP), SI
+	VMOVDQU swap64<>(SB), X0
+	VMOVDQU 0(SI), X1
+	VPSHUFB X0, X1, X1
+	VMOVDQU X1, 0(DI)
+	VMOVDQU 16(SI), X1
+	VPSHUFB X0, X1, X1
+	VMOVDQU X1, 16(DI)
+	VMOVDQU 32(SI), X1
+	VPSHUFB X0, X1, X1
+	VMOVDQU X1, 32(DI)
+	VMOVDQU 48(SI), X1
+	VPSHUFB X0, X1, X1
+	VMOVDQU X1, 48(DI)
 	RET

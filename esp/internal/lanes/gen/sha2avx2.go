@@ -118,6 +118,23 @@ func (s *sha2) write(f *file) {
 	s.storeStates(f)
 	f.op("VZEROUPPER")
 	f.op("RET")
+	s.digest(f)
+}
+
+// digest writes a state as FIPS 180-4 orders its bytes, with stores as wide as
+// the loads of a kernel that is to read them.
+func (s *sha2) digest(f *file) {
+	name := fmt.Sprintf("digest%d", 8*s.bits)
+	f.text(fmt.Sprintf("func %s(tail *[256]byte, state *[8]uint%d)", name, s.bits), name, "NOSPLIT", 0, 16)
+	f.op("MOVQ tail+0(FP), DI")
+	f.op("MOVQ state+8(FP), SI")
+	f.op("VMOVDQU %s(SB), X0", s.table("swap"))
+	for at := 0; at < 8*s.word(); at += 16 {
+		f.op("VMOVDQU %d(SI), X1", at)
+		f.op("VPSHUFB X0, X1, X1")
+		f.op("VMOVDQU X1, %d(DI)", at)
+	}
+	f.op("RET")
 }
 
 // transpose turns rows in Y0.. into columns in Y8..: 8 by 8 words of 32 bits or 4
