@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -109,6 +110,16 @@ func checkInterface(s string) (problem, wayOut string) {
 			fmt.Sprintf("use 1 to %d characters without '/', ':', '%%' and spaces", maxInterface)
 	}
 	return "", ""
+}
+
+// backends are the names that package tun knows.
+var backends = []string{"auto", "offload", "plain"}
+
+func checkBackend(s string) (problem, wayOut string) {
+	if slices.Contains(backends, s) {
+		return "", ""
+	}
+	return quoted(s) + " is no way for packets to cross", "use auto, offload or plain"
 }
 
 func checkMTU(n int) (problem, wayOut string) {

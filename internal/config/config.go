@@ -62,6 +62,9 @@ type TUN struct {
 	Name string
 	// MTU of the interface, 1280 to 9000, or 0: from the path. Default 0.
 	MTU int
+	// Backend is how packets cross between kernel and process: auto, offload or
+	// plain. Default auto.
+	Backend string
 }
 
 // Log is what goes to standard error.

@@ -88,6 +88,11 @@ var peerFields = append([]field[Peer]{
 			Doc: "MTU of the interface, 1280 to 9000; 0 takes it from the path"},
 		set: func(c *Peer, v value) complaint { return setNumber(&c.TUN.MTU, v, checkMTU) },
 	},
+	{
+		Field: Field{Key: "tun.backend", Arg: "NAME", Default: "auto", Sample: "auto",
+			Doc: "offload: super-packets; plain: one packet a system call; auto: the first that the kernel has"},
+		set: func(c *Peer, v value) complaint { return setText(&c.TUN.Backend, v, checkBackend) },
+	},
 }, processFields("/var/lib/icvpn", func(c *Peer) *Process { return &c.Process })...)
 
 var superFields = append([]field[Super]{

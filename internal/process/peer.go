@@ -69,6 +69,9 @@ func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *
 	if err != nil {
 		return errors.Join(err, udp.Close())
 	}
+	if device.Backend() == tun.Plain {
+		log.Info("the interface takes single packets only, which is slower", "name", device.Name())
+	}
 	// Every tunnel finds its path's MTU; fragments would only hide it.
 	if err := udp.SetDontFragment(true); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return errors.Join(err, udp.Close(), device.Close())
@@ -198,7 +201,16 @@ func (p *peer) join(ctx context.Context, cfg node.JoinConfig) (*node.Membership,
 // openTUN makes the interface and names the flag that helps where a name is
 // taken.
 func openTUN(c config.Peer) (*tun.Linux, error) {
-	device, err := tun.Create(c.TUN.Name, mtu(c))
+	backend, err := tun.ParseBackend(cmp.Or(c.TUN.Backend, tun.Auto.String()))
+	if err != nil {
+		return nil, err
+	}
+	device, err := tun.Open(tun.Config{
+		Name: c.TUN.Name, MTU: mtu(c), Backend: backend,
+		// The data path lets in packets from the peer's own addresses only, so no
+		// router was between its stack and its seal.
+		AssumeValid: true,
+	})
 	var failed *tun.CreateError
 	if errors.As(err, &failed) && failed.Reason == tun.NameTaken {
 		return nil, fmt.Errorf("%w with --tun-name", err)
