@@ -6,30 +6,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"icvpn/bench/internal/measure"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata")
-
-func TestQuantile(t *testing.T) {
-	s := []float64{5, 1, 4, 2, 3}
-	for _, c := range []struct{ q, want float64 }{{0, 1}, {0.2, 1}, {0.5, 3}, {0.99, 5}, {1, 5}} {
-		if got := quantile(s, c.q); got != c.want {
-			t.Errorf("quantile %v = %v, want %v", c.q, got, c.want)
-		}
-	}
-	if s[0] != 5 {
-		t.Error("the samples were sorted in place")
-	}
-	if !math.IsNaN(quantile(nil, 0.5)) {
-		t.Error("a quantile of nothing")
-	}
-}
 
 func TestCommandLine(t *testing.T) {
 	names := func(o options) (all []string) {
@@ -62,7 +48,7 @@ func sample() *report {
 	rec.median("beside it, median", "ms", make([]float64, maxSamples+1))
 	return &report{
 		Version: reportVersion, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Revision: "0123456789ab+",
-		Machine: machineID{OS: "linux", Arch: "amd64", Kernel: "6.1.0", CPU: "CPU", CPUs: 2, Go: "go1.26"},
+		Machine: measure.Machine{OS: "linux", Arch: "amd64", Kernel: "6.1.0", CPU: "CPU", CPUs: 2, Go: "go1.26"},
 		Scenarios: []result{
 			{Name: "ping", About: "round trips", Seconds: 1.5, Metrics: rec.metrics},
 			{Name: "memory", About: "idle", Metrics: []metric{}, Error: "m1-1 ended: port in use"},

@@ -20,14 +20,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"icvpn/bench/internal/measure"
 	"icvpn/internal/lab"
 )
 
@@ -77,8 +76,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if dir := "/dev/shm/"; strings.HasPrefix(o.json, dir) {
-		return o, fmt.Errorf("-json %s: the run has a %s of its own, which ends with it; choose another directory", o.json, dir)
+	if err := measure.CheckReportPath(o.json); err != nil {
+		return o, err
 	}
 	o.run = scenarios
 	if *names != "" {
@@ -108,7 +107,7 @@ func inside(o options) int {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, wholeTimeout)
 	defer cancel()
-	if err := measure(ctx, o, os.Stdout); err != nil {
+	if err := runAll(ctx, o, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
@@ -123,9 +122,9 @@ type bench struct {
 	rigs  int
 }
 
-// measure runs the scenarios one after the other, each on a rig of its own. One
+// runAll runs the scenarios one after the other, each on a rig of its own. One
 // that fails does not keep the others from running.
-func measure(ctx context.Context, o options, out io.Writer) error {
+func runAll(ctx context.Context, o options, out io.Writer) error {
 	if err := lab.CheckTUN(); err != nil {
 		return err
 	}
@@ -135,7 +134,7 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{ctx: ctx, dir: dir}
-	if b.icvpn, err = binary(ctx, o.icvpn, dir); err != nil {
+	if b.icvpn, err = measure.Binary(ctx, o.icvpn, dir); err != nil {
 		return err
 	}
 	r := newReport(time.Now(), b.icvpn)
@@ -167,17 +166,4 @@ func (b *bench) runScenario(s scenario) result {
 		res.Error = err.Error()
 	}
 	return res
-}
-
-// binary returns the absolute path of the binary to measure.
-func binary(ctx context.Context, given, dir string) (string, error) {
-	if given != "" {
-		return filepath.Abs(given)
-	}
-	path := filepath.Join(dir, "icvpn")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", path, "icvpn/cmd/icvpn").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("icvpn cannot be built here; name a binary with -icvpn: %w: %s", err, out)
-	}
-	return path, nil
 }

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
+	"icvpn/bench/internal/measure"
 	"icvpn/internal/lab"
 	"icvpn/internal/lab/fleet"
 )
@@ -122,69 +120,22 @@ func (r *rig) await(all []machine, limit time.Duration) error {
 	return nil
 }
 
-// memory returns all resident memory of the process, and the part that is its
-// own: heap and stacks, without the pages of the binary.
-func (m machine) memory() (resident, own float64, err error) {
-	b, err := os.ReadFile(m.proc("status"))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			continue
-		}
-		kib, _ := strconv.ParseFloat(f[1], 64)
-		switch f[0] {
-		case "VmRSS:":
-			resident = kib / 1024
-		case "RssAnon:":
-			own = kib / 1024
-		}
-	}
-	if resident == 0 {
-		return 0, 0, fmt.Errorf("no VmRSS in %s", m.proc("status"))
-	}
-	return resident, own, nil
-}
-
-// cpuTick is the unit of times in /proc: USER_HZ is 100 on every architecture
-// that Go runs on.
-const cpuTick = 10 * time.Millisecond
-
-// cpu returns the CPU time that the process has used.
-func (m machine) cpu() (time.Duration, error) {
-	b, err := os.ReadFile(m.proc("stat"))
-	if err != nil {
-		return 0, err
-	}
-	// The second field, the name, may hold spaces, but ends with the last ')'.
-	f := strings.Fields(string(b[slices.Index(b, ')')+1:]))
-	if len(f) < 13 {
-		return 0, fmt.Errorf("%s is not as proc(5) says", m.proc("stat"))
-	}
-	user, _ := strconv.ParseInt(f[11], 10, 64)
-	system, _ := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(user+system) * cpuTick, nil
-}
-
-func (m machine) proc(file string) string {
-	return filepath.Join("/proc", strconv.Itoa(m.Process.Pid()), file)
-}
+// process is what /proc knows.
+func (m machine) process() measure.Process { return measure.Process(m.Process.Pid()) }
 
 // idle waits until the process uses no CPU time to speak of, and returns what
 // it has used in all.
 func (r *rig) idle(m machine) (time.Duration, error) {
-	const window, least = 300 * time.Millisecond, 2 * cpuTick
+	const window, least = 300 * time.Millisecond, 20 * time.Millisecond
 	for {
-		before, err := m.cpu()
+		before, err := m.process().CPU()
 		if err != nil {
 			return 0, err
 		}
 		if err := m.Sleep(r.ctx, window); err != nil {
 			return 0, err
 		}
-		after, err := m.cpu()
+		after, err := m.process().CPU()
 		if err != nil || after-before <= least {
 			return after, err
 		}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"icvpn/bench/internal/measure"
 	"icvpn/internal/node"
 	"icvpn/internal/service"
 )
@@ -78,7 +79,7 @@ func join(b *bench, rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		alone = append(alone, milliseconds(took))
+		alone = append(alone, measure.Milliseconds(took))
 		for _, s := range log {
 			if len(steps[s.Name]) == 0 {
 				order = append(order, s.Name)
@@ -104,10 +105,10 @@ func join(b *bench, rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		together = append(together, milliseconds(took))
+		together = append(together, measure.Milliseconds(took))
 	}
 	rec.median(fmt.Sprintf("%d at once, median", joinParallel), "ms", together)
-	rec.add(fmt.Sprintf("%d at once, slowest", joinParallel), "ms", quantile(together, 1))
+	rec.add(fmt.Sprintf("%d at once, slowest", joinParallel), "ms", measure.Quantile(together, 1))
 	return nil
 }
 
@@ -130,10 +131,10 @@ func firstPing(b *bench, rec *recorder) error {
 		if err := m.AwaitPing(r.ctx, "m2-1", joinTimeout); err != nil {
 			return err
 		}
-		times = append(times, milliseconds(time.Since(m.Started)))
+		times = append(times, measure.Milliseconds(time.Since(m.Started)))
 	}
 	rec.median("median", "ms", times)
-	rec.add("slowest", "ms", quantile(times, 1))
+	rec.add("slowest", "ms", measure.Quantile(times, 1))
 	return nil
 }
 
@@ -168,21 +169,21 @@ func pingBoth(b *bench, rec *recorder) error {
 	}
 	var inside, beside []float64
 	for range rounds {
-		in, err := ping(p.from.Host, p.inside, roundPings)
+		in, err := measure.Ping(r.ctx, p.from.Host, p.inside, roundPings, 0)
 		if err != nil {
 			return err
 		}
-		out, err := ping(p.from.Host, p.beside, roundPings)
+		out, err := measure.Ping(r.ctx, p.from.Host, p.beside, roundPings, 0)
 		if err != nil {
 			return err
 		}
 		inside, beside = append(inside, in...), append(beside, out...)
 	}
 	rec.median("through the tunnel, median", "ms", inside)
-	rec.add("through the tunnel, p99", "ms", quantile(inside, 0.99))
+	rec.add("through the tunnel, p99", "ms", measure.Quantile(inside, 0.99))
 	rec.median("beside it, median", "ms", beside)
-	rec.add("beside it, p99", "ms", quantile(beside, 0.99))
-	rec.add("added by the tunnel, median", "ms", quantile(inside, 0.5)-quantile(beside, 0.5))
+	rec.add("beside it, p99", "ms", measure.Quantile(beside, 0.99))
+	rec.add("added by the tunnel, median", "ms", measure.Quantile(inside, 0.5)-measure.Quantile(beside, 0.5))
 	return nil
 }
 
@@ -228,8 +229,8 @@ func throughput(b *bench, rec *recorder) error {
 
 // cpu is what both ends have used.
 func (p *pair) cpu() (time.Duration, error) {
-	a, err := p.from.cpu()
-	b, err2 := p.to.cpu()
+	a, err := p.from.process().CPU()
+	b, err2 := p.to.process().CPU()
 	return a + b, errors.Join(err, err2)
 }
 
@@ -251,12 +252,12 @@ func memory(b *bench, rec *recorder) error {
 		name string
 		machine
 	}{{"peer", ms[0]}, {"super peer", r.supers[0]}} {
-		resident, own, err := m.memory()
+		mem, err := m.process().Memory()
 		if err != nil {
 			return err
 		}
-		rec.add(m.name+", resident", "MiB", resident)
-		rec.add(m.name+", without the binary's pages", "MiB", own)
+		rec.add(m.name+", resident", "MiB", mem.Resident)
+		rec.add(m.name+", without the binary's pages", "MiB", mem.Own)
 	}
 	return nil
 }
@@ -298,8 +299,8 @@ func admissions(b *bench, rec *recorder) error {
 	}
 	cpu := after - before
 	rec.median(fmt.Sprintf("wait of one of %d at once, median", admissionClients), "ms", waits)
-	rec.add(fmt.Sprintf("wait of one of %d at once, p99", admissionClients), "ms", quantile(waits, 0.99))
-	rec.add("CPU time of the super peer, of an admission and its key", "ms", milliseconds(cpu)/admissionCount)
+	rec.add(fmt.Sprintf("wait of one of %d at once, p99", admissionClients), "ms", measure.Quantile(waits, 0.99))
+	rec.add("CPU time of the super peer, of an admission and its key", "ms", measure.Milliseconds(cpu)/admissionCount)
 	rec.add("admissions a second and core", "1/s", admissionCount/cpu.Seconds())
 	rec.add("admissions a second, clients on the same machine", "1/s", admissionCount/took.Seconds())
 	return nil
@@ -316,7 +317,7 @@ func (r *rig) admitAlone(token service.Token) (waits []float64, err error) {
 		if err := r.admit(r.ctx, token, admissionCount+i); err != nil {
 			return nil, err
 		}
-		waits = append(waits, milliseconds(time.Since(began)))
+		waits = append(waits, measure.Milliseconds(time.Since(began)))
 	}
 	return waits, nil
 }
@@ -334,7 +335,7 @@ func (r *rig) admitAll(token service.Token) (waits []float64, err error) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			waits = append(waits, milliseconds(time.Since(began)))
+			waits = append(waits, measure.Milliseconds(time.Since(began)))
 			return nil
 		})
 	}

@@ -1,0 +1,199 @@
+//go:build linux
+
+package measure
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"icvpn/internal/lab"
+)
+
+const (
+	// streamTimeout is how long a stream may stand still.
+	streamTimeout = 5 * time.Second
+	// chunk is what one system call is given, as iperf3 does.
+	chunk = 128 << 10
+)
+
+// ErrStalled says that a TCP stream stood still.
+var ErrStalled = fmt.Errorf("the TCP stream has stood still for %v", streamTimeout)
+
+// Stream is one TCP stream between two hosts, as fast as it goes.
+type Stream struct {
+	received atomic.Int64
+	stop     atomic.Bool
+	ended    chan error // sender and receiver, one each
+}
+
+// produce fills the buffer and says how much, 0 at the end.
+type produce func([]byte) int
+
+// StartStream connects and begins to send.
+func StartStream(from, to *lab.Host, at netip.AddrPort) (*Stream, error) {
+	s := &Stream{ended: make(chan error, 2)}
+	err := s.start(from, to, at,
+		func(b []byte) int {
+			if s.stop.Load() {
+				return 0
+			}
+			return len(b)
+		},
+		func(b []byte) { s.received.Add(int64(len(b))) })
+	return s, err
+}
+
+// Received is how many bytes have come out so far.
+func (s *Stream) Received() int64 { return s.received.Load() }
+
+// Stop ends the stream and waits until everything sent has arrived.
+func (s *Stream) Stop() error {
+	s.stop.Store(true)
+	return s.wait()
+}
+
+func (s *Stream) wait() error { return errors.Join(<-s.ended, <-s.ended) }
+
+// start connects and starts both ends.
+func (s *Stream) start(from, to *lab.Host, at netip.AddrPort, next produce, consume func([]byte)) error {
+	in, out, err := connect(from, to, at)
+	if err != nil {
+		return fmt.Errorf("TCP from %s to %s: %w", from.Name, at, err)
+	}
+	go s.sendLoop(out, next)
+	go s.receiveLoop(in, consume)
+	return nil
+}
+
+func (s *Stream) sendLoop(fd int, next produce) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer unix.Close(fd)
+	buf := make([]byte, chunk)
+	for {
+		rest := buf[:next(buf)]
+		if len(rest) == 0 {
+			s.ended <- nil
+			return
+		}
+		for len(rest) > 0 {
+			n, err := again(func() (int, error) { return unix.Write(fd, rest) })
+			if err != nil {
+				s.ended <- stalled("send", err)
+				return
+			}
+			rest = rest[n:]
+		}
+	}
+}
+
+func (s *Stream) receiveLoop(fd int, consume func([]byte)) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer unix.Close(fd)
+	buf := make([]byte, chunk)
+	for {
+		n, err := again(func() (int, error) { return unix.Read(fd, buf) })
+		if err != nil || n == 0 {
+			s.ended <- stalled("receive", err)
+			return
+		}
+		consume(buf[:n])
+	}
+}
+
+func stalled(what string, err error) error {
+	if errors.Is(err, unix.EAGAIN) {
+		err = ErrStalled
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", what, err)
+	}
+	return err
+}
+
+// connect returns both ends of a TCP connection.
+func connect(from, to *lab.Host, at netip.AddrPort) (in, out int, err error) {
+	addr, family := sockaddr(at)
+	listener := -1
+	err = to.Do(func() (err error) {
+		if listener, err = socket(family, unix.SOCK_STREAM, 0, streamTimeout); err != nil {
+			return err
+		}
+		return errors.Join(
+			unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), // the port of the stream before
+			unix.Bind(listener, addr), unix.Listen(listener, 1))
+	})
+	if listener >= 0 {
+		defer unix.Close(listener)
+	}
+	if err != nil {
+		return -1, -1, err
+	}
+	err = from.Do(func() (err error) {
+		if out, err = socket(family, unix.SOCK_STREAM, 0, streamTimeout); err != nil {
+			return err
+		}
+		if _, err = again(func() (int, error) { return 0, unix.Connect(out, addr) }); err != nil {
+			unix.Close(out)
+		}
+		return err
+	})
+	if err != nil {
+		return -1, -1, err
+	}
+	in, err = again(func() (fd int, err error) { fd, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC); return fd, err })
+	if err == nil {
+		tv := unix.NsecToTimeval(streamTimeout.Nanoseconds())
+		err = unix.SetsockoptTimeval(in, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
+	}
+	if err != nil {
+		unix.Close(out)
+	}
+	return in, out, err
+}
+
+// Hashes are of what a transfer sent and what arrived.
+type Hashes struct {
+	Bytes          int64
+	Sent, Received [sha256.Size]byte
+}
+
+// Intact says that everything arrived as it was sent.
+func (h Hashes) Intact() bool { return h.Bytes > 0 && h.Sent == h.Received }
+
+// Transfer sends size bytes that cannot be guessed over TCP and returns the hash
+// at both ends.
+func Transfer(from, to *lab.Host, at netip.AddrPort, size int64) (Hashes, error) {
+	h := Hashes{Bytes: size}
+	sent, received := sha256.New(), sha256.New()
+	var seed [32]byte
+	for i := range seed {
+		seed[i] = byte(rand.Uint32()) //nolint:gosec // content, no secret
+	}
+	content, left := rand.NewChaCha8(seed), size
+	s := &Stream{ended: make(chan error, 2)}
+	err := s.start(from, to, at,
+		func(b []byte) int {
+			b = b[:min(int64(len(b)), left)]
+			left -= int64(len(b))
+			_, _ = content.Read(b)
+			sent.Write(b)
+			return len(b)
+		},
+		func(b []byte) { received.Write(b) })
+	if err == nil {
+		err = s.wait()
+	}
+	sent.Sum(h.Sent[:0])
+	received.Sum(h.Received[:0])
+	return h, err
+}
