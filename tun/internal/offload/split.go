@@ -112,7 +112,7 @@ func finish(sum uint64) uint16 {
 // packet: a forwarding kernel may name the length of the whole first fragment
 // of its buffer there.
 func (s *Splitter) startSuper(pkt []byte) error {
-	proto, field := 0, 0
+	var proto, field int
 	switch version := pkt[0] >> 4; {
 	case s.hdr.gsoType&^gsoECN == gsoTCPv4 && version == 4, s.hdr.gsoType&^gsoECN == gsoTCPv6 && version == 6:
 		proto, field = protoTCP, tcpChecksum
