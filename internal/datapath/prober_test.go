@@ -125,7 +125,7 @@ func followPath(t *testing.T, suite esp.Suite) {
 	}
 	for _, mtu := range []int{1500, 9000, 1400, 8951, 1280, 4000, 1500} {
 		set(mtu)
-		exchange(12*60, time.Second)                              // the raise timer is ten minutes
+		exchange(6*60, 2*time.Second)                             // the raise timer is ten minutes
 		if got := a.prober.MTU(); got >= mtu+16 || got < mtu-16 { // the suite's alignment
 			t.Errorf("path %d: MTU %d (%v)", mtu, got, a.prober.m)
 		}

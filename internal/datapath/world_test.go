@@ -197,8 +197,8 @@ func (e *end) start() {
 					return
 				}
 				e.path.Receive(batch[:n])
-				for i := range batch { // ours again: whoever still reads it is wrong
-					b := batch[i].Buf[:min(len(batch[i].Buf), 4096)]
+				for _, m := range batch[:n] { // ours again: whoever still reads it is wrong
+					b := m.Bytes()
 					for k := range b {
 						b[k] = 0xdd
 					}
