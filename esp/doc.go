@@ -48,7 +48,14 @@
 // path MTU) and key agreement are the callers' business. Transport mode, AH,
 // reassembly of IP fragments and multicast SAs are not implemented.
 //
-// Keys are wiped where this package holds them as bytes. The standard library
-// keeps expanded keys in objects that cannot be wiped; Close drops them to the
-// garbage collector.
+// Keys are wiped where this package holds them: as bytes, and as round keys and
+// keyed states of package lanes. The standard library, which computes the AEADs
+// and, on processors without kernels, everything, keeps expanded keys in objects
+// that cannot be wiped; Close drops them to the garbage collector.
+//
+// # Speed
+//
+// The CBC suites take a batch's packets through AES and SHA-2 side by side,
+// esp/internal/lanes, with what the processor has; the bigger the batches, the
+// better. docs/performance.md has the figures.
 package esp

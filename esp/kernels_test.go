@@ -2,6 +2,7 @@ package esp
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -20,7 +21,7 @@ func useKernels(tb testing.TB, k kernels) {
 // touch packets run with all others, down to the standard library.
 func TestEveryKernelPassesThePathTests(t *testing.T) {
 	for _, k := range allKernels()[1:] {
-		t.Run(k.name(AES128CBCSHA256)+"/"+k.name(AES256CBCSHA512), func(t *testing.T) {
+		t.Run(fmt.Sprintf("kernels=%v,%v,%v", k.aes, k.sha256, k.sha512), func(t *testing.T) {
 			useKernels(t, k)
 			for name, f := range map[string]func(*testing.T){
 				"RejectsReplay":      TestOpenRejectsReplay,
@@ -108,7 +109,7 @@ func kernelTwins(tb testing.TB, k kernels, c Config, sizes []int, harm func(i in
 func TestKernelsMakeWhatTheStandardLibraryMakes(t *testing.T) {
 	for _, k := range allKernels() {
 		for _, s := range []Suite{AES128CBCSHA256, AES256CBCSHA512} {
-			t.Run(k.name(s)+"/"+s.String(), func(t *testing.T) {
+			t.Run(fmt.Sprintf("suite=%v/kernels=%v,%v,%v", s, k.aes, k.sha256, k.sha512), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(11, uint64(s)))
 				for count := range 50 {
 					c := testConfig(s)
