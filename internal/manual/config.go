@@ -11,6 +11,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/config"
 	"icvpn/internal/datapath"
+	"icvpn/tun"
 )
 
 // Config is what one process runs: one interface, one port, some tunnels. Get
@@ -20,6 +21,8 @@ type Config struct {
 	Listen netip.AddrPort
 	// Interface is the name of the TUN interface.
 	Interface string
+	// Backend is how packets cross to the kernel.
+	Backend tun.Backend
 	// Addresses of the interface.
 	Addresses []netip.Prefix
 	// Networks behind this machine that peers may reach, besides Addresses.
@@ -96,13 +99,20 @@ func Load(path string) (Config, error) {
 }
 
 func (l *loader) top(s *config.Section) {
-	s.Only("listen", "interface", "addresses", "networks", "mtu", "fragment", "tunnels")
+	s.Only("listen", "interface", "backend", "addresses", "networks", "mtu", "fragment", "tunnels")
 	l.c.Listen = l.listen(s)
 	l.c.Interface = defaultInterface
 	if s.Has("interface") {
 		l.c.Interface = s.Text("interface")
 		if !isInterface(l.c.Interface) {
 			s.Fail("interface", quoted(l.c.Interface)+" is not an interface name", "use 1 to 15 characters without '/', ':', '%' and spaces")
+		}
+	}
+	if s.Has("backend") {
+		var err error
+		name := s.Text("backend")
+		if l.c.Backend, err = tun.ParseBackend(name); err != nil {
+			s.Fail("backend", quoted(name)+" is not a backend", "use auto, offload or plain")
 		}
 	}
 	l.c.Addresses = prefixes(s, "addresses", false)

@@ -131,6 +131,7 @@ func TestMistakes(t *testing.T) {
 		"empty":              {"# nothing\n", `: is empty; check that it is the right file`},
 		"listen":             {good("192.0.2.1:4500", "localhost"), `:1: field "listen": "localhost" is not a listen address`},
 		"interface":          {"interface: a/b\n" + good(), `:1: field "interface": "a/b" is not an interface name`},
+		"backend":            {"backend: fast\n" + good(), `:1: field "backend": "fast" is not a backend; use auto, offload or plain`},
 		"no addresses":       {good("addresses: [10.9.0.1/32, \"fd09::1/128\"]\n", ""), `:1: field "addresses": missing`},
 		"address":            {good("10.9.0.1/32", "10.9.0.1/33"), `:2: field "addresses": "10.9.0.1/33" is not a prefix`},
 		"MTU":                {"mtu: 500\n" + good(), `:1: field "mtu": 500 is out of range; use 1280 to 9000`},

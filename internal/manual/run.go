@@ -92,7 +92,7 @@ func (r *runner) open(ctx context.Context) error {
 		mtu = max(mtu, p.mtu)
 	}
 	var err error
-	if r.device, err = tun.Create(r.cfg.Interface, mtu); err != nil {
+	if r.device, err = tun.Open(tun.Config{Name: r.cfg.Interface, MTU: mtu, Backend: r.cfg.Backend}); err != nil {
 		return interfaceError(err)
 	}
 	if err := r.conduct(mtu); err != nil {
@@ -193,8 +193,8 @@ var errGone = errors.New("manual: the interface or the port is gone: somebody re
 func (r *runner) ended(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
-		return nil
-	case err == nil || errors.Is(err, net.ErrClosed):
+		return nil //nolint:nilerr // device and port were closed because we end
+	case err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, tun.ErrGone):
 		return errGone
 	}
 	return err

@@ -21,7 +21,6 @@ type path struct {
 
 	answers []answer
 	probes  int
-	lastTx  time.Time // of data
 	hole    time.Duration
 }
 
