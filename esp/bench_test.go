@@ -44,6 +44,7 @@ func benchBatches(b *testing.B, size int, prepare, f func()) {
 	b.Helper()
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
+	b.ResetTimer()
 	best, total := time.Hour, time.Duration(0)
 	for done := 0; done < b.N; done += benchBatch {
 		prepare()

@@ -61,8 +61,9 @@ func newCBCLanes(k *Keys, mac laneMAC, kernel lanes.SHA, newHash func() hash.Has
 }
 
 func (t *cbcLanes) seal(batch []Packet) {
-	for n := 0; len(batch) > 0; {
-		n, batch = t.gather(batch)
+	for len(batch) > 0 {
+		n, rest := t.gather(batch)
+		batch = rest
 		t.makeIVs(n)
 		t.cbc.Encrypt(t.bodies[:n])
 		t.sums(n)
@@ -76,8 +77,9 @@ func (t *cbcLanes) seal(batch []Packet) {
 
 // open authenticates a group before it decrypts any of it.
 func (t *cbcLanes) open(batch []Packet) {
-	for n := 0; len(batch) > 0; {
-		n, batch = t.gather(batch)
+	for len(batch) > 0 {
+		n, rest := t.gather(batch)
+		batch = rest
 		t.sums(n)
 		for i, p := range t.packets[:n] {
 			pkt := p.Bytes()
