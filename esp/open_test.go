@@ -3,6 +3,7 @@ package esp
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"testing"
 )
 
@@ -184,7 +185,7 @@ func TestOpenRefusesOddBuffers(t *testing.T) {
 	_, in := newPair(t, testConfig(AES128GCM))
 	batch := []Packet{
 		{}, {Len: 1}, {Buf: make([]byte, 100), Off: 50, Len: 51}, {Buf: make([]byte, 100), Off: -1, Len: 60},
-		{Buf: make([]byte, 100), Off: 1 << 62, Len: 1 << 62}, {Buf: make([]byte, 100), Len: -60},
+		{Buf: make([]byte, 100), Off: math.MaxInt, Len: math.MaxInt}, {Buf: make([]byte, 100), Len: -60},
 	}
 	in.Open(born, batch)
 	wantDrop(t, batch[0], DropTooShort)
