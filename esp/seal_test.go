@@ -3,6 +3,7 @@ package esp
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"testing"
 )
 
@@ -93,10 +94,10 @@ func TestSealRefusesMissingRoom(t *testing.T) {
 			short, late, tfc,
 			{Buf: exact.Buf, Off: -1, Len: 20},
 			{Buf: exact.Buf, Off: head, Len: -1},
-			{Buf: exact.Buf, Off: head, Len: 1 << 62},
-			{Buf: exact.Buf, Off: 1 << 62, Len: 1 << 62},
+			{Buf: exact.Buf, Off: head, Len: math.MaxInt},
+			{Buf: exact.Buf, Off: math.MaxInt, Len: math.MaxInt},
 			{Buf: exact.Buf, Off: head, Len: 20, TFC: -1},
-			{Buf: exact.Buf, Off: head, Len: 20, TFC: 1<<63 - 1},
+			{Buf: exact.Buf, Off: head, Len: 20, TFC: math.MaxInt},
 			{},
 		}
 		if n, _ := out.Seal(born, batch); n != 0 {
