@@ -94,6 +94,12 @@ vectors: go interop-tools ## make test vectors again, in Python, compare, and te
 bench: build ## figures of this machine: joins, pings, throughput, memory
 	$(GO) run ./bench -icvpn bin/icvpn
 
+# For benchstat and for comparing runs; -run, -settings and the like: ESP='-list'.
+.PHONY: bench-esp
+bench-esp: build ## ESP alone, each suite and kernel, and icvpn beside wireguard-go in namespaces
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench '^Benchmark(Seal|Open)$$' -benchtime $(or $(BENCHTIME),20ms) -count $(or $(COUNT),3) ./esp | tee bin/bench-esp.txt
+	CGO_ENABLED=0 $(GO) run ./bench/esp -icvpn bin/icvpn -json bin/bench-esp.json $(ESP)
+
 lint: go $(GOLANGCI_LINT) ## golangci-lint; .golangci.yml gives the reason for each linter
 	$(GOLANGCI_LINT) run
 

@@ -60,8 +60,9 @@ const (
 	defaultPings   = 500
 	defaultContent = 128 // MB
 
-	// defaultBudget is how long rounds are begun; one takes about a minute.
-	defaultBudget = 3 * time.Minute
+	// defaultBudget is when the last round shall have ended; one takes about a
+	// minute.
+	defaultBudget = 220 * time.Second
 	// graceTimeout is what a run may take beyond its budget before something must
 	// have hung.
 	graceTimeout = 5 * time.Minute

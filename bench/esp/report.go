@@ -180,6 +180,9 @@ func (r *report) writeHead(w io.Writer) {
 // its ratio to the reference.
 func (r *report) write(w io.Writer) {
 	for _, s := range r.Settings {
+		if !slices.ContainsFunc(s.Contestants, func(c result) bool { return c.Median != nil || c.Error != "" }) {
+			continue // interrupted before
+		}
 		fmt.Fprintf(w, "\n%s: %s\n", s.Name, s.About)
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "    contestant\tGbit/s\t\tCPU s/GB\t\tpeak RSS MiB\tping ms, idle\t\tping ms, loaded\t\tCPUs busy\tn")

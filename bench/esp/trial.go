@@ -82,12 +82,13 @@ func (b *bench) roundsLoop(ctx context.Context) error {
 				if res.Error != "" {
 					continue
 				}
-				if err := b.turn(ctx, k, &b.contestants[j], res); err != nil {
+				err := b.turn(ctx, k, &b.contestants[j], res)
+				if ctx.Err() != nil { // it is no contestant's fault
+					return errors.Join(failed, context.Cause(ctx))
+				}
+				if err != nil {
 					res.Error = err.Error()
 					failed = errors.Join(failed, fmt.Errorf("setting %s: %s: %w", k.name, res.Name, err))
-				}
-				if ctx.Err() != nil {
-					return errors.Join(failed, context.Cause(ctx))
 				}
 			}
 		}
@@ -252,7 +253,11 @@ func (t *trial) ownLoad(ctx context.Context, d time.Duration, underLoad func() e
 	if err == nil {
 		err = underLoad()
 	}
-	return errors.Join(err, s.Stop())
+	if err != nil {
+		s.Abort()
+		return err
+	}
+	return s.Stop()
 }
 
 // window fills in what carry's bytes cost.

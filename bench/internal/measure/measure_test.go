@@ -98,6 +98,18 @@ func TestTransferArrivesAndStreamCounts(t *testing.T) {
 	}
 }
 
+func TestAbortWaitsForNothing(t *testing.T) {
+	a, b := pair(t)
+	s, err := StartStream(a, b, netip.AddrPortFrom(b.Addr4, 5001))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetLink(false); err != nil {
+		t.Fatal(err)
+	}
+	s.Abort() // would hang here until the test's own end
+}
+
 func TestHashesTellADamagedTransfer(t *testing.T) {
 	h := Hashes{Bytes: 1}
 	if !h.Intact() {

@@ -29,6 +29,7 @@ var ErrStalled = fmt.Errorf("the TCP stream has stood still for %v", streamTimeo
 
 // Stream is one TCP stream between two hosts, as fast as it goes.
 type Stream struct {
+	in, out  int // sockets; closed by wait
 	received atomic.Int64
 	stop     atomic.Bool
 	ended    chan error // sender and receiver, one each
@@ -60,23 +61,36 @@ func (s *Stream) Stop() error {
 	return s.wait()
 }
 
-func (s *Stream) wait() error { return errors.Join(<-s.ended, <-s.ended) }
+// Abort ends the stream at once; what is on its way may be lost.
+func (s *Stream) Abort() {
+	s.stop.Store(true)
+	_ = unix.Shutdown(s.out, unix.SHUT_RDWR)
+	_ = unix.Shutdown(s.in, unix.SHUT_RDWR)
+	_ = s.wait()
+}
+
+func (s *Stream) wait() error {
+	err := errors.Join(<-s.ended, <-s.ended)
+	unix.Close(s.in)
+	unix.Close(s.out)
+	return err
+}
 
 // start connects and starts both ends.
 func (s *Stream) start(from, to *lab.Host, at netip.AddrPort, next produce, consume func([]byte)) error {
-	in, out, err := connect(from, to, at)
-	if err != nil {
+	var err error
+	if s.in, s.out, err = connect(from, to, at); err != nil {
 		return fmt.Errorf("TCP from %s to %s: %w", from.Name, at, err)
 	}
-	go s.sendLoop(out, next)
-	go s.receiveLoop(in, consume)
+	go s.sendLoop(next)
+	go s.receiveLoop(consume)
 	return nil
 }
 
-func (s *Stream) sendLoop(fd int, next produce) {
+func (s *Stream) sendLoop(next produce) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer unix.Close(fd)
+	defer unix.Shutdown(s.out, unix.SHUT_WR) //nolint:errcheck // the receiver's end then is its timeout
 	buf := make([]byte, chunk)
 	for {
 		rest := buf[:next(buf)]
@@ -85,7 +99,7 @@ func (s *Stream) sendLoop(fd int, next produce) {
 			return
 		}
 		for len(rest) > 0 {
-			n, err := again(func() (int, error) { return unix.Write(fd, rest) })
+			n, err := again(func() (int, error) { return unix.Write(s.out, rest) })
 			if err != nil {
 				s.ended <- stalled("send", err)
 				return
@@ -95,13 +109,12 @@ func (s *Stream) sendLoop(fd int, next produce) {
 	}
 }
 
-func (s *Stream) receiveLoop(fd int, consume func([]byte)) {
+func (s *Stream) receiveLoop(consume func([]byte)) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer unix.Close(fd)
 	buf := make([]byte, chunk)
 	for {
-		n, err := again(func() (int, error) { return unix.Read(fd, buf) })
+		n, err := again(func() (int, error) { return unix.Read(s.in, buf) })
 		if err != nil || n == 0 {
 			s.ended <- stalled("receive", err)
 			return
