@@ -255,6 +255,33 @@ func TestElephantDoesNotStarveAnother(t *testing.T) {
 	close(stuck.block)
 }
 
+// Several busy tunnels are worked on at the same time.
+func TestTunnelsWorkSideBySide(t *testing.T) {
+	a, _, _ := newPair(t, simnet.Config{}, esp.DefaultSuite, Policy{}, 1400)
+	crowd(a.path)
+	const n = 4
+	stuck := &owner{block: make(chan struct{})}
+	byAddr := map[netip.Addr]*Tunnel{}
+	for i := range byte(n) {
+		tunnel := a.path.NewTunnel(stuck, Policy{})
+		tunnel.SetWay(a.tunnel.Way())
+		byAddr[netip.AddrFrom4([4]byte{10, 9, 1, i})] = tunnel
+	}
+	a.path.cfg.Route = func(dst netip.Addr) *Tunnel { return byAddr[dst] }
+	a.start()
+	for dst := range byAddr {
+		var ps [][]byte
+		for i := range uint32(inlineMax + 1) {
+			ps = append(ps, udp(in4A, dst, i, 100))
+		}
+		a.dev.in <- ps
+	}
+	for stuck.inside.Load() < n { // all of them at once
+		runtime.Gosched()
+	}
+	close(stuck.block)
+}
+
 // A tunnel that sends small batches without end does not keep the reader either:
 // beyond its budget it goes to its own goroutine.
 func TestInlineHasABudget(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"icvpn/esp"
 	"icvpn/internal/config"
@@ -36,14 +37,17 @@ type Config struct {
 
 // Tunnel is one pair of SAs.
 type Tunnel struct {
-	Name    string
-	Remote  netip.AddrPort
-	Suite   esp.Suite
-	ESN     bool
-	Window  int
-	Routes  []netip.Prefix // inner prefixes behind the peer
-	Policy  datapath.Policy
-	Out, In SA
+	Name   string
+	Remote netip.AddrPort
+	Suite  esp.Suite
+	ESN    bool
+	Window int
+	Routes []netip.Prefix // inner prefixes behind the peer
+	Policy datapath.Policy
+	// Keepalive is after how long without a packet sent a dummy goes out, 0:
+	// never.
+	Keepalive time.Duration
+	Out, In   SA
 }
 
 // SA is one direction.
@@ -65,6 +69,7 @@ const (
 	maxTunnels       = 256
 	maxMTU           = 9000
 	minMTU           = 1280
+	maxKeepalive     = 3600
 )
 
 // loader reads one file. Complaints stick to the document.
@@ -170,7 +175,7 @@ func (l *loader) mtu(s *config.Section) int {
 
 // tunnel fills the last tunnel of the configuration.
 func (l *loader) tunnel(s *config.Section, i int) {
-	s.Only("name", "remote", "suite", "esn", "window", "fresh", "routes", "dscp", "pad", "clamp_mss", "out", "in")
+	s.Only("name", "remote", "suite", "esn", "window", "fresh", "routes", "dscp", "pad", "clamp_mss", "keepalive", "out", "in")
 	t := &l.c.Tunnels[i]
 	t.Name = fmt.Sprintf("tunnel-%d", i+1)
 	if s.Has("name") {
@@ -200,6 +205,7 @@ func (l *loader) tunnel(s *config.Section, i int) {
 		s.Fail("routes", "missing", "write routes: [10.9.0.2/32] with the inner addresses behind the peer")
 	}
 	t.Policy = policy(s)
+	t.Keepalive = keepalive(s)
 	l.sa(s, "out", t, &t.Out)
 	l.sa(s, "in", t, &t.In)
 	if prev, twice := l.spis[t.In.SPI]; twice && s.Err() == nil {
@@ -263,6 +269,14 @@ func window(s *config.Section) int {
 		s.Fail("window", fmt.Sprintf("%d is not a replay window", n), "use a power of two from 64 to 1048576")
 	}
 	return n
+}
+
+func keepalive(s *config.Section) time.Duration {
+	n, given := s.Number("keepalive")
+	if given && (n < 0 || n > maxKeepalive) {
+		s.Fail("keepalive", fmt.Sprintf("%d is out of range", n), fmt.Sprintf("use 1 to %d seconds, or 0 for none", maxKeepalive))
+	}
+	return time.Duration(n) * time.Second
 }
 
 func policy(s *config.Section) (p datapath.Policy) {

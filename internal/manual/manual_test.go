@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"icvpn/esp"
 	"icvpn/internal/config"
@@ -96,7 +97,7 @@ func TestLoadTakesKeysFromFiles(t *testing.T) {
 }
 
 func TestLoadOfAEAD(t *testing.T) {
-	text := good("suite: aes128cbc-sha256", "suite: aes128gcm\n    fresh: true\n    esn: false\n    window: 64\n    dscp: 46\n    pad: mtu\n    clamp_mss: false",
+	text := good("suite: aes128cbc-sha256", "suite: aes128gcm\n    fresh: true\n    esn: false\n    window: 64\n    dscp: 46\n    pad: mtu\n    clamp_mss: false\n    keepalive: 20",
 		", integrity: INT_OUT", "", ", integrity: INT_IN", "", "ENC_OUT", gcmOut, "ENC_IN", gcmIn)
 	c, err := Load(write(t, "sa.yaml", text, 0o600))
 	if err != nil {
@@ -104,7 +105,7 @@ func TestLoadOfAEAD(t *testing.T) {
 	}
 	k := c.Tunnels[0].Out.Keys
 	if hex.EncodeToString(k.Enc)+hex.EncodeToString(k.Salt) != gcmOut || c.Tunnels[0].ESN || c.Tunnels[0].Window != 64 ||
-		c.Tunnels[0].Policy.DSCP != 46 || c.Tunnels[0].Policy.Pad != -1 || !c.Tunnels[0].Policy.KeepMSS {
+		c.Tunnels[0].Policy.DSCP != 46 || c.Tunnels[0].Policy.Pad != -1 || !c.Tunnels[0].Policy.KeepMSS || c.Tunnels[0].Keepalive != 20*time.Second {
 		t.Errorf("%+v", c.Tunnels[0])
 	}
 }
@@ -155,6 +156,7 @@ func TestMistakes(t *testing.T) {
 		"own inner":          {good("10.9.0.2/32", "10.9.0.1/32"), `:7: field "tunnels[1].routes": 10.9.0.1 is this machine's own inner address`},
 		"dscp":               {good("suite:", "dscp: 64\n    suite:"), `field "tunnels[1].dscp": "64" is not a DSCP; use 0 to 63, or copy`},
 		"pad":                {good("suite:", "pad: much\n    suite:"), `field "tunnels[1].pad": "much" is not a multiple`},
+		"keepalive":          {good("suite:", "keepalive: 4000\n    suite:"), `field "tunnels[1].keepalive": 4000 is out of range; use 1 to 3600 seconds`},
 		"no SA":              {good("in: {", "# in: {"), `:4: field "tunnels[1].in": missing`},
 		"no SPI":             {good("spi: 0x1001, ", ""), `:8: field "tunnels[1].out.spi": missing; use a number from 256`},
 		"SPI 0":              {good("0x1001", "0"), `:8: field "tunnels[1].out.spi": 0 is reserved: 0 to 255 are no SPIs (RFC 4303, Section 2.1)`},

@@ -76,6 +76,28 @@ func (p *peer) Opened(o datapath.Opened) {
 	}
 }
 
+// keepaliveLoop sends a dummy whenever nothing went out for a while: it keeps a
+// NAT's mapping, and shows the peer that we are there. Unlike RFC 3948's one
+// byte it is authentic, and looks like any other packet.
+func (p *peer) keepaliveLoop(ctx context.Context) error {
+	every := p.cfg.Keepalive
+	t := time.NewTicker(every)
+	defer t.Stop()
+	last := p.out.LastSeq()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-t.C:
+			if p.out.LastSeq() == last {
+				// A dummy lost, or not sent, is followed by the next.
+				_, _ = p.tunnel.Dummy(now, 0)
+			}
+			last = p.out.LastSeq()
+		}
+	}
+}
+
 // innerMTU returns the longest inner packet that fits the path as the kernel
 // knows it.
 func (p *peer) innerMTU(ctx context.Context) int {

@@ -176,6 +176,11 @@ func (r *runner) run(ctx context.Context, o Options) error {
 		g.Go(func() error { return r.ended(ctx, r.readLoop(reader)) })
 	}
 	g.Go(func() error { return r.upkeepLoop(ctx, o) })
+	for _, p := range r.peers {
+		if p.cfg.Keepalive > 0 {
+			g.Go(func() error { return p.keepaliveLoop(ctx) })
+		}
+	}
 	err := g.Wait()
 	r.path.Wait()
 	r.writeCounters(o.Counters)

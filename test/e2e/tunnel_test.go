@@ -351,6 +351,24 @@ func TestManualTunnelCountsOnSignal(t *testing.T) {
 	}
 }
 
+// Nobody sends anything, and still each end hears the other.
+func TestManualTunnelKeepsAlive(t *testing.T) {
+	w := newWorld(t, manualClouds)
+	a, b := manualPair(w, esp.DefaultSuite, true, "keepalive: 1")
+	a.start()
+	b.start()
+	for _, e := range []*manualEnd{a, b} {
+		w.eventually("the peer is heard", startLimit, func() error {
+			if log := e.read(e.stderr); !strings.Contains(log, "the peer is heard") {
+				return errors.New(log)
+			}
+			return nil
+		})
+	}
+	a.stop()
+	b.stop()
+}
+
 func TestManualTunnelRefusesATakenPort(t *testing.T) {
 	w := newWorld(t, manualClouds)
 	a, _ := manualPair(w, esp.DefaultSuite, false)
