@@ -50,6 +50,8 @@ TEXT ·cbcEncryptNI(SB), NOSPLIT, $0-32
 	MOVQ 56(SI), R8
 	VMOVDQU (R8)(DX*1), X7
 
+	PCALIGN $64
+
 cbcEncryptNI_block:
 	ADDQ $16, DX
 
@@ -295,6 +297,8 @@ TEXT ·cbcDecryptNI(SB), NOSPLIT, $0-32
 	LEAQ 16(DI)(DX*1), DI
 	SUBQ $8, CX
 	JB   cbcDecryptNI_rest
+
+	PCALIGN $64
 
 cbcDecryptNI_wide:
 	SUBQ $128, DI
@@ -559,6 +563,8 @@ TEXT ·ecbEncryptNI(SB), NOSPLIT, $0-32
 	MOVQ blocks+24(FP), CX
 	SUBQ $8, CX
 	JB   ecbEncryptNI_rest
+
+	PCALIGN $64
 
 ecbEncryptNI_wide:
 	VMOVDQU 0(DI), X0
@@ -844,6 +850,8 @@ TEXT ·cbcEncryptVAES(SB), NOSPLIT, $0-32
 	VMOVDQU (R8)(DX*1), X7
 	VINSERTI128 $1, (R9)(DX*1), Y7, Y7
 
+	PCALIGN $64
+
 cbcEncryptVAES_block:
 	ADDQ $16, DX
 
@@ -1122,6 +1130,8 @@ TEXT ·cbcDecryptVAES(SB), NOSPLIT, $0-32
 	SUBQ $16, CX
 	JB   cbcDecryptVAES_rest
 
+	PCALIGN $64
+
 cbcDecryptVAES_wide:
 	SUBQ $256, DI
 	VMOVDQU 0(DI), Y0
@@ -1385,6 +1395,8 @@ TEXT ·ecbEncryptVAES(SB), NOSPLIT, $0-32
 	MOVQ blocks+24(FP), CX
 	SUBQ $16, CX
 	JB   ecbEncryptVAES_rest
+
+	PCALIGN $64
 
 ecbEncryptVAES_wide:
 	VMOVDQU 0(DI), Y0

@@ -133,6 +133,8 @@ TEXT ·sha256NIx2(SB), 0, $640-16
 	VPSHUFB swap32<>(SB), X12, X12
 	VMOVDQU X12, 112(R12)
 
+	PCALIGN $64
+
 sha256NIx2_block:
 
 	// the next block, or in the last round the same, whose words nobody will use
@@ -618,6 +620,8 @@ TEXT ·sha256NIx4(SB), 0, $1216-16
 	VMOVDQU 48(R11), X9
 	VPSHUFB swap32<>(SB), X9, X9
 	VMOVDQU X9, 240(R12)
+
+	PCALIGN $64
 
 sha256NIx4_block:
 

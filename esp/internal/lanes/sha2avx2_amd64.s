@@ -146,6 +146,8 @@ TEXT ·sha256AVX2x8(SB), 0, $832-16
 	MOVQ 104(SI), DX
 	MOVQ 120(SI), AX
 
+	PCALIGN $64
+
 sha256AVX2x8_block:
 
 	// words 0 to 7
@@ -275,6 +277,8 @@ sha256AVX2x8_block:
 
 	// all rounds but the last 16 make the words of 16 rounds later; t counts from BX on
 	MOVQ $3, SI
+
+	PCALIGN $64
 
 sha256AVX2x8_rounds:
 
@@ -2232,6 +2236,8 @@ TEXT ·sha512AVX2x4(SB), 0, $832-16
 	MOVQ 40(SI), R10
 	MOVQ 56(SI), R11
 
+	PCALIGN $64
+
 sha512AVX2x4_block:
 
 	// words 0 to 3
@@ -2349,6 +2355,8 @@ sha512AVX2x4_block:
 
 	// all rounds but the last 16 make the words of 16 rounds later; t counts from BX on
 	MOVQ $4, SI
+
+	PCALIGN $64
 
 sha512AVX2x4_rounds:
 

@@ -110,7 +110,7 @@ func (v *aesVariant) cbcEncrypt(f *file) {
 	f.op("XORQ DX, DX")
 	f.note("the chains start with the IVs")
 	v.gather(f, false)
-	f.label(name + "_block")
+	f.loop(name + "_block")
 	f.op("ADDQ $16, DX")
 	f.note("chain: previous ciphertext ^ plaintext ^ first round key")
 	v.gather(f, true)
@@ -179,7 +179,7 @@ func (v *aesVariant) cbcDecrypt(f *file) {
 	f.op("LEAQ 16(DI)(DX*1), DI")
 	f.op("SUBQ $%d, CX", wide*v.perReg)
 	f.op("JB   %s_rest", name)
-	f.label(name + "_wide")
+	f.loop(name + "_wide")
 	f.op("SUBQ $%d, DI", wide*size)
 	for i := range wide {
 		f.op("VMOVDQU %d(DI), %s", i*size, v.r(i))
@@ -223,7 +223,7 @@ func (v *aesVariant) ecbEncrypt(f *file) {
 	f.op("MOVQ blocks+24(FP), CX")
 	f.op("SUBQ $%d, CX", wide*v.perReg)
 	f.op("JB   %s_rest", name)
-	f.label(name + "_wide")
+	f.loop(name + "_wide")
 	for i := range wide {
 		f.op("VMOVDQU %d(DI), %s", i*size, v.r(i))
 	}

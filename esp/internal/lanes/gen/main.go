@@ -62,6 +62,12 @@ func (f *file) note(format string, args ...any) { f.printf("\n\t// "+format, arg
 
 func (f *file) label(name string) { f.printf("\n%s:", name) }
 
+// loop is a label where a cache line starts.
+func (f *file) loop(name string) {
+	f.printf("\n\tPCALIGN $64\n")
+	f.printf("%s:", name)
+}
+
 // code is a sequence of instructions not yet placed.
 type code []string
 

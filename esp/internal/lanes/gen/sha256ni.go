@@ -71,7 +71,7 @@ func (s *shaNI) write(f *file) {
 			f.place(s.word(l, g))
 		}
 	}
-	f.label(name + "_block")
+	f.loop(name + "_block")
 	f.note("the next block, or in the last round the same, whose words nobody will use")
 	f.op("MOVQ $64, R13")
 	f.op("XORL AX, AX")

@@ -85,7 +85,7 @@ func (s *sha2) write(f *file) {
 	for l := range s.lanes() {
 		f.op("MOVQ %d(SI), %s", 16*l+8, sha2Data[l])
 	}
-	f.label(s.name + "_block")
+	f.loop(s.name + "_block")
 	s.loadWords(f)
 	f.note("a to h")
 	for i := range 8 {
@@ -95,7 +95,7 @@ func (s *sha2) write(f *file) {
 	f.op("VPXOR Y1, Y2, Y9")
 	f.note("all rounds but the last 16 make the words of 16 rounds later; t counts from BX on")
 	f.op("MOVQ $%d, SI", s.rounds/16-1)
-	f.label(s.name + "_rounds")
+	f.loop(s.name + "_rounds")
 	for t := range 16 {
 		s.round(f, t)
 		s.extend(f, t)
