@@ -28,12 +28,16 @@ type Config struct {
 	Addresses []netip.Prefix
 	// Networks behind this machine that peers may reach, besides Addresses.
 	Networks []netip.Prefix
-	// MTU of the interface and of all tunnels, 0: from the path.
+	// MTU is the longest inner packet, 0: what fits the path.
 	MTU int
-	// Fragment lets the kernel fragment outer packets.
+	// Fragment lets the kernel fragment outer packets: then MTU holds even where
+	// it does not fit the path.
 	Fragment bool
 	Tunnels  []Tunnel
 }
+
+// fixedMTU says that the path plays no part.
+func (c *Config) fixedMTU() bool { return c.MTU != 0 && c.Fragment }
 
 // Tunnel is one pair of SAs.
 type Tunnel struct {

@@ -58,7 +58,7 @@ func (p *peer) Sealed(s datapath.Sealed) {
 		gap = pathGap
 	}
 	now, last := s.Now.UnixNano(), p.lookedAt.Load()
-	if p.run.cfg.MTU == 0 && now-last >= int64(gap) && p.lookedAt.CompareAndSwap(last, now) {
+	if !p.run.cfg.fixedMTU() && now-last >= int64(gap) && p.lookedAt.CompareAndSwap(last, now) {
 		select {
 		case p.run.poke <- struct{}{}:
 		default:
@@ -101,15 +101,20 @@ func (p *peer) keepaliveLoop(ctx context.Context) error {
 // innerMTU returns the longest inner packet that fits the path as the kernel
 // knows it.
 func (p *peer) innerMTU(ctx context.Context) int {
-	if p.run.cfg.MTU != 0 {
-		return p.run.cfg.MTU
+	c := p.run.cfg
+	if c.fixedMTU() {
+		return c.MTU
 	}
-	_, path, err := pathTo(ctx, p.run.cfg.Listen.Addr(), p.cfg.Remote)
+	_, path, err := pathTo(ctx, c.Listen.Addr(), p.cfg.Remote)
 	if err != nil {
 		// No route yet, perhaps: what every Ethernet carries.
 		path = defaultPath
 	}
-	return min(p.cfg.Suite.MaxInner(path, p.cfg.Remote.Addr().Is6()), maxMTU)
+	most := maxMTU
+	if c.MTU != 0 {
+		most = c.MTU
+	}
+	return min(p.cfg.Suite.MaxInner(path, p.cfg.Remote.Addr().Is6()), most)
 }
 
 // defaultPath is the MTU of a path of which nothing is known.

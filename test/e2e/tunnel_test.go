@@ -325,6 +325,32 @@ func TestManualTunnelFollowsASmallerPath(t *testing.T) {
 	b.stop()
 }
 
+// An MTU larger than the path has room for is cut down to it, or, if the file
+// says so, carried in fragments.
+func TestManualTunnelOfALargerMTU(t *testing.T) {
+	for _, fragment := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fragment=%v", fragment), func(t *testing.T) {
+			w := newWorld(t, manualClouds)
+			a, b := manualPair(w, esp.DefaultSuite, false)
+			for _, e := range []*manualEnd{a, b} {
+				e.save(filepath.Base(e.file), fmt.Sprintf("mtu: 1700\nfragment: %v\n%s", fragment, e.read(e.file)))
+				e.start()
+				want := "mtu=1422"
+				if fragment {
+					want = "mtu=1700"
+				}
+				if log := e.read(e.stderr); !strings.Contains(log, want) {
+					t.Errorf("%s is not in %s", want, log)
+				}
+			}
+			echoSizes(t, a, b, a.inner4, b.inner4, []int{1300, 1400, 1500, 1672, 1800})
+			transfer(t, a, b, b.inner6, 4<<20)
+			a.stop()
+			b.stop()
+		})
+	}
+}
+
 func TestManualTunnelCountsOnSignal(t *testing.T) {
 	w := newWorld(t, manualClouds)
 	a, b := manualPair(w, esp.DefaultSuite, false, "pad: mtu", "dscp: copy")
