@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"hash"
+	"sync"
 
 	"icvpn/esp/internal/lanes"
 )
@@ -22,12 +23,48 @@ type cbcLanes struct {
 	// long for one packet as for all. nil where the kernel is never slower.
 	few hash.Hash
 
-	// Scratch for one group of a batch.
+	*laneScratch // of the batch under way, nil in between
+}
+
+// laneScratch is the working space for one group of a batch.
+type laneScratch struct {
 	packets  [group]*Packet
 	bodies   [group][]byte // IV and ciphertext
 	messages [group]lanes.Message
 	ivs      [group * cbcBlock]byte
 	sum      [64]byte
+	hash     lanes.Scratch
+}
+
+// laneScratches lends working space to all SAs, so that an idle one costs its
+// keys only.
+var laneScratches freeList[laneScratch]
+
+// freeList is a plain list and no sync.Pool, which may forget at any time, so
+// that a batch would allocate. It holds as many as were ever in use at once: one
+// for each goroutine that seals or opens.
+type freeList[T any] struct {
+	mu   sync.Mutex // guards free
+	free []*T
+}
+
+func (l *freeList[T]) get() *T {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.free)
+	if n == 0 {
+		return new(T)
+	}
+	t := l.free[n-1]
+	l.free[n-1] = nil
+	l.free = l.free[:n-1]
+	return t
+}
+
+func (l *freeList[T]) put(t *T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.free = append(l.free, t)
 }
 
 // group is how many packets are worked on together: a multiple of every kernel's
@@ -40,7 +77,7 @@ const fewest = 3
 
 // laneMAC is lanes.HMAC of either size.
 type laneMAC interface {
-	Sum(messages []lanes.Message)
+	Sum(space *lanes.Scratch, messages []lanes.Message)
 	Wipe()
 }
 
@@ -61,6 +98,8 @@ func newCBCLanes(k *Keys, mac laneMAC, kernel lanes.SHA, newHash func() hash.Has
 }
 
 func (t *cbcLanes) seal(batch []Packet) {
+	t.laneScratch = laneScratches.get()
+	defer t.giveBack()
 	for len(batch) > 0 {
 		n, rest := t.gather(batch)
 		batch = rest
@@ -77,6 +116,8 @@ func (t *cbcLanes) seal(batch []Packet) {
 
 // open authenticates a group before it decrypts any of it.
 func (t *cbcLanes) open(batch []Packet) {
+	t.laneScratch = laneScratches.get()
+	defer t.giveBack()
 	for len(batch) > 0 {
 		n, rest := t.gather(batch)
 		batch = rest
@@ -122,6 +163,11 @@ func (t *cbcLanes) gather(batch []Packet) (n int, rest []Packet) {
 	return n, nil
 }
 
+func (t *cbcLanes) giveBack() {
+	laneScratches.put(t.laneScratch)
+	t.laneScratch = nil
+}
+
 // forget lets go of the batch's buffers.
 func (t *cbcLanes) forget(n int) {
 	for i := range n {
@@ -143,7 +189,7 @@ func (t *cbcLanes) makeIVs(n int) {
 
 func (t *cbcLanes) sums(n int) {
 	if t.few == nil || n >= fewest {
-		t.mac.Sum(t.messages[:n])
+		t.mac.Sum(&t.hash, t.messages[:n])
 		return
 	}
 	for i := range n {
@@ -159,8 +205,5 @@ func (t *cbcLanes) wipe() {
 	t.cbc.Wipe()
 	t.ivKey.Wipe()
 	t.mac.Wipe()
-	clear(t.messages[:])
-	clear(t.ivs[:])
-	clear(t.sum[:])
 	t.few = nil
 }

@@ -60,6 +60,7 @@ func (c testCBC) icv(pkt []byte, seq uint64) []byte {
 	case *cbcHMAC:
 		return t.icv(pkt, seq)
 	case *cbcLanes:
+		t.laneScratch = new(laneScratch)
 		t.messages[0] = lanes.Message{Data: pkt[:len(pkt)-t.icvLen]}
 		t.sums(1)
 		return t.messages[0].Sum[:t.icvLen]

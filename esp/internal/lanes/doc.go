@@ -27,8 +27,7 @@
 //
 // # Non-goals
 //
-// No packet format, no padding of plaintexts, no comparison of MACs. An HMAC
-// serves one goroutine at a time. AVX-512 is left out: no kernel stands here that
+// No packet format, no padding of plaintexts, no comparison of MACs. AVX-512 is left out: no kernel stands here that
 // was not run.
 package lanes
 

@@ -58,8 +58,8 @@ func TestKernelsStayWithinMessages(t *testing.T) {
 					for i := range data {
 						messages[i] = Message{Data: data[i][:n-k], SuffixLen: 4}
 					}
-					h.Sum(messages)
-					h.Sum(messages[:1])
+					h.Sum(new(Scratch), messages)
+					h.Sum(new(Scratch), messages[:1])
 				}
 			}
 		}

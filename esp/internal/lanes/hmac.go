@@ -18,16 +18,42 @@ type Message struct {
 }
 
 // HMAC is one key of HMAC-SHA-256 (W is uint32) or HMAC-SHA-512 (uint64), as the
-// states after its padded key blocks (RFC 2104), with the scratch of one Sum.
+// states after its padded key blocks (RFC 2104). It is safe for concurrent use,
+// with a Scratch for each user, until Wipe.
 type HMAC[W uint32 | uint64] struct {
 	kernels      []shaKernel[W] // narrowest first
 	digest       func(tail *[256]byte, state *[8]W)
 	blockLen     int  // 64 or 128 bytes
 	shift        uint // its logarithm
 	inner, outer [8]W
+}
 
+// Scratch is what any HMAC needs during a Sum; apart, so that an idle key costs
+// its states only. The zero value is ready. It keeps no key: what stays in it is
+// MACs.
+type Scratch struct {
+	sha256 scratch[uint32]
+	sha512 scratch[uint64]
+}
+
+type scratch[W uint32 | uint64] struct {
 	lanes [8]lane[W]
-	jobs  []*job[W] // one per lane of the widest kernel, busy ones first
+	jobs  [8]job[W]
+	order [8]*job[W] // all jobs, busy ones first
+}
+
+// scratchFor returns the half of s that is for HMACs of that size.
+func scratchFor[W uint32 | uint64](s *Scratch) *scratch[W] {
+	half, ok := any(&s.sha256).(*scratch[W])
+	if !ok {
+		half = any(&s.sha512).(*scratch[W])
+	}
+	if half.order[0] == nil {
+		for i := range half.jobs {
+			half.order[i] = &half.jobs[i]
+		}
+	}
+	return half
 }
 
 // shaKernel runs blocks of 16 words of width lanes through their states.
@@ -80,12 +106,7 @@ func NewHMACSHA512(kernel SHA, key []byte) (*HMAC[uint64], error) {
 }
 
 func newHMAC[W uint32 | uint64](kernels []shaKernel[W], digest func(*[256]byte, *[8]W), shift uint) *HMAC[W] {
-	h := &HMAC[W]{kernels: kernels, digest: digest, shift: shift, blockLen: 1 << shift}
-	jobs := make([]job[W], kernels[len(kernels)-1].width)
-	for i := range jobs {
-		h.jobs = append(h.jobs, &jobs[i])
-	}
-	return h
+	return &HMAC[W]{kernels: kernels, digest: digest, shift: shift, blockLen: 1 << shift}
 }
 
 // setKey hashes the two padded keys, from the initial value of FIPS 180-4,
@@ -94,17 +115,18 @@ func (h *HMAC[W]) setKey(key []byte, initial *[8]W) error {
 	if len(key) > h.blockLen {
 		return ErrKey
 	}
+	s := scratchFor[W](new(Scratch))
 	for i, pad := range [2]byte{0x36, 0x5c} {
-		j := h.jobs[i]
+		j := s.order[i]
 		j.state, j.rest, j.count = *initial, j.tail[:h.blockLen], 1
 		copy(j.rest, key)
 		for k := range j.rest {
 			j.rest[k] ^= pad
 		}
 	}
-	h.step(2)
-	h.inner, h.outer = h.jobs[0].state, h.jobs[1].state
-	*h.jobs[0], *h.jobs[1] = job[W]{}, job[W]{}
+	h.step(s, 2)
+	h.inner, h.outer = s.order[0].state, s.order[1].state
+	clear(s.jobs[:])
 	return nil
 }
 
@@ -112,54 +134,53 @@ func (h *HMAC[W]) setKey(key []byte, initial *[8]W) error {
 func (h *HMAC[W]) Wipe() {
 	clear(h.inner[:])
 	clear(h.outer[:])
-	for _, j := range h.jobs {
-		*j = job[W]{}
-	}
 }
 
 // Sum fills in every message's Sum.
-func (h *HMAC[W]) Sum(messages []Message) {
+func (h *HMAC[W]) Sum(space *Scratch, messages []Message) {
+	s := scratchFor[W](space)
+	width := h.kernels[len(h.kernels)-1].width
 	for busy := 0; ; {
-		for busy < len(h.jobs) && len(messages) > 0 {
-			h.start(h.jobs[busy], &messages[0])
+		for busy < width && len(messages) > 0 {
+			h.start(s.order[busy], &messages[0])
 			messages = messages[1:]
 			busy++
 		}
 		if busy == 0 {
-			clear(h.lanes[:])
+			clear(s.lanes[:])
 			return
 		}
-		h.step(busy)
+		h.step(s, busy)
 		for i := busy - 1; i >= 0; i-- {
-			j := h.jobs[i]
+			j := s.order[i]
 			if j.count > 0 {
 				continue
 			}
 			if h.next(j); j.phase == phaseDone {
 				j.msg, j.rest = nil, nil
 				busy--
-				h.jobs[i], h.jobs[busy] = h.jobs[busy], j
+				s.order[i], s.order[busy] = s.order[busy], j
 			}
 		}
 	}
 }
 
 // step advances all busy lanes until the first is at the end of its blocks.
-func (h *HMAC[W]) step(busy int) {
+func (h *HMAC[W]) step(s *scratch[W], busy int) {
 	kernel := &h.kernels[0]
 	if busy > kernel.width {
 		kernel = &h.kernels[len(h.kernels)-1]
 	}
-	jobs := h.jobs[:busy]
+	jobs := s.order[:busy]
 	blocks := jobs[0].count
 	for i, j := range jobs {
 		blocks = min(blocks, j.count)
-		h.lanes[i] = lane[W]{&j.state, &j.rest[0]}
+		s.lanes[i] = lane[W]{&j.state, &j.rest[0]}
 	}
 	for i := busy; i < kernel.width; i++ {
-		h.lanes[i] = h.lanes[0] // same loads, then same stores
+		s.lanes[i] = s.lanes[0] // same loads, then same stores
 	}
-	kernel.run(&h.lanes, blocks)
+	kernel.run(&s.lanes, blocks)
 	for _, j := range jobs {
 		if j.count -= blocks; j.count > 0 {
 			j.rest = j.rest[blocks<<h.shift:]

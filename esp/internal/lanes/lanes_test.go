@@ -186,7 +186,7 @@ func TestEncryptBlocksFIPS197(t *testing.T) {
 
 // mac is what checkHMAC needs of both sizes.
 type mac interface {
-	Sum(messages []Message)
+	Sum(space *Scratch, messages []Message)
 	Wipe()
 }
 
@@ -224,7 +224,7 @@ func checkHMAC(tb testing.TB, v variant, r *rand.Rand, keyLen, suffix int, lengt
 		messages[i] = Message{Data: data[i], SuffixLen: suffix, Suffix: [4]byte(key(r, 4))}
 	}
 	before := clone(data)
-	h.Sum(messages)
+	h.Sum(new(Scratch), messages)
 	for i, m := range messages {
 		want := hmac.New(v.newHash, k)
 		want.Write(before[i])
@@ -308,7 +308,7 @@ func TestNothingAllocates(t *testing.T) {
 			t.Errorf("%v allocations", n)
 		}
 	})
-	messages := make([]Message, len(data))
+	space, messages := new(Scratch), make([]Message, len(data))
 	for i := range data {
 		messages[i] = Message{Data: data[i], SuffixLen: 4}
 	}
@@ -317,7 +317,7 @@ func TestNothingAllocates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := testing.AllocsPerRun(20, func() { h.Sum(messages) }); n != 0 {
+		if n := testing.AllocsPerRun(20, func() { h.Sum(space, messages) }); n != 0 {
 			t.Errorf("%v allocations", n)
 		}
 	})
