@@ -44,6 +44,7 @@ func (d *Datapath) ReadLoop() error {
 // Inject sends a packet as if it had come from the device. It borrows pkt.
 func (d *Datapath) Inject(pkt []byte) {
 	if len(pkt) > d.maxInner {
+		d.stats.TooLong.Add(1)
 		return
 	}
 	slot := make([]byte, d.mem.slot)
