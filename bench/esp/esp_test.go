@@ -100,9 +100,10 @@ func TestReportFormatIsStable(t *testing.T) {
 	if err := measure.Save(path, sample()); err != nil {
 		t.Fatal(err)
 	}
-	var table bytes.Buffer
-	sample().write(&table)
-	for golden, got := range map[string][]byte{"report.json": read(t, path), "table.txt": table.Bytes()} {
+	var table, markdown bytes.Buffer
+	sample().write(&table, false)
+	sample().write(&markdown, true)
+	for golden, got := range map[string][]byte{"report.json": read(t, path), "table.txt": table.Bytes(), "table.md": markdown.Bytes()} {
 		golden = filepath.Join("testdata", golden)
 		if *update {
 			if err := os.WriteFile(golden, got, 0o644); err != nil {

@@ -51,6 +51,7 @@ type options struct {
 	iperf3      bool
 	json        string
 	icvpn       string
+	markdown    bool
 	list        bool
 }
 
@@ -107,6 +108,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.BoolVar(&o.iperf3, "iperf3", false, "let iperf3, which must be installed, send and receive")
 	f.StringVar(&o.json, "json", "", "write the figures to this file too")
 	f.StringVar(&o.icvpn, "icvpn", "", "binary to measure (default: built from this source)")
+	f.BoolVar(&o.markdown, "markdown", false, "print the tables in Markdown")
 	f.BoolVar(&o.list, "list", false, "list contestants and settings and end")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -225,7 +227,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	failed := b.roundsLoop(ctx)
 	b.report.finish()
 	var table bytes.Buffer
-	b.report.write(&table)
+	b.report.write(&table, o.markdown)
 	_, _ = table.WriteTo(out)
 	if o.json != "" {
 		failed = errors.Join(failed, measure.Save(o.json, b.report))

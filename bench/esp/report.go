@@ -176,28 +176,36 @@ func (r *report) writeHead(w io.Writer) {
 		cmp.Or(r.Revision, "of unknown revision"), r.Wireguard, r.Generator, r.InnerMTU, r.Load.Average)
 }
 
+// columns of the table; those without a name hold ratios.
+var columns = []string{"contestant", "Gbit/s", "", "CPU s/GB", "", "peak RSS MiB", "ping ms, idle", "", "ping ms, loaded", "", "CPUs busy", "n"}
+
 // write prints the figures for people. What stands behind a figure in brackets is
 // its ratio to the reference.
-func (r *report) write(w io.Writer) {
+func (r *report) write(w io.Writer, markdown bool) {
 	for _, s := range r.Settings {
 		if !slices.ContainsFunc(s.Contestants, func(c result) bool { return c.Median != nil || c.Error != "" }) {
 			continue // interrupted before
 		}
 		fmt.Fprintf(w, "\n%s: %s\n", s.Name, s.About)
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "    contestant\tGbit/s\t\tCPU s/GB\t\tpeak RSS MiB\tping ms, idle\t\tping ms, loaded\t\tCPUs busy\tn")
+		rows := [][]string{columns}
 		for _, c := range s.Contestants {
 			if c.Median != nil {
-				fmt.Fprintf(t, "    %s\t%s\n", c.Name, c.cells())
+				rows = append(rows, c.cells())
 			}
 		}
-		_ = t.Flush()
+		indent := "    "
+		if markdown {
+			indent = ""
+			writeMarkdown(w, rows)
+		} else {
+			writeTable(w, rows)
+		}
 		for _, c := range s.Contestants {
 			if c.Content != nil && c.Content.Intact {
-				fmt.Fprintf(w, "    %s: %d MB intact, SHA-256 %s\n", c.Name, c.Content.Bytes/1e6, c.Content.Received)
+				fmt.Fprintf(w, "%s%s: %d MB intact, SHA-256 %s\n", indent, c.Name, c.Content.Bytes/1e6, c.Content.Received)
 			}
 			if c.Error != "" {
-				fmt.Fprintf(w, "    %s FAILED: %s\n", c.Name, c.Error)
+				fmt.Fprintf(w, "%s%s FAILED: %s\n", indent, c.Name, c.Error)
 			}
 		}
 	}
@@ -207,17 +215,46 @@ func (r *report) write(w io.Writer) {
 	}
 }
 
-// cells are the columns behind the name.
-func (c *result) cells() string {
+func writeTable(w io.Writer, rows [][]string) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintf(t, "    %s\n", strings.Join(row, "\t"))
+	}
+	_ = t.Flush()
+}
+
+// writeMarkdown puts ratios into the cells of their figures.
+func writeMarkdown(w io.Writer, rows [][]string) {
+	fmt.Fprintln(w)
+	for i, row := range rows {
+		var cells []string
+		for j, cell := range row {
+			switch {
+			case columns[j] != "":
+				cells = append(cells, cell)
+			case cell != "":
+				cells[len(cells)-1] += " " + cell
+			}
+		}
+		fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
+		if i == 0 {
+			fmt.Fprintln(w, strings.Repeat("| --- ", len(cells))+"|")
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+// cells are a row of the table.
+func (c *result) cells() []string {
 	m, r := c.Median, c.Ratio
 	if r == nil || c.Name == reference {
 		r = &figures{}
 	}
-	return strings.Join([]string{
-		pair(m.Gbit), bracket(r.Gbit), pair(m.CPU), bracket(r.CPU), pair(m.RSSSender, m.RSSReceiver),
+	return []string{
+		c.Name, pair(m.Gbit), bracket(r.Gbit), pair(m.CPU), bracket(r.CPU), pair(m.RSSSender, m.RSSReceiver),
 		pair(m.IdleMedian, m.IdleP99), bracket(r.IdleMedian, r.IdleP99),
 		pair(m.LoadMedian, m.LoadP99), bracket(r.LoadMedian, r.LoadP99), pair(m.Busy), fmt.Sprint(len(c.Trials)),
-	}, "\t")
+	}
 }
 
 // pair shows figures with a stroke between them.

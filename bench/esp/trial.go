@@ -113,7 +113,7 @@ func (b *bench) noticeLoad(ctx context.Context) error {
 	}
 	busy := (after - before).Seconds() / time.Since(began).Seconds()
 	b.report.Load.OtherCPUs = append(b.report.Load.OtherCPUs, busy)
-	if busy > loadNoticed {
+	if busy > loadNoticed && len(b.report.Notes) == 0 {
 		b.report.note(b.out, fmt.Sprintf("other processes use %.1f of %d processors (load average %.1f): all figures suffer, and not alike; run it again when the machine is idle",
 			busy, b.report.Machine.CPUs, b.report.Load.Average))
 	}
