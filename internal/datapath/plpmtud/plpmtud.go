@@ -199,7 +199,7 @@ func (m *Machine) Sent(now time.Time) Output {
 func (m *Machine) TooBig(now time.Time, size int) Output {
 	return m.watch(func() {
 		switch {
-		case m.state == stateIdle || m.state == stateFailed || size >= m.mtu:
+		case m.state == stateIdle || m.state == stateBase || m.state == stateFailed || size >= m.mtu:
 			return
 		case size < m.base:
 			size = 0

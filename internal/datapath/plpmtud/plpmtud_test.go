@@ -161,6 +161,23 @@ func TestTooBigLeadsToTheSizeItNames(t *testing.T) {
 	}
 }
 
+// Every batch that was under way reports that it was too long: the search that
+// the first report began goes on.
+func TestTooBigAgainAndAgainDelaysNothing(t *testing.T) {
+	p := newPath(t, Config{Max: 1500}, 1500)
+	p.run(time.Minute, true)
+	p.mtu = 1400
+	for range 100 {
+		p.do(p.m.TooBig(p.now, 1499))
+		p.run(10*time.Millisecond, true)
+	}
+	if got := p.m.MTU(); got < 1280 || p.m.state == stateBase {
+		t.Fatalf("%v after a second of complaints", p.m)
+	}
+	p.run(time.Minute, true)
+	p.check()
+}
+
 // Anybody can send ICMP: a lie costs a moment at the base, no more.
 func TestForgedTooBigIsUndoneByProbes(t *testing.T) {
 	for _, claim := range []int{0, 68, 576, 1279, 1499} {
