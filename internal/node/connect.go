@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -291,6 +292,7 @@ func (n *Node) install(r *keyex.Result) {
 	n.active[t] = true
 	old := t.current()
 	t.pairs = append([]*saPair{p}, t.pairs...)
+	t.countUnheard()
 	t.installed++
 	n.boundUnconfirmed(t)
 	if r.Initiator {
@@ -353,6 +355,7 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 	now := time.Now()
 	first := old == nil
 	p.confirmed, p.removeAt = true, time.Time{}
+	t.ending.Store(false)
 	t.state, t.failure, t.rekeying, t.handshake = tunnelUp, "", false, now
 	t.retryWait, t.retryAt, t.probes, t.wantedSince = 0, time.Time{}, 0, time.Time{}
 	if old != nil && n.simultaneous(p, old) && old.result.Preferred(n.self) {
@@ -401,6 +404,8 @@ func (n *Node) removePair(t *tunnel, p *saPair) {
 	if w := t.path.Way(); w != nil && w.SA == p.out {
 		t.path.SetWay(nil)
 	}
+	t.countUnheard()
+	t.ending.Store(false)
 	if len(t.pairs) == 0 {
 		t.mtu = pathMTU{}
 	}
@@ -409,19 +414,34 @@ func (n *Node) removePair(t *tunnel, p *saPair) {
 	}
 }
 
+// confirmHeard confirms the pairs on which the peer has been heard.
+func (n *Node) confirmHeard(t *tunnel) {
+	for _, p := range slices.Clone(t.pairs) {
+		if !p.heard && p.in.LastSeq() > 0 {
+			n.confirm(t, p)
+		}
+	}
+}
+
 // confirm is the proof that the peer has the keys of a pair: the responder may
 // now send on it.
-func (n *Node) confirm(t *tunnel, sa *esp.Inbound) {
-	for _, p := range t.pairs {
-		if p.in != sa {
-			continue
-		}
-		p.heard, p.dummyAt = true, time.Time{}
-		if !p.confirmed {
-			n.activate(t, p, t.current())
-		}
-		return
+func (n *Node) confirm(t *tunnel, p *saPair) {
+	p.heard, p.dummyAt = true, time.Time{}
+	t.countUnheard()
+	if !p.confirmed {
+		n.activate(t, p, t.current())
 	}
+}
+
+// countUnheard tells the data path whether it matters what is heard.
+func (t *tunnel) countUnheard() {
+	count := int32(0)
+	for _, p := range t.pairs {
+		if !p.heard {
+			count++
+		}
+	}
+	t.unheard.Store(count)
 }
 
 // closeTunnels erases every key at the end.

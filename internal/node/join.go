@@ -478,6 +478,9 @@ func (a *admittance) onGranted(data []byte) error {
 	if !c.Key.Equal(a.cfg.Identity.Public()) {
 		return errors.New("the credential is for another key")
 	}
+	if c.Issuer != id.FromKey(a.serverKey) { // its word on members would pass for the issuer's
+		return fmt.Errorf("the credential is from another super peer, %s", c.Issuer.Short())
+	}
 	a.m.Grant, a.m.Credential = g, c
 	a.step(stepProvision, fmt.Sprintf("%s and %s, %s, until %s", c.Addr4(), c.Addr6(), service.LabelText(c.Labels), c.Expires().UTC().Format("2006-01-02 15:04 UTC")))
 	return a.unlock()

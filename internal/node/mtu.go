@@ -112,12 +112,12 @@ func (n *Node) tendMTU(t *tunnel, now time.Time) {
 	}
 }
 
-// onTooLong is told that the interface was too small for a datagram.
-func (n *Node) onTooLong(t *tunnel) {
+// onTooLong is told that the interface was too small for a datagram of length.
+func (n *Node) onTooLong(t *tunnel, length int) {
 	if m := t.mtu.machine; m != nil && t.current() != nil {
 		t.mtu.doubted = true
 		now := time.Now()
-		n.onMTU(t, m.TooBig(now, 0), now)
+		n.onMTU(t, m.TooBig(now, length+outerLen(t.mtu.path)-1), now)
 	}
 }
 

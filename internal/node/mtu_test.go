@@ -21,6 +21,17 @@ func (p *nodeProc) innerMTU(w *world, to *nodeProc) (mtu int) {
 	return mtu
 }
 
+// full returns an inner packet of n bytes that must not be cut.
+func full(from, to *nodeProc, n int) []byte {
+	pkt := udp(from.addr4(), to.addr4(), 1000, 2000, 0)
+	pkt = append(pkt, make([]byte, n-len(pkt))...)
+	pkt[2], pkt[3], pkt[6] = byte(n>>8), byte(n), 0x40
+	pkt[10], pkt[11] = 0, 0
+	sum := checksum(pkt[:20])
+	pkt[10], pkt[11] = byte(sum>>8), byte(sum)
+	return pkt
+}
+
 // TestPathMTUFollowsTheNetwork: no black hole for any underlay MTU from 1280,
 // also when it changes while the tunnel is up.
 func TestPathMTUFollowsTheNetwork(t *testing.T) {
@@ -39,20 +50,12 @@ func TestPathMTUFollowsTheNetwork(t *testing.T) {
 		}
 		for _, mtu := range []int{1280, 1320, 1420, 1500, 1400} {
 			path(mtu)
-			sent := 0
 			w.eventually(fmt.Sprint("inner MTU for a path of ", mtu), 30*time.Minute, func() bool {
 				// Traffic of every length goes on meanwhile.
 				for n := 100; n <= 1400; n += 325 {
-					pkt := udp(web.addr4(), app.addr4(), 1000, 2000, uint64(sent))
-					pkt = append(pkt, make([]byte, n-len(pkt))...)
-					pkt[2], pkt[3], pkt[6] = byte(n>>8), byte(n), 0x40
-					pkt[10], pkt[11] = 0, 0
-					sum := checksum(pkt[:20])
-					pkt[10], pkt[11] = byte(sum>>8), byte(sum)
-					if err := web.dev.Inject(pkt); err != nil {
+					if err := web.dev.Inject(full(web, app, n)); err != nil {
 						t.Fatal(err)
 					}
-					sent++
 				}
 				time.Sleep(500 * time.Millisecond)
 				return web.innerMTU(w, app) == min(1400, esp.DefaultSuite.MaxInner(mtu, false))
@@ -66,12 +69,19 @@ func TestInterfaceThatIsTooSmallIsFoundAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
-		w.net.SetLink(web.addr, app.addr, simnet.Link{Latency: time.Millisecond, Interface: 1300 - ipv4UDPLen})
-		w.pingOK(web, "app-1")
+		const mtu = 1450
+		w.net.SetLink(web.addr, app.addr, simnet.Link{Latency: time.Millisecond, Interface: mtu - ipv4UDPLen})
+		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
 		began := time.Now()
-		want := esp.DefaultSuite.MaxInner(1300, false)
-		w.eventually("inner MTU", time.Minute, func() bool { return web.innerMTU(w, app) == want })
-		if took := time.Since(began); took > time.Second { // simulated time
+		want := esp.DefaultSuite.MaxInner(mtu, false)
+		w.eventually("inner MTU", time.Minute, func() bool { // while packets of full length go out
+			pkt := full(web, app, 1400)
+			if err := web.dev.Inject(pkt); err != nil {
+				t.Fatal(err)
+			}
+			return web.innerMTU(w, app) == want
+		})
+		if took := time.Since(began); took > 2*time.Second { // simulated time
 			t.Errorf("it took %v", took)
 		}
 	})

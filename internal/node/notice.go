@@ -92,7 +92,7 @@ func (n *Node) onNotice(b []byte, _ netip.AddrPort) {
 	}
 	p.stampIn = stamp
 	t.stats.lastRx.Store(time.Now().UnixNano())
-	n.confirm(t, p.in)
+	n.confirm(t, p)
 	switch op {
 	case noticePing:
 		n.sendNotice(t, p, noticePong, 0)

@@ -91,7 +91,10 @@ func (n *Node) learnProved(c *service.Credential) *tunnel {
 
 // enter adds or replaces an entry and says whether routes change.
 func (n *Node) enter(e entry) (t *tunnel, changed bool) {
-	pid := e.member.PID()
+	pid, proved := e.member.PID(), e.proved
+	if !proved && n.now().Unix() >= e.member.NotAfter {
+		return nil, false // it ended while it was under way
+	}
 	if t = n.tunnels[pid]; t == nil {
 		t = &tunnel{node: n, pid: pid, address6: n.address6(pid)}
 		t.path = n.path.NewTunnel(t, datapath.Policy{})
@@ -102,20 +105,20 @@ func (n *Node) enter(e entry) (t *tunnel, changed bool) {
 	case i < 0:
 		t.entries = append(t.entries, e)
 		changed = true
-	case !e.proved && t.entries[i].member.NotAfter > e.member.NotAfter:
+	case !proved && t.entries[i].proved && t.entries[i].member.NotAfter > e.member.NotAfter:
 		return t, false // older than what the member has shown
-	case !e.proved && t.entries[i].proved && len(t.pairs) > 0 && !sameMember(t.entries[i].member, e.member):
+	case !proved && t.entries[i].proved && len(t.pairs) > 0 && !sameMember(t.entries[i].member, e.member):
 		return t, false // what its credential says, it says itself
 	default:
 		old := t.entries[i]
 		if e.member.NotAfter > old.member.NotAfter { // it was admitted again: it is there
 			t.retryWait, t.retryAt = 0, time.Time{}
 		}
-		e.proved = e.proved || old.proved
+		e.proved = proved || old.proved && sameMember(old.member, e.member)
 		t.entries[i] = e
 		changed = old.member.Addr4() != e.member.Addr4()
 	}
-	if e.proved {
+	if proved {
 		t.holder = e.issuer
 	}
 	return t, n.settle(t) || changed
@@ -142,9 +145,10 @@ func (n *Node) settle(t *tunnel) (moved bool) {
 			}
 		}
 	}
-	if held < 0 {
+	if held < 0 && (t.member.Load() != nil || len(t.entries) == 0) {
 		return false // whatever was in force stays, for the logs
 	}
+	held = max(held, 0) // nobody is without a name
 	e := t.entries[held]
 	t.holder = e.issuer
 	old := t.member.Swap(e.member)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/ed25519"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -142,4 +143,70 @@ func TestDirectoryDropsWhomItNoLongerLists(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestFormerIssuerDoesNotTakeItsMemberBack: a machine that has proved its
+// admission elsewhere stays there, whatever the super peer before says of it.
+func TestFormerIssuerDoesNotTakeItsMemberBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		former := *app.membership.Load().Credential
+		second, address := otherOf(w, app)
+		moved := former
+		moved.Issuer, moved.Address4 = w.supers[second].sp.PID(), address
+		web.onControlLoop(w, func() {
+			web.learnProved(&former)
+			web.learnProved(&moved)
+			got := web.tunnels[app.self]
+			issuer, d := listing(w, 1-second, time.Now().UnixMilli(), former.Member())
+			web.onDirectory(issuer.PID(), d)
+			if a := got.member.Load().Addr4(); a != moved.Addr4() {
+				t.Errorf("a listing moved it back to %s", a)
+			}
+			lie := former.Member()
+			lie.Labels = map[string]string{"role": "db"}
+			issuer, d = listing(w, 1-second, time.Now().UnixMilli()+1, lie)
+			web.onDirectory(issuer.PID(), d)
+			if r := got.member.Load().Labels["role"]; r != "app" {
+				t.Errorf("relabelled to %s though another proved it", r)
+			}
+		})
+	})
+}
+
+// TestEntryThatEndsOnItsWayHarmsNobody: a super peer may list what ends within
+// the second.
+func TestEntryThatEndsOnItsWayHarmsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web := w.start("web", "web-1")
+		web.onControlLoop(w, func() {
+			over := service.Member{Key: newIdentity(t)[32:], Name: "x", Address4: []byte{10, 42, 0, 77}, NotAfter: web.now().Unix()}
+			web.learn(w.supers[0].sp.PID(), []service.Member{over})
+			for _, tn := range web.tunnels {
+				web.judge(tn)
+				web.describe(tn)
+			}
+			late := service.Credential{Key: ed25519.PublicKey(newIdentity(t)[32:]), Name: "y", Address4: []byte{10, 42, 0, 78}, NotAfter: web.now().Unix()}
+			if tn := web.learnProved(&late); tn.member.Load() == nil || tn.pair.Load() == nil {
+				t.Error("a tunnel without a member")
+			}
+		})
+	})
+}
+
+// TestSignalsOfOneTunnelAreBounded: a peer sends in turn on as many SAs as it
+// has, while the control loop is busy.
+func TestSignalsOfOneTunnelAreBounded(t *testing.T) {
+	n := &Node{awake: make(chan struct{}, 1)}
+	tn := &tunnel{node: n}
+	tn.unheard.Store(1)
+	for range 10000 {
+		tn.heardOn()
+	}
+	if got := len(n.signals.list); got != 1 {
+		t.Errorf("%d signals wait, want 1", got)
+	}
 }

@@ -85,7 +85,7 @@ func (t *tunnel) Sealed(s datapath.Sealed) {
 	if s.TooLong > 0 && !t.tooLong.Swap(true) {
 		t.node.signal(func() {
 			t.tooLong.Store(false)
-			t.node.onTooLong(t)
+			t.node.onTooLong(t, s.TooLong)
 		})
 	}
 	if s.Sent == 0 {
@@ -110,7 +110,7 @@ func (t *tunnel) Sealed(s datapath.Sealed) {
 func (t *tunnel) Opened(o datapath.Opened) {
 	if o.Authentic > 0 {
 		t.stats.lastRx.Store(o.Now.UnixNano())
-		t.heardOn(o.SA)
+		t.heardOn()
 	}
 	if o.Dummy > 0 {
 		t.sawDummy(o.SA, o.Dummy)
@@ -147,18 +147,20 @@ func (t *tunnel) Inbound(pkt []byte, now time.Time) bool {
 	return true
 }
 
-// heardOn is told of every authentic batch; only an SA that was not heard before
-// is news.
-func (t *tunnel) heardOn(sa *esp.Inbound) {
-	if t.heard.Load() == sa || t.heardBefore.Load() == sa { // two take turns during a rekey
+// heardOn is told of every authentic batch; it is news while there is a pair that
+// was not heard.
+func (t *tunnel) heardOn() {
+	if t.unheard.Load() == 0 || t.hearing.Swap(true) {
 		return
 	}
-	t.heardBefore.Store(t.heard.Swap(sa))
-	t.node.signal(func() { t.node.confirm(t, sa) })
+	t.node.signal(func() {
+		t.hearing.Store(false) // before looking, so that no packet is overlooked
+		t.node.confirmHeard(t)
+	})
 }
 
-// signal runs f on the control loop, soon. It never waits. Its callers see to it
-// that no more than a few can be under way for each tunnel.
+// signal runs f on the control loop, soon. It never waits. Each caller sees to it
+// that one of its kind at most is under way for each tunnel.
 func (n *Node) signal(f func()) {
 	n.signals.mu.Lock()
 	n.signals.list = append(n.signals.list, f)

@@ -43,17 +43,17 @@ type tunnel struct {
 	path     *datapath.Tunnel
 
 	// read by everyone
-	member      atomic.Pointer[service.Member]
-	pair        atomic.Pointer[filter.Pair]
-	heard       atomic.Pointer[esp.Inbound] // SA of the last authentic batch ...
-	heardBefore atomic.Pointer[esp.Inbound] // ... and the one before
-	armed       atomic.Bool                 // upkeep watches whether the peer answers
-	ending      atomic.Bool                 // an SA has said that its life ends
-	tooLong     atomic.Bool                 // the control loop was told that the interface is too small
-	mtuLooked   atomic.Int64                // Unix ns when traffic last made us look at the path's MTU
-	arrived     atomic.Int32                // length of a long dummy that the peer is to be told of
-	wanted      atomic.Bool                 // the control loop was asked to connect
-	stats       tunnelStats
+	member    atomic.Pointer[service.Member]
+	pair      atomic.Pointer[filter.Pair]
+	unheard   atomic.Int32 // pairs on which nothing was heard
+	hearing   atomic.Bool  // the control loop was told that something was
+	armed     atomic.Bool  // upkeep watches whether the peer answers
+	ending    atomic.Bool  // an SA has said that its life ends
+	tooLong   atomic.Bool  // the control loop was told that the interface is too small
+	mtuLooked atomic.Int64 // Unix ns when traffic last made us look at the path's MTU
+	arrived   atomic.Int32 // length of a long dummy that the peer is to be told of
+	wanted    atomic.Bool  // the control loop was asked to connect
+	stats     tunnelStats
 
 	// owned by controlLoop
 	state       tunnelState

@@ -94,7 +94,6 @@ func (n *Node) tendLife(t *tunnel, now time.Time) {
 		id := p.result.RekeyID
 		n.initiate(t, &id)
 	}
-	t.ending.Store(false)
 }
 
 // usedSince says whether the tunnel carried packets of ours or the peer's.

@@ -26,6 +26,9 @@ const (
 	keptForKnown = 128
 	// maxKnown sources are remembered, the least recently admitted go first.
 	maxKnown = 4096
+	// maxKnownOfNetwork of them are of one network: who has a token and a /48 must
+	// not make us forget everybody else.
+	maxKnownOfNetwork = 256
 	// knownLife is how long: a machine renews once a credential's life, and may
 	// miss one.
 	knownLife = 2 * credentialLife
@@ -71,7 +74,7 @@ func newDoor(key ed25519.PrivateKey) *door {
 		strangers: admission.NewLimiter(admission.LimiterConfig{}),
 		regulars:  admission.NewLimiter(admission.LimiterConfig{TotalRate: 100}),
 		places:    places{byAddress: map[netip.Prefix]int{}, byNetwork: map[netip.Prefix]int{}},
-		known:     known{bySource: map[netip.Prefix]*list.Element{}, recent: list.New()},
+		known:     known{bySource: map[netip.Prefix]*list.Element{}, byNetwork: map[netip.Prefix]int{}, recent: list.New()},
 	}
 }
 
@@ -195,8 +198,9 @@ func prefixOf(addr netip.Addr, bits4, bits6 int) netip.Prefix {
 
 // known are the addresses from which machines were admitted lately.
 type known struct {
-	bySource map[netip.Prefix]*list.Element
-	recent   *list.List // of knownSource, least recently admitted first
+	bySource  map[netip.Prefix]*list.Element
+	byNetwork map[netip.Prefix]int // how many of them
+	recent    *list.List           // of knownSource, least recently admitted first
 }
 
 type knownSource struct {
@@ -216,10 +220,32 @@ func (k *known) add(now time.Time, addr netip.Addr) {
 		k.recent.MoveToBack(e)
 		return
 	}
+	if k.byNetwork[networkOf(addr)] >= maxKnownOfNetwork {
+		k.forget(k.oldestOf(networkOf(addr)))
+	}
 	if k.recent.Len() >= maxKnown {
-		delete(k.bySource, k.recent.Remove(k.recent.Front()).(knownSource).source)
+		k.forget(k.recent.Front())
 	}
 	k.bySource[s.source] = k.recent.PushBack(s)
+	k.byNetwork[networkOf(addr)]++
+}
+
+// oldestOf returns the source of a network that was admitted least recently.
+func (k *known) oldestOf(network netip.Prefix) *list.Element {
+	e := k.recent.Front()
+	for !network.Overlaps(e.Value.(knownSource).source) {
+		e = e.Next()
+	}
+	return e
+}
+
+func (k *known) forget(e *list.Element) {
+	source := k.recent.Remove(e).(knownSource).source
+	delete(k.bySource, source)
+	network := networkOf(source.Addr())
+	if k.byNetwork[network]--; k.byNetwork[network] == 0 {
+		delete(k.byNetwork, network)
+	}
 }
 
 // grants bounds how often one PID is granted what it asks for. The table is
