@@ -97,7 +97,7 @@ func (c *CBC) Encrypt(messages [][]byte) {
 		for i := busy; i < c.width; i++ {
 			heads[i] = heads[0] // same loads, then same stores
 		}
-		c.encryptLanes(&heads, blocks)
+		c.encryptLanes(&heads, busy, blocks)
 		for i := busy - 1; i >= 0; i-- {
 			if rest[i] = rest[i][blocks*aesBlock:]; len(rest[i]) < 2*aesBlock {
 				busy--

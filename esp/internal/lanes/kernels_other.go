@@ -10,9 +10,9 @@ const Portable = true
 
 func detect() features { return features{} }
 
-func (c *CBC) encryptLanes(*[maxLanes]*byte, int) {}
-func (c *CBC) decryptOne(*byte, int)              {}
-func (c *CBC) encryptBlocks(*byte, int)           {}
+func (c *CBC) encryptLanes(*[maxLanes]*byte, int, int) {}
+func (c *CBC) decryptOne(*byte, int)                   {}
+func (c *CBC) encryptBlocks(*byte, int)                {}
 
 func sha256Kernels(SHA) []shaKernel[uint32] { return nil }
 func sha512Kernels(SHA) []shaKernel[uint64] { return nil }
