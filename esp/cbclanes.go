@@ -20,7 +20,7 @@ type cbcLanes struct {
 	esn    bool
 
 	// few is the MAC of a handful of packets: kernels of 4 and 8 lanes take as
-	// long for one packet as for all. nil where the kernel is never slower.
+	// long for one packet as for all. nil where the kernel is good for one, too.
 	few hash.Hash
 
 	*laneScratch // of the batch under way, nil in between
