@@ -42,6 +42,7 @@ type contestant struct {
 	about    string
 	usual    bool // runs by default
 	hasSuite bool // icvpn with one of the suites
+	suite    esp.Suite
 	start    func(b *bench, ctx context.Context, k *link) ([]*end, error)
 }
 
@@ -55,9 +56,12 @@ const (
 func contestants() (all []contestant) {
 	for _, s := range esp.Suites() {
 		all = append(all, contestant{
-			name: "icvpn-" + s.String(), about: "icvpn tunnel, " + s.String(), hasSuite: true,
+			suite: s,
+			name:  "icvpn-" + s.String(), about: "icvpn tunnel, " + s.String(), hasSuite: true,
 			usual: s == esp.DefaultSuite || s == esp.AES128GCM,
-			start: func(b *bench, ctx context.Context, k *link) ([]*end, error) { return b.startICVPN(ctx, k, s) },
+			start: func(b *bench, ctx context.Context, k *link) ([]*end, error) {
+				return b.startICVPN(ctx, k, b.icvpn, s)
+			},
 		})
 	}
 	return append(all,
@@ -65,6 +69,23 @@ func contestants() (all []contestant) {
 		contestant{name: "no-crypto", about: "two goroutines between wireguard-go's packages tun and conn", usual: true, start: (*bench).startForwarder},
 		contestant{name: "no-tunnel", about: "the link itself, MTU 1500: what sender and receiver cost", usual: true},
 	)
+}
+
+// besides returns the contestants with another binary of icvpn behind each one.
+func besides(all []contestant) (both []contestant) {
+	for _, c := range all {
+		both = append(both, c)
+		if !c.hasSuite {
+			continue
+		}
+		other := c
+		other.name, other.about = "versus-"+c.suite.String(), "the binary of -versus"
+		other.start = func(b *bench, ctx context.Context, k *link) ([]*end, error) {
+			return b.startICVPN(ctx, k, b.versus, c.suite)
+		}
+		both = append(both, other)
+	}
+	return both
 }
 
 // target is the address of the second host on the contestant's way.
@@ -173,7 +194,7 @@ func both(k *link, start func(i int) (*end, error)) (ends []*end, err error) {
 }
 
 // startICVPN runs `icvpn tunnel` with fresh keys at both ends.
-func (b *bench) startICVPN(ctx context.Context, k *link, suite esp.Suite) ([]*end, error) {
+func (b *bench) startICVPN(ctx context.Context, k *link, binary string, suite esp.Suite) ([]*end, error) {
 	sas := [2]string{newSA(suite, 0x1001), newSA(suite, 0x2001)}
 	return both(k, func(i int) (*end, error) {
 		o := 1 - i
@@ -192,7 +213,7 @@ tunnels:
 		if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 			return nil, err
 		}
-		return launch(ctx, k.hosts[i], k.hosts[i].Command(ctx, b.icvpn, "tunnel", "--config", path), "tunnel ready")
+		return launch(ctx, k.hosts[i], k.hosts[i].Command(ctx, binary, "tunnel", "--config", path), "tunnel ready")
 	})
 }
 

@@ -30,6 +30,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -51,6 +52,7 @@ type options struct {
 	iperf3      bool
 	json        string
 	icvpn       string
+	versus      string // another icvpn
 	markdown    bool
 	list        bool
 }
@@ -108,6 +110,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.BoolVar(&o.iperf3, "iperf3", false, "let iperf3, which must be installed, send and receive")
 	f.StringVar(&o.json, "json", "", "write the figures to this file too")
 	f.StringVar(&o.icvpn, "icvpn", "", "binary to measure (default: built from this source)")
+	f.StringVar(&o.versus, "versus", "", "a second binary of icvpn, to compare with the first in turns")
 	f.BoolVar(&o.markdown, "markdown", false, "print the tables in Markdown")
 	f.BoolVar(&o.list, "list", false, "list contestants and settings and end")
 	if err := f.Parse(args); err != nil {
@@ -131,6 +134,12 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	}
 	if o.contestants, err = chooseContestants(*names); err != nil {
 		return o, err
+	}
+	if o.versus != "" {
+		o.contestants = besides(o.contestants)
+		if o.versus, err = filepath.Abs(o.versus); err != nil {
+			return o, err
+		}
 	}
 	o.settings, err = chooseSettings(*where)
 	return o, err
