@@ -209,7 +209,7 @@ func (r *report) write(w io.Writer, markdown bool) {
 			}
 		}
 	}
-	fmt.Fprintf(w, "\nIn brackets: how many times %s's. Medians of n trials; pings median/p99; RSS sender/receiver.\n", r.Reference)
+	fmt.Fprintf(w, "\nMedians of n trials; pings median/p99; RSS sender/receiver. In brackets: how many times %s's.\n", r.Reference)
 	for _, n := range r.Notes {
 		fmt.Fprintln(w, "NOTE:", n)
 	}
