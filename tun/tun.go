@@ -8,10 +8,6 @@ import (
 )
 
 const (
-	// Headroom is what a device needs in front of a packet: nothing. The
-	// kernel's virtio_net_hdr lies in the device's own memory.
-	Headroom = 0
-
 	// MaxBatch is the largest BatchSize of any device. 128 packets hold the
 	// 64 KiB of one super-packet down to an MSS of 512; what does not fit comes
 	// with the next Read.

@@ -58,12 +58,11 @@ type Datapath struct {
 	maxInner int // longest packet a slot holds
 	fewCores bool
 
-	company  company
-	mem      pools
-	stats    Stats
-	workers  sync.WaitGroup // tunnels' goroutines
-	deviceMu sync.Mutex     // a device takes one writer at a time
-	errors   bucket         // ICMP errors
+	company company
+	mem     pools
+	stats   Stats
+	workers sync.WaitGroup // tunnels' goroutines
+	errors  bucket         // ICMP errors
 }
 
 // New returns a Datapath. It starts nothing.
@@ -90,31 +89,25 @@ func (d *Datapath) Stats() *Stats { return &d.stats }
 // ReadLoop, Receive or Inject any more.
 func (d *Datapath) Wait() { d.workers.Wait() }
 
-// write gives packets, each behind tun.Headroom, to the device.
-func (d *Datapath) write(bufs [][]byte) {
-	d.deviceMu.Lock()
-	defer d.deviceMu.Unlock()
+// write gives packets to the device, from any goroutine.
+func (d *Datapath) write(pkts [][]byte) {
 	// The only error is that the device is closed: we are leaving.
-	_, _ = d.cfg.Device.Write(bufs, tun.Headroom)
+	_, _ = d.cfg.Device.Write(pkts, 0)
 }
 
 // Deliver writes one packet to the device, for what is made here and came from
 // no tunnel. It borrows pkt.
-func (d *Datapath) Deliver(pkt []byte) {
-	buf := make([]byte, tun.Headroom+len(pkt))
-	copy(buf[tun.Headroom:], pkt)
-	d.write([][]byte{buf})
-}
+func (d *Datapath) Deliver(pkt []byte) { d.write([][]byte{pkt}) }
 
 // tooBig tells the sender of pkt what fits.
 func (d *Datapath) tooBig(pkt []byte, mtu int, now time.Time) {
 	if !d.errors.allow(now, tooBigRate) {
 		return
 	}
-	buf := make([]byte, tun.Headroom+ippkt.MaxTooBig)
-	if n := ippkt.TooBig(buf[tun.Headroom:], pkt, mtu); n > 0 {
+	buf := make([]byte, ippkt.MaxTooBig)
+	if n := ippkt.TooBig(buf, pkt, mtu); n > 0 {
 		d.stats.TooBigSent.Add(1)
-		d.write([][]byte{buf[:tun.Headroom+n]})
+		d.write([][]byte{buf[:n]})
 	}
 }
 

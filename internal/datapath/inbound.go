@@ -6,7 +6,6 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/datapath/ippkt"
 	"icvpn/internal/underlay"
-	"icvpn/tun"
 )
 
 // The way in:
@@ -192,7 +191,7 @@ func (t *Tunnel) deliver(b *batch, now time.Time) {
 		if p.Drop != esp.DropNone || !t.accept(p.Bytes(), b.tos[i], mtu, now) {
 			continue
 		}
-		b.out[n] = p.Buf[p.Off-tun.Headroom : p.Off+p.Len]
+		b.out[n] = p.Bytes()
 		n++
 		bytes += p.Len
 	}

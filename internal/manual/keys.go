@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"icvpn/esp"
 	"icvpn/internal/config"
@@ -110,16 +111,18 @@ func (l *loader) keyFile(s *config.Section, field, path string) []byte {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(l.dir, path)
 	}
-	if problem, wayOut := private(path); problem != "" {
-		s.Fail(field, quoted(path)+" "+problem, wayOut)
-		return nil
-	}
-	f, err := os.Open(path)
+	// Opened before it is looked at, so that the file checked is the file read;
+	// without waiting, should it be a pipe.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		s.Fail(field, quoted(path)+" cannot be read: "+reason(err), "check the path and its permissions")
 		return nil
 	}
 	defer f.Close()
+	if problem, wayOut := privateFile(f.Stat()); problem != "" {
+		s.Fail(field, quoted(path)+" "+problem, wayOut)
+		return nil
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	switch {
 	case err != nil:
@@ -134,8 +137,9 @@ func (l *loader) keyFile(s *config.Section, field, path string) []byte {
 
 // private complains about a file that is no regular file, or that others may
 // read: its keys are theirs then.
-func private(path string) (problem, wayOut string) {
-	info, err := os.Stat(path)
+func private(path string) (problem, wayOut string) { return privateFile(os.Stat(path)) }
+
+func privateFile(info os.FileInfo, err error) (problem, wayOut string) {
 	switch {
 	case err != nil:
 		return "cannot be read: " + reason(err), "check the path"

@@ -110,6 +110,9 @@ func (p *peer) innerMTU(ctx context.Context) int {
 		// No route yet, perhaps: what every Ethernet carries.
 		path = defaultPath
 	}
+	// Whoever guesses our ports can forge "fragmentation needed", so no path is
+	// believed to be smaller than IPv6 allows.
+	path = max(path, minMTU)
 	most := maxMTU
 	if c.MTU != 0 {
 		most = c.MTU
