@@ -249,8 +249,8 @@ func TestFailedContestantIsAnError(t *testing.T) {
 }
 
 func TestParseIPerf3(t *testing.T) {
-	n, err := parseIPerf3(`{"start":{},"end":{"sum_sent":{"bytes":9},"sum_received":{"bytes":7}}}`)
-	if n != 7 || err != nil {
+	n, err := parseIPerf3(`{"start":{},"end":{"sum_sent":{"bytes":9},"sum_received":{"bytes":7,"seconds":2.5}}}`)
+	if n != (carried{7, 2.5}) || err != nil {
 		t.Error(n, err)
 	}
 	for _, bad := range []string{"", `{"error":"no route"}`} {

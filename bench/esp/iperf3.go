@@ -16,10 +16,10 @@ import (
 
 // iperf3Load does what ownLoad does with iperf3, whose streams it measures whole.
 func (t *trial) iperf3Load(ctx context.Context, d time.Duration, underLoad func() error) error {
-	err := t.window(func() (int64, error) {
+	err := t.window(func() (carried, error) {
 		out, err := t.iperf3(ctx, d, nil)
 		if err != nil {
-			return 0, err
+			return carried{}, err
 		}
 		return parseIPerf3(out)
 	})
@@ -70,21 +70,22 @@ func (t *trial) iperf3(ctx context.Context, d time.Duration, meanwhile func() er
 	return result.String(), nil
 }
 
-// parseIPerf3 returns how many bytes the receiver got.
-func parseIPerf3(out string) (int64, error) {
+// parseIPerf3 returns what the receiver got.
+func parseIPerf3(out string) (carried, error) {
 	var r struct {
 		Error string `json:"error"`
 		End   struct {
 			Received struct {
-				Bytes int64 `json:"bytes"`
+				Bytes   int64   `json:"bytes"`
+				Seconds float64 `json:"seconds"`
 			} `json:"sum_received"`
 		} `json:"end"`
 	}
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		return 0, fmt.Errorf("iperf3: %w", err)
+		return carried{}, fmt.Errorf("iperf3: %w", err)
 	}
 	if r.Error != "" {
-		return 0, fmt.Errorf("iperf3: %s", r.Error)
+		return carried{}, fmt.Errorf("iperf3: %s", r.Error)
 	}
-	return r.End.Received.Bytes, nil
+	return carried{r.End.Received.Bytes, r.End.Received.Seconds}, nil
 }

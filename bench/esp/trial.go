@@ -244,10 +244,10 @@ func (t *trial) ownLoad(ctx context.Context, d time.Duration, underLoad func() e
 	}
 	err = measure.Sleep(ctx, warmUp)
 	if err == nil {
-		err = t.window(func() (int64, error) {
-			before := s.Received()
+		err = t.window(func() (carried, error) {
+			before, began := s.Received(), time.Now()
 			err := measure.Sleep(ctx, d)
-			return s.Received() - before, err
+			return carried{s.Received() - before, time.Since(began).Seconds()}, err
 		})
 	}
 	if err == nil {
@@ -260,13 +260,19 @@ func (t *trial) ownLoad(ctx context.Context, d time.Duration, underLoad func() e
 	return s.Stop()
 }
 
-// window fills in what carry's bytes cost.
-func (t *trial) window(carry func() (int64, error)) error {
+// carried is what arrived, and in what time.
+type carried struct {
+	bytes   int64
+	seconds float64
+}
+
+// window fills in what was carried and what it cost.
+func (t *trial) window(carry func() (carried, error)) error {
 	before, err := t.clocks()
 	if err != nil {
 		return err
 	}
-	bytes, err := carry()
+	c, err := carry()
 	if err != nil {
 		return err
 	}
@@ -274,14 +280,13 @@ func (t *trial) window(carry func() (int64, error)) error {
 	if err != nil {
 		return err
 	}
-	seconds := after.at.Sub(before.at).Seconds()
-	t.Gbit = float64(bytes) * 8 / 1e9 / seconds
-	t.Busy = (after.busy - before.busy).Seconds() / seconds
-	if bytes == 0 {
+	if c.bytes == 0 {
 		return errors.New("nothing arrived")
 	}
+	t.Gbit = float64(c.bytes) * 8 / 1e9 / c.seconds
+	t.Busy = (after.busy - before.busy).Seconds() / after.at.Sub(before.at).Seconds()
 	if len(t.ends) == 2 {
-		gb := float64(bytes) / 1e9
+		gb := float64(c.bytes) / 1e9
 		t.CPUSender = (after.cpu[0] - before.cpu[0]).Seconds() / gb
 		t.CPUReceiver = (after.cpu[1] - before.cpu[1]).Seconds() / gb
 		t.CPU = t.CPUSender + t.CPUReceiver
