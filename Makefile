@@ -106,7 +106,8 @@ lint: go $(GOLANGCI_LINT) ## golangci-lint; .golangci.yml gives the reason for e
 $(GOLANGCI_LINT):
 	GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 
-gen: go ## write recorded test data anew, after a change on purpose
+gen: go ## write assembly and recorded test data anew, after a change on purpose
+	$(GO) generate ./esp/internal/lanes
 	$(GO) test -count=1 ./keyex ./internal/control -update
 
 verify: ## what is checked before a release: test, lint, tidy, other systems, every fuzz target
