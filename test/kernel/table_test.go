@@ -28,7 +28,7 @@ type table struct {
 	columns []string
 	rows    []*row
 	spent   []time.Duration // by column
-	notes   []string // why cells were not offered
+	notes   []string        // why cells were not offered
 }
 
 type row struct {

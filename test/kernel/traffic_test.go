@@ -27,12 +27,21 @@ const (
 	// tries is how often a datagram is sent: a busy machine may lose some, and
 	// path MTU discovery costs the first. What an end refuses is lost each time.
 	tries = 4
-	// lost is after how much silence datagrams are given up.
-	lost = 500 * time.Millisecond
+	// lost is after how much silence datagrams are given up. Nothing gets lost
+	// where nothing is wrong, so it costs nothing, and on a busy machine no second
+	// try is on its way when the next check begins.
+	lost = 10 * time.Second
+	// lostOnPurpose is the same where the first try is likely to be lost: a path's
+	// MTU has to be found.
+	lostOnPurpose = 500 * time.Millisecond
 )
 
 // echoes sends datagrams and wants each of them back.
 func echoes(from, to netip.Addr, payloads [][]byte) error {
+	return echoesWithin(lost, from, to, payloads)
+}
+
+func echoesWithin(silence time.Duration, from, to netip.Addr, payloads [][]byte) error {
 	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: from.AsSlice()}, &net.UDPAddr{IP: to.AsSlice(), Port: echoPort})
 	if err != nil {
 		return err
@@ -44,7 +53,7 @@ func echoes(from, to netip.Addr, payloads [][]byte) error {
 	}
 	todo := payloads
 	for range tries {
-		if todo, err = echoOnce(conn, todo, known); err != nil || len(todo) == 0 {
+		if todo, err = echoOnce(conn, silence, todo, known); err != nil || len(todo) == 0 {
 			return err
 		}
 	}
@@ -60,7 +69,7 @@ func echoes(from, to netip.Addr, payloads [][]byte) error {
 
 // echoOnce tries each once and returns those that did not come back. An echo that
 // is none of payloads must be a late one of those known.
-func echoOnce(conn *net.UDPConn, payloads [][]byte, known map[string]bool) (missing [][]byte, err error) {
+func echoOnce(conn *net.UDPConn, silence time.Duration, payloads [][]byte, known map[string]bool) (missing [][]byte, err error) {
 	waiting := map[string]int{}
 	b := make([]byte, 1<<16)
 	open, next := 0, 0
@@ -77,7 +86,7 @@ func echoOnce(conn *net.UDPConn, payloads [][]byte, known map[string]bool) (miss
 		if open == 0 {
 			break
 		}
-		_ = conn.SetReadDeadline(time.Now().Add(lost))
+		_ = conn.SetReadDeadline(time.Now().Add(silence))
 		n, err := conn.Read(b)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

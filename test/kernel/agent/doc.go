@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command agent is the first process of the virtual machine whose kernel the
 // tests in this directory talk to. It is the machine's /init: it mounts what a
 // shell needs, loads the modules of the image in the order of /modules/order and
