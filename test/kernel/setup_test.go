@@ -100,12 +100,16 @@ func (p pairing) String() string {
 	return fmt.Sprintf("%v,esn=%v,outer=IPv%d", p.suite, p.esn, p.outer)
 }
 
-// pairings is every combination. Windows differ, among them icvpn's default and
-// the smallest.
+// pairings is every combination. Windows differ; icvpn's default, twice what the
+// kernel has, is met once: filling it takes a while.
 func pairings() (all []pairing) {
 	for _, s := range esp.Suites() {
+		large := 512
+		if s == esp.DefaultSuite {
+			large = esp.DefaultWindow
+		}
 		all = append(all,
-			pairing{suite: s, esn: true, outer: 4, window: esp.DefaultWindow},
+			pairing{suite: s, esn: true, outer: 4, window: large},
 			pairing{suite: s, esn: true, outer: 6, window: 64},
 			pairing{suite: s, esn: false, outer: 4, window: 64},
 			pairing{suite: s, esn: false, outer: 6, window: 1024})

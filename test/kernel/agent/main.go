@@ -13,7 +13,7 @@ func main() {
 	case os.Getpid() == 1:
 		err = initialise()
 	case len(os.Args) == 3 && os.Args[1] == "hold":
-		err = hold(os.Args[2])
+		hold(os.Args[2])
 	case len(os.Args) == 3 && os.Args[1] == "echo":
 		err = echo(os.Args[2])
 	default:

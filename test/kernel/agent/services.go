@@ -19,7 +19,7 @@ const udpEncapESPinUDP = 2
 // hold opens a socket for each address family, has the kernel take ESP out of
 // what arrives there, says for each whether the kernel does it, and reads away
 // what is no ESP, for ever.
-func hold(port string) error {
+func hold(port string) {
 	var readers sync.WaitGroup
 	for _, family := range []struct{ name, network, host string }{
 		{"IPv4", "udp4", "0.0.0.0"}, {"IPv6", "udp6", "::"},
@@ -34,7 +34,6 @@ func hold(port string) error {
 		readers.Go(func() { discard(conn) })
 	}
 	readers.Wait()
-	return nil
 }
 
 func discard(c net.PacketConn) {
