@@ -171,7 +171,7 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // unit returns a number from 0 to 1, not a secret.
-func unit() float64 { return rand.Float64() } //nolint:gosec
+func unit() float64 { return rand.Float64() } //nolint:gosec // jitter is no secret
 
 func randomID() (n id.ID) {
 	for i := range n {

@@ -176,8 +176,8 @@ func (s *superPackets) split() {
 	}
 }
 
-// readSome is read(2) into buf.
+// readSome is read(2) into buf. Raw, as in package underlay: it does not wait.
 func (s *superPackets) readSome(fd uintptr) (int, unix.Errno) {
-	n, _, errno := unix.Syscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&s.buf[0])), uintptr(len(s.buf)))
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&s.buf[0])), uintptr(len(s.buf)))
 	return int(n), errno
 }

@@ -119,14 +119,14 @@ func (w *writer) writeSingly(fd uintptr, pkts [][]byte) {
 // noHeader is the virtio_net_hdr of a packet that needs nothing done.
 var noHeader [offload.HeaderLen]byte
 
-// writev is writev(2). Package unix's allocates.
+// writev is writev(2), raw since it does not wait. Package unix's allocates.
 func (w *writer) writev(fd uintptr, parts [][]byte) unix.Errno {
 	for i, p := range parts {
 		w.iovs[i].Base = unsafe.SliceData(p)
 		w.iovs[i].SetLen(len(p))
 	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iovs[0])), uintptr(len(parts)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iovs[0])), uintptr(len(parts)))
 		if errno != unix.EINTR {
 			return errno
 		}

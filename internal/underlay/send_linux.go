@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"unsafe"
@@ -81,7 +82,7 @@ func (s *socket) write(ms []Message) (sent int, err error) {
 		if err := w.flush(); err != nil {
 			return sent, err
 		}
-		done := 0
+		var done int
 		switch {
 		case w.errno == 0:
 			done = w.first[w.got]
@@ -219,7 +220,7 @@ func (s *socket) settle(w *writer, ms []Message) {
 
 // refuse notes why messages were not sent.
 func (s *socket) refuse(ms []Message, why error) {
-	if why == unix.EMSGSIZE {
+	if errors.Is(why, unix.EMSGSIZE) {
 		why = ErrTooLong
 	}
 	for i := range ms {
