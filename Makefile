@@ -100,6 +100,10 @@ bench-esp: build ## ESP alone, each suite and kernel, and icvpn beside wireguard
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench '^Benchmark(Seal|Open)$$' -benchtime $(or $(BENCHTIME),20ms) -count $(or $(COUNT),3) ./esp | tee bin/bench-esp.txt
 	CGO_ENABLED=0 $(GO) run ./bench/esp -icvpn bin/icvpn -json bin/bench-esp.json $(ESP)
 
+.PHONY: kernel
+kernel: ## ESP against Debian's Linux kernel in a virtual machine: every suite both ways (root, amd64; some 7 minutes)
+	@.ci/kernel
+
 lint: go $(GOLANGCI_LINT) ## golangci-lint; .golangci.yml gives the reason for each linter
 	$(GOLANGCI_LINT) run
 
