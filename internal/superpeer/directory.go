@@ -34,8 +34,11 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-documents.C:
-			s.publishDocuments(ctx)
-			documents.Reset(jitter(directoryRefresh))
+			if s.publishDocuments(ctx) {
+				documents.Reset(jitter(directoryRefresh))
+			} else {
+				documents.Reset(jitter(putRetry)) // the overlay may have had no other node yet
+			}
 			continue
 		case <-s.authority.changed:
 			current = sealedDirectory{}
@@ -100,9 +103,10 @@ func put(ctx context.Context, o *overlay.Overlay, key ed25519.PrivateKey, salt [
 }
 
 // publishDocuments puts the envelopes into the service's overlay and its
-// documents into the universal one. Failures are retried with the next refresh;
+// documents into the universal one, and says whether all of it was taken;
 // admission hands the same things out directly.
-func (s *SuperPeer) publishDocuments(ctx context.Context) {
+func (s *SuperPeer) publishDocuments(ctx context.Context) (ok bool) {
+	ok = true
 	a := s.authority
 	seq := time.Now().UnixMilli()
 	a.mu.Lock()
@@ -114,12 +118,15 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) {
 	for _, t := range targets {
 		if err := put(ctx, s.service.overlay, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope, 0); err != nil {
 			s.log.Debug("envelope not published", "err", err)
+			ok = false
 		}
 	}
 	docs := wire.Marshal(a.docs)
 	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust.Service), seq, docs, 0); err != nil {
 		s.log.Debug("service documents not published", "err", err)
+		ok = false
 	}
+	return ok
 }
 
 // readLoop reads the directories of the other super peers, for the lists we
