@@ -36,7 +36,7 @@ var cores = map[string][]string{
 	"esp": nil, "keyex": nil, "admission": nil, "abe": nil,
 	"internal/id": nil, "internal/wire": nil, "internal/seal": nil, "internal/filter": nil,
 	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil,
-	"internal/datapath/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
+	"internal/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
 	"overlay": {"account.go", "limit.go", "table.go", "store.go", "item.go", "msg.go", "bencode.go"},
 }
 

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"icvpn/esp"
-	"icvpn/internal/datapath/ippkt"
+	"icvpn/internal/ippkt"
 	"icvpn/internal/underlay"
 )
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"icvpn/esp"
-	"icvpn/internal/datapath/ippkt"
+	"icvpn/internal/ippkt"
 	"icvpn/internal/underlay"
 	"icvpn/internal/underlay/simnet"
 )
