@@ -103,8 +103,8 @@ func fakeEngine() engine {
 	}
 }
 
-// fakeLife ends as FAKE_LIFE says. A signal is sent by the process to itself:
-// no clock decides when it arrives.
+// fakeLife ends as FAKE_LIFE says. A signal is sent by the process to itself, a
+// second one until it counts: no clock decides when they arrive.
 func fakeLife(ctx context.Context) error {
 	switch os.Getenv("FAKE_LIFE") {
 	case "term":
@@ -115,8 +115,10 @@ func fakeLife(ctx context.Context) error {
 	case "term twice":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
 		<-ctx.Done()
-		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
-		select {} // a leave that hangs
+		for { // a leave that hangs
+			_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
+			time.Sleep(sameSignal / 4)
+		}
 	case "fail":
 		return errors.New("node: port 4500 is in use\nby another process \x1b[2J; choose another with --listen")
 	case "refused":

@@ -8,10 +8,17 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
+// sameSignal is how long after the first signal others count as the same one.
+// timeout(1) signals the process and then its group, and so the process twice:
+// within microseconds. Nobody presses Ctrl-C twice that fast.
+const sameSignal = 100 * time.Millisecond
+
 // interruptible returns a context that ends at the first SIGINT or SIGTERM, so
-// that the command leaves cleanly. A second signal ends the process at once.
+// that the command leaves cleanly. A second signal, no sooner than sameSignal
+// after the first, ends the process at once.
 // The caller calls stop, after which signals have their usual effect again.
 func interruptible(parent context.Context, stderr io.Writer) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
@@ -42,14 +49,24 @@ func (s *signals) signalLoop() {
 	case <-s.done:
 		return
 	}
-	select {
-	case sig := <-s.in:
-		fmt.Fprintln(s.stderr, "icvpn: ended at once by a second signal; the machine may still be listed until its record expires")
-		code := exitSignal
-		if n, ok := sig.(syscall.Signal); ok {
-			code += int(n)
+	for first := time.Now(); ; {
+		select {
+		case sig := <-s.in:
+			if time.Since(first) >= sameSignal {
+				s.end(sig)
+				return
+			}
+		case <-s.done:
+			return
 		}
-		s.exit(code)
-	case <-s.done:
 	}
+}
+
+func (s *signals) end(sig os.Signal) {
+	fmt.Fprintln(s.stderr, "icvpn: ended at once by a second signal; the machine may still be listed until its record expires")
+	code := exitSignal
+	if n, ok := sig.(syscall.Signal); ok {
+		code += int(n)
+	}
+	s.exit(code)
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/slogtest"
+	"testing/synctest"
 	"time"
 
 	"icvpn/internal/config"
@@ -140,18 +141,53 @@ func TestLoggerSuitsItsReader(t *testing.T) {
 }
 
 func TestFirstSignalCancelsSecondExits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ctx, codes := newSignals()
+		s.in <- syscall.SIGINT
+		<-ctx.Done()
+		time.Sleep(sameSignal)
+		s.in <- syscall.SIGTERM
+		if code := <-codes; code != 128+15 {
+			t.Errorf("exit code %d", code)
+		}
+		s.running.Wait()
+	})
+}
+
+// timeout(1) sends two signals, and means one.
+func TestTwoSignalsAtOnceAreOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ctx, codes := newSignals()
+		s.in <- syscall.SIGTERM
+		s.in <- syscall.SIGTERM
+		<-ctx.Done()
+		time.Sleep(sameSignal - 1)
+		s.in <- syscall.SIGINT
+		synctest.Wait()
+		select {
+		case code := <-codes:
+			t.Fatalf("ended at once, exit code %d", code)
+		default:
+		}
+		time.Sleep(1)
+		s.in <- syscall.SIGINT // and they do not put off the second one
+		if code := <-codes; code != 128+2 {
+			t.Errorf("exit code %d", code)
+		}
+		s.running.Wait()
+	})
+}
+
+// newSignals returns a running signalLoop whose exit codes arrive in codes.
+func newSignals() (s *signals, ctx context.Context, codes chan int) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var b bytes.Buffer
-	codes := make(chan int, 1)
-	s := &signals{in: make(chan os.Signal, 2), done: make(chan struct{}), cancel: cancel, stderr: &b, exit: func(c int) { codes <- c }}
-	s.running.Go(s.signalLoop)
-	s.in <- syscall.SIGINT
-	<-ctx.Done()
-	s.in <- syscall.SIGTERM
-	if code := <-codes; code != 128+15 {
-		t.Errorf("exit code %d", code)
+	codes = make(chan int, 1)
+	s = &signals{
+		in: make(chan os.Signal, 2), done: make(chan struct{}), cancel: cancel,
+		stderr: new(bytes.Buffer), exit: func(c int) { codes <- c },
 	}
-	s.running.Wait()
+	s.running.Go(s.signalLoop)
+	return s, ctx, codes
 }
 
 func TestStopEndsTheSignalLoop(t *testing.T) {
