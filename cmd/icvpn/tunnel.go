@@ -31,8 +31,8 @@ func newTunnel(a *app) *cobra.Command {
 			"RFC 3948) under keys that a file names: manual keying (RFC 4301, Section 4.5). Nobody is asked for\n" +
 			"admission, nobody is looked up, no keys are agreed; the other end is another icvpn tunnel or a Linux\n" +
 			"kernel. It runs in the foreground until a signal. Counters are printed at the end and on SIGUSR1.\n\n" +
-			"The file and the key files it names hold secrets: they must be of mode 0600. docs/manual-keying.md\n" +
-			"describes the file.",
+			"The key files that FILE names must be of mode 0600, and so must FILE itself if keys stand in it.\n" +
+			"docs/manual-keying.md describes FILE.",
 		Example: "  icvpn tunnel --config sa.yaml --stats 10s\n" +
 			"  icvpn tunnel --config sa.yaml --print-iproute2 | ssh root@198.51.100.7 sh",
 		Args: exactArgs(),

@@ -208,6 +208,20 @@ func TestFileWithKeysIsPrivate(t *testing.T) {
 	}
 }
 
+func TestFileWithoutKeysMayBeRead(t *testing.T) {
+	path := write(t, "sa.yaml", good(
+		"encryption: ENC_OUT", "encryption_file: a", "integrity: INT_OUT", "integrity_file: b",
+		"encryption: ENC_IN", "encryption_file: c", "integrity: INT_IN", "integrity_file: d"), 0o644)
+	for name, key := range map[string]string{"a": encOut, "b": intOut, "c": encIn, "d": intIn} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), []byte(key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Load(path); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLoadSaysWhatCannotBeRead(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml")); err == nil || !strings.Contains(err.Error(), "cannot be read: no such file") {
 		t.Errorf("%v", err)
