@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -19,7 +18,6 @@ import (
 	"icvpn/internal/provision"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
-	"icvpn/internal/wire"
 )
 
 // We chose:
@@ -50,6 +48,7 @@ type authority struct {
 	keys      *discovery.Keys
 	save      func([]byte) error // persists members and leases; called with mu held
 	entries   func() []provision.Entry
+	targets   targets
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -58,7 +57,6 @@ type authority struct {
 	others  map[id.ID][]service.Member // by super peer
 	listed  map[id.ID]bool             // everyone in others
 	used    map[string]uint32          // admissions by secret ID
-	targets map[string]*target         // by policy text
 	changed chan struct{}              // the directory needs publishing; capacity 1
 }
 
@@ -70,103 +68,6 @@ type member struct {
 	Slot     []byte // of the last grant
 	Admitted int64  // Unix seconds
 	size     int    // of Member in the directory
-}
-
-// target is a discovery policy with what is handed out for it.
-type target struct {
-	target    abe.Target
-	statement abe.Statement
-	signed    []byte // the statement as sent
-	envelope  []byte
-	refresh   time.Time // made anew from then on
-}
-
-// target returns what is handed out for a policy. The envelope costs an ABE
-// encryption, so prepare makes those of known label sets before anyone asks.
-func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.targetLocked(p, now)
-}
-
-func (a *authority) targetLocked(p abe.Policy, now time.Time) (*target, error) {
-	if t, ok := a.targets[p.String()]; ok && now.Before(t.refresh) {
-		return t, nil
-	}
-	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: p}
-	secret, err := a.abe.PolicySeed(t)
-	if err != nil {
-		return nil, err
-	}
-	k, ok := a.epochKey(a.epoch)
-	if !ok {
-		return nil, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
-	}
-	pair, err := abe.DerivePolicyKey(secret, k, t, a.epoch)
-	if err != nil {
-		return nil, err
-	}
-	expiry := time.Unix(min(now.Add(30*24*time.Hour).Unix(), a.self.Expires), 0)
-	seq := uint64(now.UnixMilli())
-	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public(), Seq: seq, Expiry: expiry}
-	signed, err := st.Sign(a.key)
-	if err != nil {
-		return nil, err
-	}
-	env, err := a.abe.Envelope(nil, a.key, t, seq, expiry)
-	if err != nil {
-		return nil, err
-	}
-	out := &target{target: t, statement: st, signed: signed, envelope: env, refresh: now.Add(expiry.Sub(now) / 2)}
-	a.targets[p.String()] = out
-	a.keys.AddSeed(t, secret)
-	return out, nil
-}
-
-func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {
-	k, ok := a.ring.Key(time.Now(), epoch)
-	if !ok {
-		return abe.Secret{}, false
-	}
-	return abe.Secret(k.Bytes()), true
-}
-
-// provisioning is the policy that requests are sealed to: the key of this super
-// peer for this service (paper, step ii).
-func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self.PID()) }
-
-// prepare makes what admissions would otherwise wait for: the provisioning
-// key, and policies and slots of every label set that the secrets grant.
-func (a *authority) prepare(now time.Time) error {
-	for _, p := range []abe.Policy{a.provisioning(), discovery.Members()} {
-		if _, err := a.target(p, now); err != nil {
-			return err
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(a.secrets)) {
-		if err := a.prepareLabels(a.secrets[id].Grant, now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
-	a.slots.Want(discovery.Attributes(a.rules(), labels))
-	if p, ok := discovery.PolicyOf(a.rules(), labels); ok {
-		_, err := a.target(p, now)
-		return err
-	}
-	return nil
-}
-
-// info is what an authenticated machine gets before its request (step iii).
-func (a *authority) info(now time.Time) ([]byte, error) {
-	t, err := a.target(a.provisioning(), now)
-	if err != nil {
-		return nil, err
-	}
-	return provision.Info{ABEParams: a.abe.Params().Bytes(), Statement: t.signed}.Encode(), nil
 }
 
 // grant makes a machine a member (steps iv to vi). observed is the address it
@@ -296,7 +197,7 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, la
 func (a *authority) enterLocked(c *service.Credential, end int64, now time.Time) ([]byte, error) {
 	addr, err := a.leases.take(c.PID(), now.Unix(), end)
 	if err != nil {
-		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
+		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other()}
 	}
 	a4 := addr.As4()
 	c.Address4 = a4[:]
@@ -327,8 +228,8 @@ func (a *authority) quotaLocked(secretID string, renewal bool) error {
 	return nil
 }
 
-// otherLocked names another super peer that admits, "" if there is none.
-func (a *authority) otherLocked() string {
+// other names another super peer that admits, "" if there is none.
+func (a *authority) other() string {
 	for _, s := range a.trust.Descriptor.SuperPeers {
 		if s.Has(service.RoleAdmit) && s.PID() != a.self.PID() {
 			return s.Endpoints[0]
@@ -366,18 +267,6 @@ func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slo
 	}
 	g.Envelopes = a.envelopes(abe.Attributes{Service: a.trust.Service, Generation: c.Generation, Slot: slot.ID, Labels: discovery.Attributes(a.rules(), c.Labels)})
 	return g, nil
-}
-
-// envelopes returns those that a key with these attributes opens.
-func (a *authority) envelopes(attrs abe.Attributes) (out [][]byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, text := range slices.Sorted(maps.Keys(a.targets)) {
-		if t := a.targets[text]; t.target.Matches(attrs) {
-			out = append(out, t.envelope)
-		}
-	}
-	return out
 }
 
 // list answers a peer-list request, sealed to the requester's slot (step vii).
@@ -487,46 +376,4 @@ func (a *authority) setOthers(sp id.ID, ms []service.Member) {
 			a.listed[m.PID()] = true
 		}
 	}
-}
-
-// saved is the form in which members and leases are kept.
-type saved struct {
-	_       struct{} `cbor:",toarray"`
-	Version uint8
-	Leases  []byte
-	Members []member
-	Used    map[string]uint32
-}
-
-const maxSaved = 4 << 20
-
-func (a *authority) encodeLocked() []byte {
-	s := saved{Version: 1, Leases: a.leases.encode(), Used: a.used}
-	for _, pid := range slices.SortedFunc(maps.Keys(a.own), id.ID.Compare) {
-		s.Members = append(s.Members, a.own[pid])
-	}
-	return wire.Marshal(s)
-}
-
-func (a *authority) restore(b []byte) error {
-	var s saved
-	if err := wire.Unmarshal(b, &s, maxSaved); err != nil {
-		return err
-	}
-	if s.Version != 1 {
-		return fmt.Errorf("superpeer: saved members have version %d, this binary knows 1", s.Version)
-	}
-	l, err := decodeLeases(a.leases.block, s.Leases)
-	if err != nil {
-		return err
-	}
-	a.leases = l
-	for _, m := range s.Members {
-		m.size = entrySize(m.Member)
-		a.own[m.Member.PID()] = m
-	}
-	if s.Used != nil {
-		a.used = s.Used
-	}
-	return nil
 }

@@ -109,13 +109,7 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) (ok bool) {
 	ok = true
 	a := s.authority
 	seq := time.Now().UnixMilli()
-	a.mu.Lock()
-	targets := make([]*target, 0, len(a.targets))
-	for _, t := range a.targets {
-		targets = append(targets, t)
-	}
-	a.mu.Unlock()
-	for _, t := range targets {
+	for _, t := range a.targets.all() {
 		if err := put(ctx, s.service.overlay, a.key, discovery.SaltEnvelope(t.target), seq, t.envelope, 0); err != nil {
 			s.log.Debug("envelope not published", "err", err)
 			ok = false

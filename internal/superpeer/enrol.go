@@ -151,9 +151,7 @@ func (s *SuperPeer) logRefusal(out admission.ServerOutput, from netip.Addr) {
 
 // busy names another super peer.
 func (s *SuperPeer) busy() *admission.Refusal {
-	s.authority.mu.Lock()
-	defer s.authority.mu.Unlock()
-	return &admission.Refusal{Code: admission.CodeBusy, Other: s.authority.otherLocked()}
+	return &admission.Refusal{Code: admission.CodeBusy, Other: s.authority.other()}
 }
 
 // session is the backend of one connection.

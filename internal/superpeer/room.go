@@ -54,7 +54,7 @@ func (a *authority) roomLocked(m service.Member, secretID string, now int64) err
 		secrets = append(secrets, id)
 	}
 	if !directory.fits(secretID, entrySize(m), secrets) || !addresses.fits(secretID, 1, secrets) {
-		return &admission.Refusal{Code: admission.CodeAddresses, Other: a.otherLocked()}
+		return &admission.Refusal{Code: admission.CodeAddresses, Other: a.other()}
 	}
 	return nil
 }

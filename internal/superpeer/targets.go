@@ -1,0 +1,141 @@
+package superpeer
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/internal/discovery"
+	"icvpn/internal/provision"
+)
+
+// target is a discovery policy with what is handed out for it.
+type target struct {
+	target    abe.Target
+	statement abe.Statement
+	signed    []byte // the statement as sent
+	envelope  []byte
+	refresh   time.Time // made anew from then on
+}
+
+// targets are the policies that keys were made for. Their lock is not that of
+// the members: a request that has proved nothing yet waits for no disk.
+type targets struct {
+	mu       sync.Mutex
+	byPolicy map[string]*target
+}
+
+// all returns the targets, in an order that stays.
+func (t *targets) all() []*target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*target, 0, len(t.byPolicy))
+	for _, text := range slices.Sorted(maps.Keys(t.byPolicy)) {
+		out = append(out, t.byPolicy[text])
+	}
+	return out
+}
+
+// target returns what is handed out for a policy. The envelope costs an ABE
+// encryption, so prepare makes those of known label sets before anyone asks.
+func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
+	a.targets.mu.Lock()
+	defer a.targets.mu.Unlock()
+	if t, ok := a.targets.byPolicy[p.String()]; ok && now.Before(t.refresh) {
+		return t, nil
+	}
+	t, err := a.newTarget(p, now)
+	if err != nil {
+		return nil, err
+	}
+	a.targets.byPolicy[p.String()] = t
+	return t, nil
+}
+
+func (a *authority) newTarget(p abe.Policy, now time.Time) (*target, error) {
+	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: p}
+	secret, err := a.abe.PolicySeed(t)
+	if err != nil {
+		return nil, err
+	}
+	k, ok := a.epochKey(a.epoch)
+	if !ok {
+		return nil, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
+	}
+	pair, err := abe.DerivePolicyKey(secret, k, t, a.epoch)
+	if err != nil {
+		return nil, err
+	}
+	expiry := time.Unix(min(now.Add(30*24*time.Hour).Unix(), a.self.Expires), 0)
+	seq := uint64(now.UnixMilli())
+	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public(), Seq: seq, Expiry: expiry}
+	signed, err := st.Sign(a.key)
+	if err != nil {
+		return nil, err
+	}
+	env, err := a.abe.Envelope(nil, a.key, t, seq, expiry)
+	if err != nil {
+		return nil, err
+	}
+	a.keys.AddSeed(t, secret)
+	return &target{target: t, statement: st, signed: signed, envelope: env, refresh: now.Add(expiry.Sub(now) / 2)}, nil
+}
+
+func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {
+	k, ok := a.ring.Key(time.Now(), epoch)
+	if !ok {
+		return abe.Secret{}, false
+	}
+	return abe.Secret(k.Bytes()), true
+}
+
+// provisioning is the policy that requests are sealed to: the key of this super
+// peer for this service (paper, step ii).
+func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self.PID()) }
+
+// prepare makes what admissions would otherwise wait for: the provisioning
+// key, and policies and slots of every label set that the secrets grant.
+func (a *authority) prepare(now time.Time) error {
+	for _, p := range []abe.Policy{a.provisioning(), discovery.Members()} {
+		if _, err := a.target(p, now); err != nil {
+			return err
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(a.secrets)) {
+		if err := a.prepareLabels(a.secrets[id].Grant, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
+	a.slots.Want(discovery.Attributes(a.rules(), labels))
+	if p, ok := discovery.PolicyOf(a.rules(), labels); ok {
+		_, err := a.target(p, now)
+		return err
+	}
+	return nil
+}
+
+// info is what an authenticated machine gets before its request (step iii).
+func (a *authority) info(now time.Time) ([]byte, error) {
+	t, err := a.target(a.provisioning(), now)
+	if err != nil {
+		return nil, err
+	}
+	return provision.Info{ABEParams: a.abe.Params().Bytes(), Statement: t.signed}.Encode(), nil
+}
+
+// envelopes returns those that a key with these attributes opens.
+func (a *authority) envelopes(attrs abe.Attributes) (out [][]byte) {
+	for _, t := range a.targets.all() {
+		if t.target.Matches(attrs) {
+			out = append(out, t.envelope)
+		}
+	}
+	return out
+}
