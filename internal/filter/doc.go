@@ -33,6 +33,5 @@
 // Not done. TCP answers are told by their flags, not tracked: who is reachable by
 // a port may send segments that start nothing from that port, and the RST they
 // draw comes back. A later fragment that overtakes its first is dropped.
-// Addresses are not checked against credentials: that is the tunnel's work, see
-// Endpoints.
+// Addresses are not checked against credentials: that is the tunnel's work.
 package filter

@@ -1,9 +1,6 @@
 package filter
 
-import (
-	"encoding/binary"
-	"net/netip"
-)
+import "encoding/binary"
 
 // class is the kind of upper layer as rules see it.
 type class uint8
@@ -29,25 +26,6 @@ type packet struct {
 
 	body         []byte // upper layer
 	sport, dport uint16 // TCP and UDP
-}
-
-// Endpoints returns the addresses of an IP packet; false if it is too short to
-// have any or of another version. It checks nothing else.
-func Endpoints(pkt []byte) (src, dst netip.Addr, ok bool) {
-	if len(pkt) == 0 {
-		return src, dst, false
-	}
-	switch pkt[0] >> 4 {
-	case 4:
-		if len(pkt) >= header4 {
-			return netip.AddrFrom4([4]byte(pkt[12:16])), netip.AddrFrom4([4]byte(pkt[16:20])), true
-		}
-	case 6:
-		if len(pkt) >= header6 {
-			return netip.AddrFrom16([16]byte(pkt[8:24])), netip.AddrFrom16([16]byte(pkt[24:40])), true
-		}
-	}
-	return src, dst, false
 }
 
 // parse reads an IP packet whose upper layer must be long enough to judge. Bytes

@@ -376,23 +376,6 @@ func TestSourceRoutedPacketsAreDropped(t *testing.T) {
 	}
 }
 
-func TestEndpoints(t *testing.T) {
-	for _, e := range ends {
-		pkt := ip(e[0], e[1], ipUDP, nil)
-		if src, dst, ok := Endpoints(pkt); !ok || src != e[0] || dst != e[1] {
-			t.Errorf("Endpoints = %v, %v, %v", src, dst, ok)
-		}
-		for n := range pkt {
-			if _, _, ok := Endpoints(pkt[:n]); ok {
-				t.Errorf("%d bytes have addresses", n)
-			}
-		}
-	}
-	if _, _, ok := Endpoints(make([]byte, 100)); ok {
-		t.Error("version 0 has addresses")
-	}
-}
-
 func TestNoAllocationPerPacket(t *testing.T) {
 	p := webToApp(ProtoUDP, Port(53))
 	out, in := ip(own6, peer6, ipUDP, udp(5000, 53)), ip(peer6, own6, ipUDP, udp(53, 5000))
@@ -402,7 +385,6 @@ func TestNoAllocationPerPacket(t *testing.T) {
 		if !p.Outbound(out, start) || p.Inbound(in, start) != Pass || p.Inbound(ack, start) == Pass || !p.Outbound(frag, start) {
 			t.Fatal("wrong verdict")
 		}
-		Endpoints(in)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"icvpn/internal/ippkt"
 )
 
 // wish describes a packet; the twin judges the description, the filter the bytes.
@@ -156,7 +158,7 @@ func FuzzJudge(f *testing.F) {
 		if one.Outbound(b, start) && !all.Outbound(b, start) {
 			t.Errorf("a narrow rule allows more than a wide one: %x", b)
 		}
-		src, dst, ok := Endpoints(b)
+		src, dst, ok := ippkt.Endpoints(b)
 		if all.Inbound(b, start) == Pass && (!ok || src == (netip.Addr{}) || dst == (netip.Addr{})) {
 			t.Errorf("passed without addresses: %x", b)
 		}

@@ -67,6 +67,28 @@ func tcpSum(s []byte, v6 bool) uint16 {
 // checks4 says whether the header's checksum is right.
 func checks4(b []byte) bool { return fold(sum(b[:int(b[0]&15)*4], 0)) == 0xffff }
 
+func TestEndpoints(t *testing.T) {
+	for _, c := range []struct {
+		pkt      []byte
+		src, dst netip.Addr
+	}{
+		{packet4(17, 0, nil, nil), a4, b4},
+		{packet6(17, nil, nil), a6, b6},
+	} {
+		if src, dst, ok := Endpoints(c.pkt); !ok || src != c.src || dst != c.dst {
+			t.Errorf("Endpoints = %v, %v, %v", src, dst, ok)
+		}
+		for n := range c.pkt {
+			if _, _, ok := Endpoints(c.pkt[:n]); ok {
+				t.Errorf("%d bytes have addresses", n)
+			}
+		}
+	}
+	if _, _, ok := Endpoints(make([]byte, 100)); ok {
+		t.Error("version 0 has addresses")
+	}
+}
+
 // RFC 6040, Figure 4, as it stands there; drop is drop.
 func TestDecapsulateFollowsRFC6040(t *testing.T) {
 	table := []struct{ inner, outer, want byte }{

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
-	"icvpn/internal/filter"
+	"icvpn/internal/ippkt"
 )
 
 const (
@@ -175,7 +175,7 @@ func (r *rejects) allow(now time.Time) bool {
 // "communication administratively prohibited", so that connect(2) fails at once
 // and not after minutes. It borrows pkt.
 func (n *Node) reject(pkt []byte) {
-	src, dst, ok := filter.Endpoints(pkt)
+	src, dst, ok := ippkt.Endpoints(pkt)
 	if !ok || !n.isOwn(src) || isICMPError(pkt) || !n.rejects.allow(time.Now()) {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/datapath"
 	"icvpn/internal/filter"
+	"icvpn/internal/ippkt"
 	"icvpn/tun"
 )
 
@@ -48,7 +49,7 @@ func (n *Node) routeTo(dst netip.Addr) *datapath.Tunnel {
 
 // onUnrouted keeps a packet whose destination nobody in the directory has.
 func (n *Node) onUnrouted(pkt []byte) {
-	_, dst, ok := filter.Endpoints(pkt)
+	_, dst, ok := ippkt.Endpoints(pkt)
 	if !ok || !n.inService(dst) {
 		n.stats.notOurs.Add(1)
 		return
@@ -125,7 +126,7 @@ func (t *tunnel) Opened(o datapath.Opened) {
 // rules are in favour.
 func (t *tunnel) Inbound(pkt []byte, now time.Time) bool {
 	m, pair := t.member.Load(), t.pair.Load()
-	src, dst, ok := filter.Endpoints(pkt)
+	src, dst, ok := ippkt.Endpoints(pkt)
 	if m == nil || pair == nil || !ok {
 		t.node.esp.CountDrop(esp.DropInner)
 		return false
