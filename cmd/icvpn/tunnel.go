@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -83,13 +82,12 @@ func (a *app) tunnel(ctx context.Context, f *tunnelFlags) error {
 
 // log checks the two flags about the log, in the words of other commands.
 func (f *tunnelFlags) log() (c config.Log, err error) {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	level, ok := levels[f.logLevel]
-	if !ok {
-		return c, usageErrorf("--log-level %q is not a level; use debug, info, warn or error", f.logLevel)
+	level, problem, wayOut := config.ParseLevel(f.logLevel)
+	if problem != "" {
+		return c, usageErrorf("--log-level %s; %s", problem, wayOut)
 	}
-	if f.logFormat != "text" && f.logFormat != "json" {
-		return c, usageErrorf("--log-format %q is not a log format; use text or json", f.logFormat)
+	if problem, wayOut := config.CheckFormat(f.logFormat); problem != "" {
+		return c, usageErrorf("--log-format %s; %s", problem, wayOut)
 	}
 	return config.Log{Level: level, Format: f.logFormat}, nil
 }

@@ -8,18 +8,23 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"icvpn/internal/service"
 )
 
 // Limits. None of them comes from a standard except the interface name.
 const (
-	maxName      = 63   // a DNS label, RFC 1035 Section 2.3.4
+	maxName      = 63   // a DNS label, RFC 1035 Section 2.3.4; also bytes of a label's key or value
 	maxInterface = 15   // IFNAMSIZ less the final zero
-	minMTU       = 1280 // the least an IPv6 link may have, RFC 8200 Section 5
-	maxMTU       = 9000 // jumbo frames; above, no path between clouds goes
 	maxAdvertise = 8    // endpoints of one contact record
 	maxLabels    = 16   // labels of one credential
-	maxLabel     = 63   // bytes of a label's key or value
 	maxPath      = 4095 // PATH_MAX less the final zero
+)
+
+// MTUs of a TUN interface.
+const (
+	MinMTU = 1280 // the least an IPv6 link may have, RFC 8200 Section 5
+	MaxMTU = 9000 // jumbo frames; above, no path between clouds goes
 )
 
 // setText and its siblings store a value after check has nothing against it.
@@ -40,15 +45,28 @@ func setNumber(dst *int, v value, check func(int) (problem, wayOut string)) comp
 }
 
 func setLevel(dst *slog.Level, v value) complaint {
-	levels := map[string]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-	}
-	level, ok := levels[v.text]
-	if !ok {
-		return complaint{quoted(v.text) + " is not a level", "use debug, info, warn or error"}
+	level, problem, wayOut := ParseLevel(v.text)
+	if problem != "" {
+		return complaint{problem, wayOut}
 	}
 	*dst = level
 	return complaint{}
+}
+
+// ParseLevel returns the log level of that name, or what is wrong with it and
+// the way out; problem is empty for a good one.
+func ParseLevel(s string) (level slog.Level, problem, wayOut string) {
+	switch s {
+	case "debug":
+		return slog.LevelDebug, "", ""
+	case "info":
+		return slog.LevelInfo, "", ""
+	case "warn":
+		return slog.LevelWarn, "", ""
+	case "error":
+		return slog.LevelError, "", ""
+	}
+	return 0, quoted(s) + " is not a level", "use debug, info, warn or error"
 }
 
 func setAdvertise(dst *[]string, v value) complaint {
@@ -71,18 +89,14 @@ func setLabels(dst *map[string]string, v value) complaint {
 	}
 	for key, val := range v.pairs {
 		for _, part := range []string{key, val} {
-			if !isLabel(part) {
+			if !service.ValidLabel(part) {
 				return complaint{fmt.Sprintf("label %s: %s is not a word of labels", quoted(key), quoted(part)),
-					fmt.Sprintf("use 1 to %d of a-z, 0-9, '.', '_' and '-'", maxLabel)}
+					fmt.Sprintf("use 1 to %d of a-z, 0-9, '.', '_' and '-'", maxName)}
 			}
 		}
 	}
 	*dst = v.pairs
 	return complaint{}
-}
-
-func isLabel(s string) bool {
-	return s != "" && len(s) <= maxLabel && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }
 
 // CheckName says what is wrong with a name of a machine, service or role, and
@@ -94,13 +108,15 @@ func CheckName(s string) (problem, wayOut string) {
 		return "is empty", rule
 	case len(s) > maxName:
 		return fmt.Sprintf("%d characters, the limit is %d", len(s), maxName), rule
-	case strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || s[0] == '-' || s[len(s)-1] == '-':
+	case !service.ValidName(s):
 		return quoted(s) + " is not a name", rule
 	}
 	return "", ""
 }
 
-func checkInterface(s string) (problem, wayOut string) {
+// CheckInterface says what is wrong with the name of a TUN interface, and the
+// way out; problem is empty for a good one.
+func CheckInterface(s string) (problem, wayOut string) {
 	// The kernel's dev_valid_name: no slash, colon or white space, not a dot entry.
 	bad := func(r rune) bool {
 		return r == '/' || r == ':' || r == '%' || unicode.IsSpace(r) || !unicode.IsPrint(r)
@@ -122,15 +138,17 @@ func checkBackend(s string) (problem, wayOut string) {
 	return quoted(s) + " is no way for packets to cross", "use auto, offload or plain"
 }
 
-func checkMTU(n int) (problem, wayOut string) {
-	if n == 0 || n >= minMTU && n <= maxMTU {
+// CheckMTU does the same for the MTU of a TUN interface.
+func CheckMTU(n int) (problem, wayOut string) {
+	if n == 0 || n >= MinMTU && n <= MaxMTU {
 		return "", ""
 	}
 	return fmt.Sprintf("%d is out of range", n),
-		fmt.Sprintf("use %d to %d, or 0 to take it from the path", minMTU, maxMTU)
+		fmt.Sprintf("use %d to %d, or 0 to take it from the path", MinMTU, MaxMTU)
 }
 
-func checkFormat(s string) (problem, wayOut string) {
+// CheckFormat does the same for the form of the log.
+func CheckFormat(s string) (problem, wayOut string) {
 	if s != "text" && s != "json" {
 		return quoted(s) + " is not a log format", "use text or json"
 	}

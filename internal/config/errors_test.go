@@ -37,6 +37,7 @@ func TestFileErrors(t *testing.T) {
 		{"text for labels", "labels: tier=web\n", `c.yaml:1: field "labels": want KEY: VALUE lines, not text; write {k: v, k: v}`},
 		{"number as label", "labels: {tier: 1}\n", `c.yaml:1: field "labels": "tier": want text, not a number; put the value into quotes`},
 		{"number as label key", "labels: {1: a}\n", `c.yaml:1: field "labels": a key is not plain text; put it into quotes`},
+		{"long label", "labels: {t: " + strings.Repeat("a", 64) + "}\n", `c.yaml:1: field "labels": label "t": "` + strings.Repeat("a", 64) + `" is not a word of labels; use 1 to 63 of a-z, 0-9, '.', '_' and '-'`},
 		{"bad label", "labels: {tier: Web}\n", `c.yaml:1: field "labels": label "tier": "Web" is not a word of labels; use 1 to 63 of a-z, 0-9, '.', '_' and '-'`},
 		{"text for section", "log: debug\n", `c.yaml:1: field "log": is text, not a section; write log: on a line of its own and its fields indented below`},
 		{"bad name", "name: Web 1\n", `c.yaml:1: field "name": "Web 1" is not a name; use 1 to 63 of a-z, 0-9 and '-', no '-' at either end`},

@@ -81,12 +81,12 @@ var peerFields = append([]field[Peer]{
 	{
 		Field: Field{Key: "tun.name", Arg: "NAME", Default: "icvpn0", Sample: "icvpn0",
 			Doc: "name of the interface, at most 15 bytes"},
-		set: func(c *Peer, v value) complaint { return setText(&c.TUN.Name, v, checkInterface) },
+		set: func(c *Peer, v value) complaint { return setText(&c.TUN.Name, v, CheckInterface) },
 	},
 	{
 		Field: Field{Key: "tun.mtu", Kind: Number, Arg: "BYTES", Default: "0", Sample: "0",
 			Doc: "MTU of the interface, 1280 to 9000; 0 takes it from the path"},
-		set: func(c *Peer, v value) complaint { return setNumber(&c.TUN.MTU, v, checkMTU) },
+		set: func(c *Peer, v value) complaint { return setNumber(&c.TUN.MTU, v, CheckMTU) },
 	},
 	{
 		Field: Field{Key: "tun.backend", Arg: "NAME", Default: "auto", Sample: "auto",
@@ -150,7 +150,7 @@ func processFields[C any](stateDir string, p func(*C) *Process) []field[C] {
 		{
 			Field: Field{Key: "log.format", Arg: "FORMAT", Default: "text", Sample: "text",
 				Doc: "form of the log: text or json"},
-			set: func(c *C, v value) complaint { return setText(&p(c).Log.Format, v, checkFormat) },
+			set: func(c *C, v value) complaint { return setText(&p(c).Log.Format, v, CheckFormat) },
 		},
 		{
 			Field: Field{Key: "metrics.listen", Arg: "HOST:PORT", Default: "none", Sample: `"127.0.0.1:9464"`,

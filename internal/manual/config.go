@@ -71,8 +71,8 @@ func (c *Config) Wipe() {
 const (
 	defaultInterface = "icvpn0"
 	maxTunnels       = 256
-	maxMTU           = 9000
-	minMTU           = 1280
+	maxMTU           = config.MaxMTU
+	minMTU           = config.MinMTU
 	maxKeepalive     = 3600
 )
 
@@ -113,8 +113,8 @@ func (l *loader) top(s *config.Section) {
 	l.c.Interface = defaultInterface
 	if s.Has("interface") {
 		l.c.Interface = s.Text("interface")
-		if !isInterface(l.c.Interface) {
-			s.Fail("interface", quoted(l.c.Interface)+" is not an interface name", "use 1 to 15 characters without '/', ':', '%' and spaces")
+		if problem, wayOut := config.CheckInterface(l.c.Interface); problem != "" {
+			s.Fail("interface", problem, wayOut)
 		}
 	}
 	if s.Has("backend") {
@@ -170,9 +170,9 @@ func (l *loader) listen(s *config.Section) netip.AddrPort {
 }
 
 func (l *loader) mtu(s *config.Section) int {
-	n, given := s.Number("mtu")
-	if given && n != 0 && (n < minMTU || n > maxMTU) {
-		s.Fail("mtu", fmt.Sprintf("%d is out of range", n), fmt.Sprintf("use %d to %d, or 0 to take it from the path", minMTU, maxMTU))
+	n, _ := s.Number("mtu") // 0 if it is not there
+	if problem, wayOut := config.CheckMTU(n); problem != "" {
+		s.Fail("mtu", problem, wayOut)
 	}
 	return n
 }
@@ -334,11 +334,6 @@ func prefixes(s *config.Section, key string, masked bool) (out []netip.Prefix) {
 		out = append(out, p)
 	}
 	return out
-}
-
-func isInterface(name string) bool {
-	return name != "" && len(name) <= 15 && name != "." && name != ".." &&
-		!strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '/' || r == ':' || r == '%' })
 }
 
 // quoted returns s for an error message, never longer than a line.

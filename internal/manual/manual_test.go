@@ -135,6 +135,7 @@ func TestMistakes(t *testing.T) {
 		"backend":            {"backend: fast\n" + good(), `:1: field "backend": "fast" is not a backend; use auto, offload or plain`},
 		"no addresses":       {good("addresses: [10.9.0.1/32, \"fd09::1/128\"]\n", ""), `:1: field "addresses": missing`},
 		"address":            {good("10.9.0.1/32", "10.9.0.1/33"), `:2: field "addresses": "10.9.0.1/33" is not a prefix`},
+		"invisible name":     {"interface: \"a\\u200bb\"\n" + good(), `:1: field "interface": "a\u200bb" is not an interface name; use 1 to 15 characters`},
 		"MTU":                {"mtu: 500\n" + good(), `:1: field "mtu": 500 is out of range; use 1280 to 9000`},
 		"no tunnels":         {"addresses: [10.9.0.1]\n", `:1: field "tunnels": missing`},
 		"name":               {good("berlin", "Berlin!"), `:4: field "tunnels[1].name": "Berlin!" is not a name`},
