@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"icvpn/esp"
 	"icvpn/internal/ippkt"
 	"icvpn/internal/underlay"
@@ -62,7 +64,10 @@ type Datapath struct {
 	mem     pools
 	stats   Stats
 	workers sync.WaitGroup // tunnels' goroutines
-	errors  bucket         // ICMP errors
+
+	// ICMP errors, each kind by its own rate: whoever knocks on closed doors must
+	// not keep others from learning their MTU.
+	tooBigs, prohibits *rate.Limiter
 }
 
 // New returns a Datapath. It starts nothing.
@@ -77,7 +82,10 @@ func New(cfg Config) (*Datapath, error) {
 		return nil, fmt.Errorf("datapath: MaxMTU: %d, want 1 to %d", cfg.MaxMTU, tun.MaxMTU)
 	}
 	slot := max(slotSize, (esp.Headroom+cfg.MaxMTU+esp.Tailroom+255)&^255)
-	d := &Datapath{cfg: cfg, maxInner: slot - esp.Headroom - esp.Tailroom, fewCores: runtime.GOMAXPROCS(0) <= fewCores}
+	d := &Datapath{
+		cfg: cfg, maxInner: slot - esp.Headroom - esp.Tailroom, fewCores: runtime.GOMAXPROCS(0) <= fewCores,
+		tooBigs: rate.NewLimiter(tooBigRate, tooBigRate), prohibits: rate.NewLimiter(prohibitRate, prohibitRate),
+	}
 	d.mem.init(slot)
 	return d, nil
 }
@@ -95,20 +103,33 @@ func (d *Datapath) write(pkts [][]byte) {
 	_, _ = d.cfg.Device.Write(pkts, 0)
 }
 
-// Deliver writes one packet to the device, for what is made here and came from
-// no tunnel. It borrows pkt.
-func (d *Datapath) Deliver(pkt []byte) { d.write([][]byte{pkt}) }
+// Prohibit tells the sender of pkt, who is on this side of the device, that it
+// may not go where it wants: the owner calls it for what its rules refuse. It
+// borrows pkt.
+func (d *Datapath) Prohibit(pkt []byte, now time.Time) {
+	if d.prohibits.AllowN(now, 1) {
+		buf := make([]byte, ippkt.MaxError)
+		d.answer(buf, ippkt.Prohibited(buf, pkt))
+	}
+}
 
 // tooBig tells the sender of pkt what fits.
 func (d *Datapath) tooBig(pkt []byte, mtu int, now time.Time) {
-	if !d.errors.allow(now, tooBigRate) {
+	if !d.tooBigs.AllowN(now, 1) {
 		return
 	}
-	buf := make([]byte, ippkt.MaxTooBig)
-	if n := ippkt.TooBig(buf, pkt, mtu); n > 0 {
+	buf := make([]byte, ippkt.MaxError)
+	if d.answer(buf, ippkt.TooBig(buf, pkt, mtu)) {
 		d.stats.TooBigSent.Add(1)
+	}
+}
+
+// answer writes the ICMP error of n bytes in buf to the device, if there is one.
+func (d *Datapath) answer(buf []byte, n int) bool {
+	if n > 0 {
 		d.write([][]byte{buf[:n]})
 	}
+	return n > 0
 }
 
 // company tells whether one tunnel alone has traffic.
@@ -127,21 +148,4 @@ func (c *company) lone(t *Tunnel, now int64) bool {
 		}
 	}
 	return now >= c.until.Load()
-}
-
-// bucket admits so many events a second.
-type bucket struct {
-	mu     sync.Mutex
-	second int64
-	n      int
-}
-
-func (b *bucket) allow(now time.Time, rate int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := now.Unix(); s != b.second {
-		b.second, b.n = s, 0
-	}
-	b.n++
-	return b.n <= rate
 }

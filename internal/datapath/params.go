@@ -44,7 +44,8 @@ const (
 	// tailroom. Interfaces of larger MTU have larger slots.
 	slotSize = 2048
 
-	// tooBigRate bounds the ICMP errors we make, a second (RFC 1812,
-	// Section 4.3.2.8; RFC 4443, Section 2.4).
-	tooBigRate = 100
+	// tooBigRate and prohibitRate bound the ICMP errors we make, a second, and are
+	// what may come at once (RFC 1812, Section 4.3.2.8; RFC 4443, Section 2.4).
+	tooBigRate   = 100
+	prohibitRate = 20
 )

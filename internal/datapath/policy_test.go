@@ -131,11 +131,48 @@ func TestICMPErrorsAreLimited(t *testing.T) {
 	a, _, _ := newPair(t, simnet.Config{}, esp.DefaultSuite, Policy{}, 1300)
 	now := time.Now()
 	p := withDF(udp(in4A, in4B, 1, 1400))
-	for range 1000 {
-		a.path.tooBig(p, 1300, now)
+	made := func(at time.Time) (tooBig, prohibited int) {
+		for range 1000 {
+			a.path.Prohibit(p, at)
+			a.path.tooBig(p, 1300, at)
+		}
+		for _, m := range a.dev.take(t, 2) {
+			switch {
+			case m[20] == 3 && m[21] == 4:
+				tooBig++
+			case m[20] == 3 && m[21] == 13:
+				prohibited++
+			}
+		}
+		return tooBig, prohibited
 	}
-	if n := a.path.Stats().TooBigSent.Load(); n != tooBigRate {
-		t.Errorf("%d ICMP errors in a second, want %d", n, tooBigRate)
+	if big, no := made(now); big != tooBigRate || no != prohibitRate {
+		t.Errorf("%d too big and %d prohibited at once, want %d and %d", big, no, tooBigRate, prohibitRate)
+	}
+	if big, no := made(now.Add(time.Second / 2)); big != tooBigRate/2 || no != prohibitRate/2 {
+		t.Errorf("%d too big and %d prohibited half a second later, want %d and %d", big, no, tooBigRate/2, prohibitRate/2)
+	}
+	if n := a.path.Stats().TooBigSent.Load(); n != tooBigRate*3/2 {
+		t.Errorf("%d ICMP errors counted, want %d", n, tooBigRate*3/2)
+	}
+}
+
+func TestProhibitTellsTheSenderOnly(t *testing.T) {
+	a, _, _ := newPair(t, simnet.Config{}, esp.DefaultSuite, Policy{}, 1300)
+	now := time.Now()
+	a.path.Prohibit(udp(in4A, in4B, 1, 100), now)
+	a.path.Prohibit(udp(in6A, in6B, 1, 100), now)
+	told := a.dev.take(t, 2)
+	if m := told[0]; m[9] != 1 || m[20] != 3 || m[21] != 13 {
+		t.Errorf("ICMP error % x", m[:28])
+	}
+	if m := told[1]; m[6] != 58 || m[40] != 1 || m[41] != 1 {
+		t.Errorf("ICMPv6 error % x", m[:48])
+	}
+	a.path.Prohibit(told[0], now) // never an error about an error
+	a.path.Prohibit([]byte{0x45}, now)
+	if len(a.dev.out) != 0 {
+		t.Errorf("%d packets answered that must not be", len(a.dev.out))
 	}
 }
 

@@ -291,7 +291,7 @@ func TestFragmentRefuses(t *testing.T) {
 }
 
 func TestTooBigTellsTheSender(t *testing.T) {
-	out := make([]byte, MaxTooBig)
+	out := make([]byte, MaxError)
 	p4 := packet4(17, flagDF, nil, make([]byte, 1400))
 	n := TooBig(out, p4, 1300)
 	b := out[:n]
@@ -323,8 +323,42 @@ func TestTooBigTellsTheSender(t *testing.T) {
 	}
 }
 
-func TestTooBigNeverAnswersErrors(t *testing.T) {
-	out := make([]byte, MaxTooBig)
+// The same errors with another type and code: RFC 1812, Section 5.2.7.1, and
+// RFC 4443, Section 3.1.
+func TestProhibitedTellsTheSender(t *testing.T) {
+	for _, c := range []struct {
+		pkt       []byte
+		src, dst  netip.Addr
+		head      int
+		proto     byte
+		typ, code byte
+	}{
+		{packet4(17, 0, nil, make([]byte, 1400)), b4, a4, header4, protoICMP, 3, 13},
+		{packet4(6, 0, nil, make([]byte, 20)), b4, a4, header4, protoICMP, 3, 13},
+		{packet6(17, nil, make([]byte, 1400)), b6, a6, header6, protoICMPv6, 1, 1},
+		{packet6(6, nil, make([]byte, 21)), b6, a6, header6, protoICMPv6, 1, 1},
+	} {
+		out := bytes.Repeat([]byte{0xee}, MaxError)
+		b := out[:Prohibited(out, c.pkt)]
+		src, dst, _ := Endpoints(b)
+		if total, ok := Len(b); !ok || total != len(b) || src != c.src || dst != c.dst {
+			t.Fatalf("ICMP error % x", b)
+		}
+		m, pseudo := b[c.head:], uint32(0)
+		if Is6(b) {
+			pseudo = sum(b[8:40], uint32(len(m))+protoICMPv6)
+		}
+		if _, proto, _ := upper(b); proto != c.proto || m[0] != c.typ || m[1] != c.code || binary.BigEndian.Uint32(m[4:]) != 0 || fold(sum(m, pseudo)) != 0xffff {
+			t.Errorf("ICMP message % x", m[:8])
+		}
+		if quote := m[icmpHeader:]; len(quote) < min(len(c.pkt), quote4) || !bytes.Equal(quote, c.pkt[:len(quote)]) {
+			t.Errorf("%d bytes quoted of %d", len(quote), len(c.pkt))
+		}
+	}
+}
+
+func TestICMPErrorsAnswerNoErrors(t *testing.T) {
+	out := make([]byte, MaxError)
 	to := func(p []byte, src, dst string) []byte {
 		s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
 		if s.Is4() {
@@ -348,7 +382,7 @@ func TestTooBigNeverAnswersErrors(t *testing.T) {
 		"longer than it is":    packet4(17, flagDF, nil, body(0))[:100],
 		"IPv6 of wrong length": packet6(17, nil, body(0))[:100],
 	} {
-		if n := TooBig(out, p, 1300); n != 0 {
+		if TooBig(out, p, 1300) != 0 || Prohibited(out, p) != 0 {
 			t.Errorf("%s is answered", name)
 		}
 	}
@@ -357,7 +391,7 @@ func TestTooBigNeverAnswersErrors(t *testing.T) {
 		"an ICMPv6 echo":   packet6(protoICMPv6, nil, body(128)),
 		"an IPv6 fragment": packet6(extFragment, []byte{17, 0, 0, 64, 0, 0, 0, 1}, body(0)),
 	} {
-		if n := TooBig(out, p, 1300); n == 0 {
+		if TooBig(out, p, 1300) == 0 || Prohibited(out, p) == 0 {
 			t.Errorf("%s is not answered", name)
 		}
 	}
@@ -373,8 +407,8 @@ func FuzzPackets(f *testing.F) {
 		Endpoints(b)
 		MayFragment(b)
 		ClampMSS(append([]byte(nil), b...), int(mtu))
-		out := make([]byte, MaxTooBig)
-		if TooBig(out, b, int(mtu)) > MaxTooBig {
+		out := make([]byte, MaxError)
+		if TooBig(out, b, int(mtu)) > MaxError || Prohibited(out, b) > MaxError {
 			t.Fatal("longer than its room")
 		}
 		if !ok {
@@ -400,6 +434,7 @@ func FuzzPackets(f *testing.F) {
 }
 
 func TestNothingAllocates(t *testing.T) {
+	out := make([]byte, MaxError)
 	syn4 := packet4(6, 0x4000, nil, tcp(flagSYN, []byte{2, 4, 5, 180}, false))
 	ack6 := packet6(6, nil, tcp(0x10, nil, true))
 	if n := testing.AllocsPerRun(100, func() {
@@ -408,6 +443,8 @@ func TestNothingAllocates(t *testing.T) {
 			Endpoints(p)
 			ClampMSS(p, 1300)
 			Decapsulate(p, 3)
+			TooBig(out, p, 1300)
+			Prohibited(out, p)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -151,63 +151,11 @@ func (n *Node) ping(ctx context.Context, dst netip.Addr, seq int) (time.Duration
 	}
 }
 
-// rejectRate bounds the ICMP errors we make (RFC 1812, Section 4.3.2.8).
-const rejectRate = 20 // a second
-
-// rejects is a bucket of one second.
-type rejects struct {
-	mu     sync.Mutex
-	second int64
-	sent   int
-}
-
-func (r *rejects) allow(now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s := now.Unix(); s != r.second {
-		r.second, r.sent = s, 0
-	}
-	r.sent++
-	return r.sent <= rejectRate
-}
-
-// reject tells the sender on this machine that its packet goes nowhere:
-// "communication administratively prohibited", so that connect(2) fails at once
-// and not after minutes. It borrows pkt.
+// reject tells the sender on this machine that its packet goes nowhere, so that
+// connect(2) fails at once and not after minutes. What this machine only
+// forwards is dropped in silence. It borrows pkt.
 func (n *Node) reject(pkt []byte) {
-	src, dst, ok := ippkt.Endpoints(pkt)
-	if !ok || !n.isOwn(src) || isICMPError(pkt) || !n.rejects.allow(time.Now()) {
-		return
+	if src, _, ok := ippkt.Endpoints(pkt); ok && n.isOwn(src) {
+		n.path.Prohibit(pkt, time.Now())
 	}
-	quoted := append([]byte(nil), pkt[:min(len(pkt), 548)]...)
-	m := icmp.Message{Type: ipv4.ICMPTypeDestinationUnreachable, Code: 13, Body: &icmp.DstUnreach{Data: quoted}}
-	var out []byte
-	if src.Is4() {
-		body, err := m.Marshal(nil)
-		if err != nil {
-			return
-		}
-		out = packet4(dst, src, body)
-	} else {
-		m.Type, m.Code = ipv6.ICMPTypeDestinationUnreachable, 1
-		body, err := m.Marshal(icmp.IPv6PseudoHeader(dst.AsSlice(), src.AsSlice()))
-		if err != nil {
-			return
-		}
-		out = packet6(dst, src, body)
-	}
-	n.path.Deliver(out)
-}
-
-// isICMPError says whether pkt must never be answered with an error
-// (RFC 1122, Section 3.2.2).
-func isICMPError(pkt []byte) bool {
-	switch {
-	case len(pkt) > ipv4Len && pkt[0]>>4 == 4 && pkt[9] == protoICMP:
-		t := pkt[min(int(pkt[0]&15)*4, len(pkt)-1)]
-		return t != 8
-	case len(pkt) > ipv6Len && pkt[0]>>4 == 6 && pkt[6] == protoICMPv6:
-		return pkt[ipv6Len] < 128
-	}
-	return false
 }

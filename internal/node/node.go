@@ -107,7 +107,6 @@ type Node struct {
 	awake      chan struct{} // capacity 1: there are signals
 	signals    signals
 	steps      steps
-	rejects    rejects
 	refused    rate.Sometimes // key exchanges, for the log
 	contact    contactRecord
 	superPeers *port.Resolver

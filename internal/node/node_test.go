@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"icvpn/internal/control"
+	"icvpn/internal/ippkt"
 	"icvpn/internal/service"
 )
 
@@ -62,6 +63,33 @@ func TestPolicyKeepsWebFromDB(t *testing.T) {
 			return err != nil && strings.Contains(err.Error(), "no key of this machine opens")
 		})
 		_ = db
+	})
+}
+
+// TestSenderOfARefusedPacketIsTold: connect(2) fails at once. Only a sender on
+// this machine is told.
+func TestSenderOfARefusedPacketIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, db := w.start("web", "web-1"), w.start("db", "db-1")
+		w.eventually("web knows db", 30*time.Second, func() bool { return known(w, web) == 1 })
+		stranger := netip.MustParseAddr("192.0.2.77")
+		for _, src := range []netip.Addr{stranger, web.addr4()} {
+			if err := web.dev.Inject(udp(src, db.addr4(), 1000, 2000, 1)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		var told [][]byte
+		for len(web.got) > 0 {
+			told = append(told, <-web.got)
+		}
+		if len(told) != 1 || told[0][9] != protoICMP || told[0][20] != 3 || told[0][21] != 13 {
+			t.Fatalf("told % x, want one error", told)
+		}
+		if src, dst, _ := ippkt.Endpoints(told[0]); src != db.addr4() || dst != web.addr4() {
+			t.Errorf("error from %s to %s", src, dst)
+		}
 	})
 }
 
