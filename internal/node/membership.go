@@ -333,7 +333,9 @@ func only(all []service.TokenSuperPeer, endpoint string) []service.TokenSuperPee
 }
 
 // adoptRenewed puts a renewed membership in force, all or nothing: flows that
-// the policy still allows are not cut. Control loop only.
+// the policy still allows are not cut. What can be refused is, before anything
+// changes. Should the machine then not take the new address, the newer policy's
+// algorithms and group key stay: the owner wants them anyway. Control loop only.
 func (n *Node) adoptRenewed(m *Membership) error {
 	groups, suites, err := algorithms(m.Trust.Policy)
 	if err != nil {
@@ -342,15 +344,18 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	if now := n.ring.Current(time.Now()); m.Grant.Epoch > now+1 {
 		return fmt.Errorf("node: super peer %s hands out epoch %d, now is %d", m.SuperPeer, m.Grant.Epoch, now)
 	}
-	old := n.membership.Load()
+	old := n.membership.Load().Credential
+	moved := m.Credential.Addr4() != old.Addr4()
+	if moved && old.Expires().Sub(n.now()) > lastResort {
+		return fmt.Errorf("node: super peer %s would give another address, and the one that gave ours may be back before it ends", m.SuperPeer)
+	}
+	if err := n.machine.SetPolicy(groups, suites); err != nil {
+		return err
+	}
 	if err := n.installEpoch(m); err != nil {
 		return err
 	}
-	moved := m.Credential.Addr4() != old.Credential.Addr4()
 	if moved {
-		if left := old.Credential.Expires().Sub(n.now()); left > lastResort {
-			return fmt.Errorf("node: super peer %s would give another address, and the one that gave ours may be back before it ends", m.SuperPeer)
-		}
 		if n.cfg.Readdress != nil {
 			if err := n.cfg.Readdress(m); err != nil {
 				return err
@@ -372,7 +377,7 @@ func (n *Node) adoptRenewed(m *Membership) error {
 			n.deleteTunnel(t)
 		}
 	}
-	return n.machine.SetPolicy(groups, suites)
+	return nil
 }
 
 // step reports a finished step of the join.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"net/netip"
@@ -338,6 +339,44 @@ func TestRenewalMayNotJumpTheEpoch(t *testing.T) {
 			}
 		}); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+func TestRefusedRenewalChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web := w.start("web", "web-1")
+		before := web.membership.Load()
+		for name, change := range map[string]func(*Membership){
+			"another address long before the end": func(m *Membership) {
+				c := *m.Credential
+				c.Address4 = []byte{10, 42, 0, 99}
+				m.Credential = &c
+			},
+			"a policy that names a suite twice": func(m *Membership) {
+				trust, policy := *m.Trust, *m.Trust.Policy
+				policy.Suites = []string{policy.Suites[0], policy.Suites[0]}
+				trust.Policy, m.Trust = &policy, &trust
+			},
+		} {
+			next := *before
+			next.Grant.Epoch++
+			next.Grant.EpochKey = bytes.Repeat([]byte{7}, len(before.Grant.EpochKey))
+			change(&next)
+			if err := web.call(w.ctx, func() {
+				if err := web.adoptRenewed(&next); err == nil {
+					t.Errorf("%s was adopted", name)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if web.membership.Load() != before {
+				t.Errorf("%s: refused, but in force", name)
+			}
+			if e := web.ring.Epochs(); len(e) != 1 || e[0].Number != before.Grant.Epoch {
+				t.Errorf("%s: refused, but its group key is installed: %d epochs", name, len(e))
+			}
 		}
 	})
 }
