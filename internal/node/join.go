@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ type JoinConfig struct {
 	Labels    map[string]string
 	Endpoints []netip.AddrPort
 	Binary    string
+	// Instance is this process, the same in all its admissions. Default: drawn by
+	// Join, and for renewals that of the membership.
+	Instance service.Instance
 	// Dial opens the connection to a super peer. Required.
 	Dial func(ctx context.Context, endpoint string) (net.Conn, error)
 	// Accept is shown the owner-signed descriptor before this machine says who it
@@ -100,6 +104,9 @@ func (e *ClockError) Error() string {
 func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if cfg.Instance.IsZero() {
+		rand.Read(cfg.Instance[:])
+	}
 	conns := dialAll(ctx, cfg)
 	var failures []string
 	var clock *ClockError
@@ -364,7 +371,7 @@ func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
 		return admission.Frame{}, fmt.Errorf("it offers the key of policy %.80q for requests", st.Target.Policy.String())
 	}
 	pub := a.cfg.Identity.Public().(ed25519.PublicKey)
-	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary}
+	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary, Instance: a.cfg.Instance}
 	sealed, err := discovery.Seal(st, "request", pub, req.Encode())
 	if err != nil {
 		return admission.Frame{}, err
@@ -410,6 +417,9 @@ func (a *admittance) onGranted(data []byte) error {
 	}
 	if !c.Key.Equal(a.cfg.Identity.Public()) {
 		return errors.New("the credential is for another key")
+	}
+	if c.Instance != a.cfg.Instance {
+		return errors.New("the credential is for another process of this machine")
 	}
 	if c.Issuer != id.FromKey(a.serverKey) { // its word on members would pass for the issuer's
 		return fmt.Errorf("the credential is from another super peer, %s", c.Issuer.Short())

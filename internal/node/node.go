@@ -149,6 +149,9 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Elapsed == nil {
 		n.cfg.Elapsed = func() time.Duration { return time.Since(n.started) }
 	}
+	if n.cfg.Join.Instance.IsZero() {
+		n.cfg.Join.Instance = m.Credential.Instance
+	}
 	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
 	n.steps.all = cfg.Steps
 	n.routes.Store(&map[netip.Addr]*tunnel{})

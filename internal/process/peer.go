@@ -163,8 +163,11 @@ func (p *peer) joinConfig(h *handler) node.JoinConfig {
 		return v
 	}
 	var d net.Dialer
+	var instance service.Instance
+	rand.Read(instance[:])
 	return node.JoinConfig{
-		Token: p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), MinRoot: seen(counterRoot), Name: p.cfg.Name, VM: vmID(p.token.Service), Labels: p.cfg.Labels,
+		Instance: instance,
+		Token:    p.token, Identity: p.key, MinSeq: seen(counterSeq), MinPolicy: seen(counterPolicy), MinRoot: seen(counterRoot), Name: p.cfg.Name, VM: vmID(p.token.Service), Labels: p.cfg.Labels,
 		Endpoints: p.endpoints(), Binary: p.binary, Log: p.log, Step: h.addStep,
 		Dial: func(ctx context.Context, endpoint string) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", endpoint)

@@ -59,6 +59,7 @@ type Request struct {
 	Labels    map[string]string // asked for beyond the secret's own
 	Endpoints []netip.AddrPort
 	Binary    string // version of the binary, for the operator's eyes
+	Instance  service.Instance
 }
 
 // Grant makes the peer a member.
@@ -118,6 +119,8 @@ func ParseRequest(b []byte) (r Request, err error) {
 			return errors.New("VM identifier is longer than 64 bytes")
 		case len(r.Labels) > 16 || len(r.Endpoints) > maxEndpoints || len(r.Binary) > 64:
 			return errors.New("more labels, endpoints or version text than allowed")
+		case r.Instance.IsZero():
+			return errors.New("it names no instance")
 		}
 		for k, v := range r.Labels {
 			if !service.ValidLabel(k) || !service.ValidLabel(v) {

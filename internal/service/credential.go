@@ -2,6 +2,7 @@ package service
 
 import (
 	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -34,7 +35,19 @@ type Credential struct {
 	Epoch      uint32
 	Generation uint32
 	Issuer     id.ID
+	Instance   Instance // process of the member that was admitted
 }
+
+// Instance is drawn once by each process that joins. Two processes with one key
+// are a machine before and after a restart, or a machine and its clone: the later
+// admission tells which of them is the member.
+type Instance [8]byte
+
+// IsZero says whether i names no process.
+func (i Instance) IsZero() bool { return i == Instance{} }
+
+// String returns 16 hexadecimal digits.
+func (i Instance) String() string { return hex.EncodeToString(i[:]) }
 
 // signedCredential is the form that travels.
 type signedCredential struct {

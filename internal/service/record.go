@@ -54,7 +54,9 @@ type Member struct {
 	VM       string
 	Labels   map[string]string
 	Address4 []byte
-	NotAfter int64 // Unix seconds
+	NotAfter int64    // Unix seconds
+	Issued   int64    // Unix seconds, when it was admitted last
+	Instance Instance // the process that was
 }
 
 // PID returns the member's node identifier.
@@ -65,7 +67,7 @@ func (m Member) Addr4() netip.Addr { a, _ := netip.AddrFromSlice(m.Address4); re
 
 // Member returns the directory entry of a credential.
 func (c *Credential) Member() Member {
-	return Member{Key: c.Key, Name: c.Name, VM: c.VM, Labels: c.Labels, Address4: c.Address4, NotAfter: c.NotAfter}
+	return Member{Key: c.Key, Name: c.Name, VM: c.VM, Labels: c.Labels, Address4: c.Address4, NotAfter: c.NotAfter, Issued: c.NotBefore, Instance: c.Instance}
 }
 
 // Directory lists the members one super peer admitted, signed as its object.

@@ -168,6 +168,7 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, la
 		Service: a.trust.Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: labels,
 		Slot: slot[:], Address4: make([]byte, 4), SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
 		NotBefore: now.Unix(), NotAfter: end, Epoch: a.epoch, Generation: a.trust.Descriptor.Generation,
+		Instance: req.Instance,
 	}
 	if err := a.trust.Policy.Revoked(c); err != nil {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}

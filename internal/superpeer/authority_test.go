@@ -44,7 +44,7 @@ func (s *memStore) Put(name string, b []byte) error {
 }
 
 // newTestSuper makes super peer 1 of a service, not running.
-func newTestSuper(t *testing.T, store Store, change func(*service.HandOver)) (*SuperPeer, *owner.Service) {
+func newTestSuper(t testing.TB, store Store, change func(*service.HandOver)) (*SuperPeer, *owner.Service) {
 	t.Helper()
 	svc, err := owner.Create(owner.Options{
 		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/26"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500", "192.0.2.2:4500"},
@@ -56,7 +56,7 @@ func newTestSuper(t *testing.T, store Store, change func(*service.HandOver)) (*S
 	return startTestSuper(t, svc, store, change), svc
 }
 
-func startTestSuper(t *testing.T, svc *owner.Service, store Store, change func(*service.HandOver)) *SuperPeer {
+func startTestSuper(t testing.TB, svc *owner.Service, store Store, change func(*service.HandOver)) *SuperPeer {
 	t.Helper()
 	key, err := owner.ParseKey(svc.Supers[0].Key)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c newcomer) ask(t *testing.T, a *authority, change func(*provision.Request
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := provision.Request{PID: c.who.PID, Name: "m-1"}
+	r := provision.Request{PID: c.who.PID, Name: "m-1", Instance: service.Instance{1}}
 	if change != nil {
 		change(&r)
 	}

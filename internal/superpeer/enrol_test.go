@@ -186,7 +186,7 @@ func (v *visitor) request(data []byte) (admission.Frame, error) {
 		return admission.Frame{}, err
 	}
 	pub := v.key.Public().(ed25519.PublicKey)
-	sealed, err := discovery.Seal(st, "request", pub, provision.Request{PID: id.FromKey(pub), Name: "web-1"}.Encode())
+	sealed, err := discovery.Seal(st, "request", pub, provision.Request{PID: id.FromKey(pub), Name: "web-1", Instance: service.Instance{1}}.Encode())
 	if err != nil {
 		return admission.Frame{}, err
 	}
