@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"icvpn/esp"
 	"icvpn/internal/control"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
@@ -121,6 +122,70 @@ func TestIdleTunnelIsNotRekeyedAndItsKeysExpire(t *testing.T) {
 		}
 		w.pingOK(web, "app-1") // and it comes back on demand
 	})
+}
+
+// TestUnusedPairIsLeftAloneUntilItIsUsed: past its soft limit it is not looked at
+// again and again, and yet its first packet gets it a successor.
+func TestUnusedPairIsLeftAloneUntilItIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, shortLife)
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		first, pair := web.pairWith(w, app), (*saPair)(nil)
+		w.eventually("a second pair, past its soft limits", time.Minute, func() bool {
+			now := time.Now()
+			pair = web.pairWith(w, app)
+			return pair != nil && pair != first && min(pair.in.Life(now), pair.out.Life(now)) == esp.LifeRekey
+		})
+		web.lifeEnds(web.tunnelTo(w, app)) // as a dummy or a probe coming in does
+		time.Sleep(1100 * time.Millisecond)
+		_, hard := pair.in.Deadlines()
+		web.onControlLoop(w, func() {
+			if !web.upkeepAt.Equal(hard) {
+				t.Errorf("the next look is in %v, want at the hard limit in %v", time.Until(web.upkeepAt), time.Until(hard))
+			}
+		})
+		if err := web.dev.Inject(udp(web.addr4(), app.addr4(), 1000, 2000, 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if time.Now().After(hard) {
+			t.Fatal("the pair has expired")
+		}
+		if web.pairWith(w, app) == pair {
+			t.Error("no rekey although the pair is used")
+		}
+	})
+}
+
+// TestLimitOfARetiredPairHidesNoOther: packets that come late, on a pair past its
+// limit, must not keep the data path from telling of the pair in use.
+func TestLimitOfARetiredPairHidesNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		tn := web.tunnelTo(w, app)
+		web.lifeEnds(tn)
+		synctest.Wait()
+		if tn.ending.Load() {
+			t.Error("the end of the pair in use would not be told")
+		}
+	})
+}
+
+// tunnelTo returns a node's tunnel to another.
+func (p *nodeProc) tunnelTo(w *world, to *nodeProc) (tn *tunnel) {
+	w.t.Helper()
+	p.onControlLoop(w, func() { tn = p.tunnels[to.self] })
+	return tn
+}
+
+// pairWith returns the pair that a node uses with another, nil if there is none.
+func (p *nodeProc) pairWith(w *world, to *nodeProc) (pair *saPair) {
+	w.t.Helper()
+	p.onControlLoop(w, func() { pair = p.tunnels[to.self].current() })
+	return pair
 }
 
 func TestBothEndsStartAtOnceAndAgreeOnOnePair(t *testing.T) {

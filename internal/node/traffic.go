@@ -80,7 +80,11 @@ func (t *tunnel) NoSA(pkt []byte) {
 
 // Sealed implements datapath.Owner.
 func (t *tunnel) Sealed(s datapath.Sealed) {
-	if s.Life != esp.LifeFresh {
+	if s.Sent > 0 {
+		t.stats.lastData.Store(s.Now.UnixNano())
+		t.stats.lastTx.Store(s.Now.UnixNano())
+	}
+	if s.Life != esp.LifeFresh { // after the use was noted: a pair in use gets a successor
 		t.node.lifeEnds(t)
 	}
 	if s.TooLong > 0 && !t.tooLong.Swap(true) {
@@ -92,8 +96,6 @@ func (t *tunnel) Sealed(s datapath.Sealed) {
 	if s.Sent == 0 {
 		return
 	}
-	t.stats.lastData.Store(s.Now.UnixNano())
-	t.stats.lastTx.Store(s.Now.UnixNano())
 	if at := s.Now.UnixNano(); at-t.mtuLooked.Load() > int64(mtuLook) {
 		t.mtuLooked.Store(at)
 		t.node.signal(func() { t.node.tendMTU(t, time.Now()) })

@@ -68,11 +68,20 @@ func (n *Node) sendDummy(t *tunnel, p *saPair, now time.Time) {
 // dummySize looks like a short TCP segment.
 const dummySize = 52
 
-// lifeEnds is told by the data path that an SA has passed a limit.
+// lifeEnds is told by the data path that an SA has passed a limit. Only that
+// tunnel is looked at: its peer may make this happen often, with packets that do
+// not count as use.
 func (n *Node) lifeEnds(t *tunnel) {
-	if !t.ending.Swap(true) {
-		n.signal(func() { n.upkeepAt = time.Now() })
+	if t.ending.Swap(true) {
+		return
 	}
+	n.signal(func() {
+		now := time.Now()
+		n.tendLife(t, now)
+		if at := n.nextLook(t, now); at.Before(n.upkeepAt) {
+			n.upkeepAt = at
+		}
+	})
 }
 
 // tendLife begins a rekey when a soft limit has passed and the tunnel is used;
@@ -84,12 +93,14 @@ func (n *Node) tendLife(t *tunnel, now time.Time) {
 	}
 	life := max(p.out.Life(now), p.in.Life(now))
 	switch {
+	case life == esp.LifeFresh:
+		t.ending.Store(false) // it was a retired pair's
 	case life == esp.LifeExpired:
 		n.removePair(t, p)
 		if t.usedSince(p.born) {
 			n.connect(t)
 		}
-	case life == esp.LifeRekey && !t.rekeying && !now.Before(t.retryAt) && t.usedSince(p.born):
+	case life == esp.LifeRekey && !t.rekeying && t.needed(p) && !now.Before(t.retryAt):
 		t.rekeying = true
 		id := p.result.RekeyID
 		n.initiate(t, &id)
@@ -98,6 +109,16 @@ func (n *Node) tendLife(t *tunnel, now time.Time) {
 
 // usedSince says whether the tunnel carried packets of ours or the peer's.
 func (t *tunnel) usedSince(at time.Time) bool { return t.stats.lastData.Load() > at.UnixNano() }
+
+// needed says whether a pair past a soft limit is to have a successor. If not, its
+// first use will call lifeEnds: nobody has to look before.
+func (t *tunnel) needed(p *saPair) bool {
+	if t.usedSince(p.born) {
+		return true
+	}
+	t.ending.Store(false) // before looking again, so that no packet is overlooked
+	return t.usedSince(p.born)
+}
 
 // tendLiveness finds peers that died: packets go out, nothing comes back. Probes
 // are asked first, new keys after, since a peer that restarted has lost its own.
@@ -157,7 +178,7 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 		earliest(t.retryAt)
 	}
 	if p := t.current(); p != nil {
-		if life := max(p.out.Life(now), p.in.Life(now)); life != esp.LifeFresh && !t.rekeying {
+		if life := max(p.out.Life(now), p.in.Life(now)); life != esp.LifeFresh && !t.rekeying && t.usedSince(p.born) {
 			earliest(latest(now.Add(time.Second), t.retryAt))
 		}
 		earliest(latest(p.born, time.Unix(0, t.stats.lastData.Load())).Add(idleLife + time.Second))
