@@ -123,7 +123,7 @@ func (s Suite) Overhead(inner int, ipv6Outer bool) int {
 	if !s.Valid() {
 		return 0
 	}
-	return outerLen(ipv6Outer) + s.SealedLen(inner) - inner
+	return OuterLen(ipv6Outer) + s.SealedLen(inner) - inner
 }
 
 // MaxInner returns the largest inner packet whose datagram fits a path of that
@@ -134,11 +134,13 @@ func (s Suite) MaxInner(pathMTU int, ipv6Outer bool) int {
 		return 0
 	}
 	sp := &specs[s]
-	room := pathMTU - outerLen(ipv6Outer) - sp.headLen() - sp.icv
+	room := pathMTU - OuterLen(ipv6Outer) - sp.headLen() - sp.icv
 	return max(0, room-room%sp.align-trailerLen)
 }
 
-func outerLen(ipv6Outer bool) int {
+// OuterLen returns what goes before an ESP datagram: IP header without options and
+// UDP header.
+func OuterLen(ipv6Outer bool) int {
 	if ipv6Outer {
 		return ipv6Header + udpHeader
 	}

@@ -100,7 +100,7 @@ func followPath(t *testing.T, suite esp.Suite) {
 		}
 	}()
 	set := func(mtu int) {
-		link := simnet.Link{Latency: latency, MTU: mtu - outer4, Interface: 9000 - outer4}
+		link := simnet.Link{Latency: latency, MTU: mtu - esp.OuterLen(false), Interface: 9000 - esp.OuterLen(false)}
 		net.SetLink(addrA, addrB, link)
 		net.SetLink(addrB, addrA, link)
 	}
@@ -159,12 +159,7 @@ type prober struct {
 }
 
 // minProbe is the least datagram of a probe: shorter dummies need no answer.
-const minProbe = plpmtud.DefaultMin - outer6 - 16
-
-const (
-	outer4 = 20 + 8 // IPv4 and UDP header
-	outer6 = 40 + 8
-)
+var minProbe = plpmtud.DefaultMin - esp.OuterLen(true) - 16
 
 // newProber returns a prober for t that does nothing yet.
 func newProber(t *Tunnel, c plpmtud.Config) *prober {
@@ -248,9 +243,4 @@ func (p *prober) probe(now time.Time, size int) (err error) {
 	return err
 }
 
-func outerLen(w *Way) int {
-	if w.Path.Addr().Is6() {
-		return outer6
-	}
-	return outer4
-}
+func outerLen(w *Way) int { return esp.OuterLen(w.Path.Addr().Is6()) }

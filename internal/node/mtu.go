@@ -33,22 +33,14 @@ type pathMTU struct {
 	size    int  // ... and the outer packet that it stands for
 }
 
-const (
-	ipv4UDPLen = 20 + 8
-	ipv6UDPLen = 40 + 8
-	// probeLeast is the length from which a dummy may be a probe; those that keep
-	// a tunnel alive are shorter.
-	probeLeast = plpmtud.DefaultMin - ipv6UDPLen - 16
-	// mtuLook is how often traffic makes the machine look at its path.
-	mtuLook = 5 * time.Second
-)
+// mtuLook is how often traffic makes the machine look at its path.
+const mtuLook = 5 * time.Second
 
-func outerLen(path netip.AddrPort) int {
-	if path.Addr().Is6() {
-		return ipv6UDPLen
-	}
-	return ipv4UDPLen
-}
+// probeLeast is the length from which a dummy may be a probe, alignment taken off;
+// those that keep a tunnel alive are shorter.
+var probeLeast = plpmtud.DefaultMin - esp.OuterLen(true) - 16
+
+func outerLen(path netip.AddrPort) int { return esp.OuterLen(path.Addr().Is6()) }
 
 // startMTU begins the search on a new path. A rekey keeps what is known.
 func (n *Node) startMTU(t *tunnel, p *saPair, now time.Time) {
@@ -57,7 +49,7 @@ func (n *Node) startMTU(t *tunnel, p *saPair, now time.Time) {
 		return
 	}
 	suite := esp.Suite(p.result.Suite)
-	longest := outerLen(p.path) + suite.SealedLen(n.deviceMTU)
+	longest := n.deviceMTU + suite.Overhead(n.deviceMTU, p.path.Addr().Is6())
 	t.mtu = pathMTU{path: p.path, machine: plpmtud.New(plpmtud.Config{Max: longest})}
 	n.setWay(t, p)
 	n.onMTU(t, t.mtu.machine.Start(now), now)

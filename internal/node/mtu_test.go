@@ -39,7 +39,7 @@ func TestPathMTUFollowsTheNetwork(t *testing.T) {
 		w := newWorld(t, 1, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
 		path := func(mtu int) { // outer IPv4 packets of so many bytes pass, both ways
-			link := simnet.Link{Latency: time.Millisecond, MTU: mtu - ipv4UDPLen}
+			link := simnet.Link{Latency: time.Millisecond, MTU: mtu - esp.OuterLen(false)}
 			w.net.SetLink(web.addr, app.addr, link)
 			w.net.SetLink(app.addr, web.addr, link)
 		}
@@ -70,7 +70,7 @@ func TestInterfaceThatIsTooSmallIsFoundAtOnce(t *testing.T) {
 		w := newWorld(t, 1, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
 		const mtu = 1450
-		w.net.SetLink(web.addr, app.addr, simnet.Link{Latency: time.Millisecond, Interface: mtu - ipv4UDPLen})
+		w.net.SetLink(web.addr, app.addr, simnet.Link{Latency: time.Millisecond, Interface: mtu - esp.OuterLen(false)})
 		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
 		began := time.Now()
 		want := esp.DefaultSuite.MaxInner(mtu, false)
