@@ -31,12 +31,14 @@ type srp struct {
 	newHash func() hash.Hash
 	kBytes  []byte // k as hashed: also H(N, g) of the proofs
 	k       *bigmod.Nat
+	powers  *fixedBase // of g
 }
 
 func newSRP(g *group, newHash func() hash.Hash) *srp {
 	p := &srp{group: g, newHash: newHash}
 	p.kBytes = p.hash(g.nBytes, g.gPadded)
 	p.k = p.small(p.kBytes)
+	p.powers = newFixedBase(g.g, g.n)
 	return p
 }
 
@@ -78,9 +80,7 @@ func (p *srp) private(salt []byte, secretID string, secret []byte) []byte {
 }
 
 // power returns g^e: v for x, A for a, the costly half of B for b.
-func (p *srp) power(e []byte) *bigmod.Nat {
-	return bigmod.NewNat().Exp(p.g, e, p.n)
-}
+func (p *srp) power(e []byte) *bigmod.Nat { return p.powers.power(e, p.n) }
 
 // public returns PAD(n).
 func (p *srp) public(n *bigmod.Nat) []byte { return n.Bytes(p.n) }
