@@ -40,21 +40,6 @@ func at(all []lanes.SHA, i int) lanes.SHA {
 	return all[min(i, len(all)-1)]
 }
 
-// name is the choice for a suite in the names of benchmarks.
-func (k kernels) name(s Suite) string {
-	sha := k.sha256
-	switch {
-	case s == AES256CBCSHA512:
-		sha = k.sha512
-	case s != AES128CBCSHA256:
-		return "std"
-	}
-	if k.aes == lanes.AESNone || sha == lanes.SHANone {
-		return "std"
-	}
-	return k.aes.String() + "+" + sha.String()
-}
-
 func newCBCSHA256(k *Keys, esn bool) (transform, error) {
 	if chosen.aes == lanes.AESNone || chosen.sha256 == lanes.SHANone {
 		return newCBCPortable(k, sha256.New, sha256ICV, esn)

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+
+	"icvpn/esp/internal/lanes"
 )
 
 // useKernels makes SAs of this test compute with k.
@@ -15,6 +17,21 @@ func useKernels(tb testing.TB, k kernels) {
 	before := chosen
 	chosen = k
 	tb.Cleanup(func() { chosen = before })
+}
+
+// name is the choice for a suite in the names of benchmarks.
+func (k kernels) name(s Suite) string {
+	sha := k.sha256
+	switch {
+	case s == AES256CBCSHA512:
+		sha = k.sha512
+	case s != AES128CBCSHA256:
+		return "std"
+	}
+	if k.aes == lanes.AESNone || sha == lanes.SHANone {
+		return "std"
+	}
+	return k.aes.String() + "+" + sha.String()
 }
 
 // The other tests run with the best kernels of this processor; here those that

@@ -36,9 +36,6 @@ func Open(cfg Config) (*Linux, error) {
 	return t, nil
 }
 
-// Create opens an interface with the backend that is best here.
-func Create(name string, mtu int) (*Linux, error) { return Open(Config{Name: name, MTU: mtu}) }
-
 // attach connects t to the interface by the first backend that works.
 func (t *Linux) attach(cfg Config) (err error) {
 	if cfg.Backend != Plain {

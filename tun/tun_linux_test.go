@@ -372,11 +372,11 @@ func TestReadEndsWithTheDevice(t *testing.T) {
 	}
 }
 
-// fails asserts that Create refuses for a reason and says the words.
+// fails asserts that Open refuses for a reason and says the words.
 func fails(t *testing.T, h *lab.Host, name string, mtu int, reason tun.Reason, words string) {
 	t.Helper()
 	err := h.Do(func() error {
-		dev, err := tun.Create(name, mtu)
+		dev, err := tun.Open(tun.Config{Name: name, MTU: mtu})
 		if err == nil {
 			dev.Close()
 		}
@@ -384,11 +384,11 @@ func fails(t *testing.T, h *lab.Host, name string, mtu int, reason tun.Reason, w
 	})
 	var ce *tun.CreateError
 	if !errors.As(err, &ce) || ce.Reason != reason || !strings.Contains(err.Error(), words) {
-		t.Errorf("Create(%q, %d): %v; want reason %d and %q", name, mtu, err, reason, words)
+		t.Errorf("Open(%q, %d): %v; want reason %d and %q", name, mtu, err, reason, words)
 	}
 }
 
-func TestCreateRefusesWithASentence(t *testing.T) {
+func TestOpenRefusesWithASentence(t *testing.T) {
 	b := newBench(t)
 	h := b.hosts[0]
 	fails(t, h, "tun0", testMTU, tun.NameTaken, "taken")
@@ -414,14 +414,14 @@ func onSpoiledThread(spoil, fn func() error) error {
 	return <-result
 }
 
-func TestCreateWithoutCapabilityNamesTheWaysOut(t *testing.T) {
+func TestOpenWithoutCapabilityNamesTheWaysOut(t *testing.T) {
 	labtest.RequireTUN(t)
 	err := onSpoiledThread(func() error {
 		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var data [2]unix.CapUserData
 		return unix.Capset(&hdr, &data[0])
 	}, func() error {
-		_, err := tun.Create("tun0", testMTU)
+		_, err := tun.Open(tun.Config{Name: "tun0", MTU: testMTU})
 		return err
 	})
 	var ce *tun.CreateError
@@ -435,7 +435,7 @@ func TestCreateWithoutCapabilityNamesTheWaysOut(t *testing.T) {
 	}
 }
 
-func TestCreateWithoutDriverSaysSo(t *testing.T) {
+func TestOpenWithoutDriverSaysSo(t *testing.T) {
 	labtest.RequireTUN(t)
 	err := onSpoiledThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
@@ -443,7 +443,7 @@ func TestCreateWithoutDriverSaysSo(t *testing.T) {
 		}
 		return unix.Mount("tmpfs", "/dev", "tmpfs", 0, "")
 	}, func() error {
-		_, err := tun.Create("tun0", testMTU)
+		_, err := tun.Open(tun.Config{Name: "tun0", MTU: testMTU})
 		return err
 	})
 	var ce *tun.CreateError
@@ -452,7 +452,7 @@ func TestCreateWithoutDriverSaysSo(t *testing.T) {
 	}
 }
 
-func TestCreateChoosesAFreeNumber(t *testing.T) {
+func TestOpenChoosesAFreeNumber(t *testing.T) {
 	b := newBench(t)
 	if name := open(t, b.hosts[0], tun.Config{Name: "tun%d", MTU: testMTU}).Name(); name != "tun1" {
 		t.Fatalf("got %q, want tun1", name)

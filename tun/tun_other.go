@@ -6,6 +6,3 @@ package tun
 func Open(cfg Config) (Device, error) {
 	return nil, &CreateError{Name: cfg.Name, Reason: Unsupported, MTU: cfg.MTU}
 }
-
-// Create does the same.
-func Create(name string, mtu int) (Device, error) { return Open(Config{Name: name, MTU: mtu}) }

@@ -89,9 +89,6 @@ func (s *Section) fail(line int, key string, c complaint) {
 	}
 }
 
-// Line returns where the section begins.
-func (s *Section) Line() int { return s.line }
-
 // Has says whether the field is there.
 func (s *Section) Has(key string) bool { return s.values[key] != nil }
 
