@@ -171,8 +171,8 @@ func (a *Authority) Wipe() {
 	a.msk = tkn20.SystemSecretKey{}
 }
 
-// Format writes a placeholder for every verb.
+// Format writes a redaction for every verb.
 func (a *Authority) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue is a placeholder.
+// LogValue is a redaction.
 func (a *Authority) LogValue() slog.Value { return slog.StringValue(redacted) }

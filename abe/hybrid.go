@@ -105,8 +105,8 @@ func (k *PolicyKey) Open(info, aad, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// Format writes a placeholder for every verb.
+// Format writes a redaction for every verb.
 func (k *PolicyKey) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue is a placeholder.
+// LogValue is a redaction.
 func (k *PolicyKey) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -125,8 +125,8 @@ func (k *Key) Wipe() {
 	k.sk = new(tkn20.AttributeKey)
 }
 
-// Format writes a placeholder for every verb.
+// Format writes a redaction for every verb.
 func (k *Key) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue is a placeholder.
+// LogValue is a redaction.
 func (k *Key) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -100,10 +100,10 @@ func (s *Slot) Wipe() {
 	s.Secret.Wipe()
 }
 
-// Format writes a placeholder for every verb.
+// Format writes a redaction for every verb.
 func (s Slot) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue is a placeholder.
+// LogValue is a redaction.
 func (s Slot) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Pool keeps slots ready, so that no admission waits for ABE: 20 keys a second

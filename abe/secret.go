@@ -12,13 +12,13 @@ const redacted = "abe: redacted"
 // handler prints it.
 type Secret [SecretSize]byte
 
-// Format writes a placeholder for every verb.
+// Format writes a redaction for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue is a placeholder.
+// LogValue is a redaction.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText is a placeholder, for encoders of text and JSON.
+// MarshalText is a redaction, for encoders of text and JSON.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // Wipe erases s.

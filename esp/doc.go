@@ -46,7 +46,7 @@
 // No sockets, no goroutines, no clock: time is a parameter. Who may use an
 // inner address, which peer a packet is routed to, the outer header (DSCP, ECN,
 // path MTU) and key agreement are the callers' business. Transport mode, AH,
-// reassembly of IP fragments and multicast SAs are not implemented.
+// reassembly of IP fragments and multicast SAs are left out.
 //
 // Keys are wiped where this package holds them: as bytes, and as round keys and
 // keyed states of package lanes. The standard library, which computes the AEADs
