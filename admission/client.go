@@ -29,10 +29,14 @@ type ClientConfig struct {
 	// until the machine is done. May be empty when Session is set.
 	SecretID string
 	Secret   []byte
-	// Session, if not nil and not expired, is used in place of the secret. Its
-	// ticket works once: after a failure that followed Continue, use the
-	// secret. Borrowed.
+	// Session, if not nil and not expired, is used in place of the secret, over
+	// TicketTLS. A super peer that refuses the ticket says CodeTicket; use the
+	// secret then, on a new connection. Borrowed.
 	Session *Session
+	// Request goes with the ticket, in the place of Provision. List says that
+	// List will be called after EventGranted.
+	Request []byte
+	List    bool
 }
 
 func (c *ClientConfig) validate() error {
@@ -73,9 +77,10 @@ type ClientOutput struct {
 type clientState uint8
 
 //	idle --Begin--> wantDescriptor --check--+--> wantChallenge --> wantAccept
-//	                                        +--(session)-------------^  |
-//	accepted <----------------------------------------------------------+
-//	   +--Provision--> wantGrant --> granted --List--> wantList --> done
+//	                                        +--(session)-------------^  |  |
+//	accepted <----------------------------------------------------------+  |
+//	   +--Provision--> wantGrant --> granted --List--> wantList --> done   |
+//	                       ^-----------------(session)---------------------+
 //
 // failed is reached from everywhere, by an error or a refusal, and never left.
 const (
@@ -208,7 +213,7 @@ func (c *Client) onDescriptor(now time.Time, f Frame) (ClientOutput, error) {
 	}
 	c.params, c.serverTime = params, fromUnixMs(m.Clock)
 	if s := c.cfg.Session; s != nil && !s.Expired(now) {
-		return c.resume(s), nil
+		return c.resume(s)
 	}
 	if c.cfg.Secret == nil {
 		return ClientOutput{}, errors.New("admission: the session has expired and there is no enrolment secret to go on with")
@@ -222,19 +227,22 @@ func (c *Client) onDescriptor(now time.Time, f Frame) (ClientOutput, error) {
 
 // resume proves the old session key and the identity key, and computes the
 // next session key.
-func (c *Client) resume(s *Session) ClientOutput {
+func (c *Client) resume(s *Session) (ClientOutput, error) {
 	b := &c.cfg.Binding
 	m := resume{
-		Ticket: s.Ticket,
-		IDKey:  c.cfg.Identity.Public().(ed25519.PublicKey),
-		MAC:    continueMAC(&s.Key, b, s.Ticket),
-		Sig:    continueSignature(c.cfg.Identity, b, s.Ticket, c.cfg.ServiceID, c.pid),
+		Ticket: s.Ticket, IDKey: c.cfg.Identity.Public().(ed25519.PublicKey), Request: c.cfg.Request, More: c.cfg.List,
+	}
+	m.MAC = continueMAC(&s.Key, b, &m)
+	m.Sig = continueSignature(c.cfg.Identity, b, &m, c.cfg.ServiceID, c.pid)
+	f := encode(TypeContinue, &m)
+	if len(f.Body) > limitContinue {
+		return ClientOutput{}, fmt.Errorf("admission: request of %d bytes is too long to go with a ticket", len(c.cfg.Request))
 	}
 	c.key = nextSessionKey(&s.Key, b, c.cfg.ServiceID, c.pid)
 	c.wantM2 = continuedProof(&c.key, b, m.MAC)
 	c.resuming = true
 	c.become(clientWantAccept, clientWantDescriptor)
-	return send(encode(TypeContinue, &m))
+	return send(f), nil
 }
 
 // onChallenge answers with A and M1.
@@ -292,6 +300,10 @@ func (c *Client) onAccept(f Frame) (ClientOutput, error) {
 	if !equal(m.M2, c.wantM2) {
 		return ClientOutput{}, errors.New("admission: the super peer could not prove that it knows the verifier of our secret")
 	}
+	if c.resuming { // the request has gone with the ticket
+		c.become(clientWantGrant, clientWantAccept)
+		return ClientOutput{}, nil
+	}
 	c.become(clientAccepted, clientWantAccept)
 	return ClientOutput{Event: EventAccepted, Data: m.Info}, nil
 }
@@ -318,6 +330,12 @@ func (c *Client) onGrant(f Frame) (ClientOutput, error) {
 	var m grant
 	if err := decode(f, &m); err != nil {
 		return ClientOutput{}, err
+	}
+	if c.resuming {
+		var err error
+		if m.Grant, err = openGrant(&c.key, m.Grant); err != nil {
+			return ClientOutput{}, fmt.Errorf("%w: grant: %w", ErrMalformed, err)
+		}
 	}
 	c.session = Session{Key: c.key, Ticket: m.Ticket, Expires: fromUnixMs(m.Expires)}
 	c.become(clientGranted, clientWantGrant)

@@ -45,8 +45,10 @@ func (t Type) String() string {
 // limit returns the largest body of a frame of type t; 0 for unknown types.
 func (t Type) limit() int {
 	switch t {
-	case TypeDescriptorRequest, TypeStart, TypeProof, TypeContinue:
+	case TypeDescriptorRequest, TypeStart, TypeProof:
 		return limitEarly
+	case TypeContinue:
+		return limitContinue
 	case TypeDescriptor:
 		return limitDescriptor
 	case TypeChallenge:
@@ -102,15 +104,25 @@ func ReadFrame(r io.Reader, limit int) (Frame, error) {
 	return Frame{Type: Type(header[4]), Body: body.Bytes()}, nil
 }
 
-// WriteFrame writes f in one Write, so that it leaves as few TLS records as it
-// fits in. It refuses a body that no reader would take.
-func WriteFrame(w io.Writer, f Frame) error {
-	if len(f.Body) > f.Type.limit() {
-		return fmt.Errorf("%w: %v of %d bytes, the limit is %d", ErrFrameSize, f.Type, len(f.Body), f.Type.limit())
+// WriteFrames writes fs in one Write, so that they leave as few TLS records as
+// they fit in. It refuses a body that no reader would take.
+func WriteFrames(w io.Writer, fs ...Frame) error {
+	size := 0
+	for _, f := range fs {
+		if len(f.Body) > f.Type.limit() {
+			return fmt.Errorf("%w: %v of %d bytes, the limit is %d", ErrFrameSize, f.Type, len(f.Body), f.Type.limit())
+		}
+		size += headerSize + len(f.Body)
 	}
-	b := make([]byte, 0, headerSize+len(f.Body))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Body))+1)
-	b = append(b, byte(f.Type))
-	_, err := w.Write(append(b, f.Body...))
+	b := make([]byte, 0, size)
+	for _, f := range fs {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(f.Body))+1)
+		b = append(b, byte(f.Type))
+		b = append(b, f.Body...)
+	}
+	_, err := w.Write(b)
 	return err
 }
+
+// WriteFrame writes one frame.
+func WriteFrame(w io.Writer, f Frame) error { return WriteFrames(w, f) }

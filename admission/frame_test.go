@@ -137,7 +137,7 @@ func TestLimitsFollowTheState(t *testing.T) {
 		}
 		toClient = !toClient
 	}
-	if want := []int{limitEarly, limitEarly, limitEarly, limitProvision, limitList}; !slices.Equal(server, want) {
+	if want := []int{limitEarly, limitContinue, limitEarly, limitProvision, limitList}; !slices.Equal(server, want) {
 		t.Errorf("server limits %v, want %v", server, want)
 	}
 	if want := []int{limitRefused, limitDescriptor, limitChallenge, limitAccept, limitGrant, limitListReply}; !slices.Equal(client, want) {

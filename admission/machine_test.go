@@ -45,7 +45,7 @@ func TestAdmissionGivesBothTheSameKey(t *testing.T) {
 			t.Errorf("%v: session keys differ", params)
 		}
 		if who.PID != id.FromKey(publicOf(cfg.Identity)) || !who.IDKey.Equal(publicOf(cfg.Identity)) ||
-			who.SecretID != testSecretID || who.Service != testService || who.Continued || !who.Admitted.Equal(testNow) {
+			who.SecretID != testSecretID || who.Service != testService || !who.Admitted.Equal(testNow) {
 			t.Errorf("%v: hook saw %+v", params, who)
 		}
 		if !r.session.Expires.Equal(testNow.Add(time.Hour)) || string(r.info) != "info" || string(r.grant) != "grant" {
@@ -467,7 +467,7 @@ func TestForeignIdentityIsRefused(t *testing.T) {
 			m.Sig = enrolSignature(testKey("peer"), &b, m.Request)
 		},
 		"signature for Continue": func(m *provision, b *Binding) {
-			m.Sig = continueSignature(testKey("peer"), b, m.Request, testService, id.FromKey(m.IDKey))
+			m.Sig = continueSignature(testKey("peer"), b, &resume{Ticket: m.Request}, testService, id.FromKey(m.IDKey))
 		},
 		"key of 31 bytes": func(m *provision, _ *Binding) { m.IDKey = m.IDKey[:31] },
 		"no signature":    func(m *provision, _ *Binding) { m.Sig = nil },

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -108,11 +109,24 @@ type resume struct {
 	IDKey  []byte // 32
 	MAC    []byte // 32
 	Sig    []byte // 64
+	// Request is what Provision would carry; More says that a List follows.
+	Request []byte
+	More    bool
 }
 
 func (m *resume) valid() bool {
 	return len(m.Ticket) <= limitTicket && len(m.IDKey) == ed25519.PublicKeySize &&
 		len(m.MAC) == hashSize && len(m.Sig) == ed25519.SignatureSize
+}
+
+// what of m the proofs cover besides the session: all but the proofs themselves
+// and the key, which gives the PID.
+func (m *resume) covered() (ticket, request [hashSize]byte, more []byte) {
+	more = []byte{0}
+	if m.More {
+		more[0] = 1
+	}
+	return sha256.Sum256(m.Ticket), sha256.Sum256(m.Request), more
 }
 
 type refused struct {

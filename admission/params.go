@@ -60,6 +60,7 @@ const (
 	labelFakeSalt  = "icvpn/1 fake salt"
 	labelFakeV     = "icvpn/1 fake verifier"
 	labelContinued = "icvpn/1 continued"
+	labelGrant     = "icvpn/1 continued grant"
 	labelTicket    = "icvpn/1 ticket"
 	labelTicketKid = "icvpn/1 ticket kid"
 	labelTicketKey = "icvpn/1 ticket key"
@@ -71,13 +72,15 @@ const (
 	maxRoot       = 8 << 10
 	maxDescriptor = 64 << 10
 
-	limitEarly      = 4 << 10                      // all a client may send before it is authenticated
+	limitEarly      = 4 << 10                      // what a client may send at once before it is authenticated ...
+	limitContinue   = 6 << 10                      // ... but for a ticket with its request
 	limitDescriptor = maxRoot + maxDescriptor + 32 // and CBOR heads, clock
 	limitChallenge  = 1 << 10                      // 4096 bits are 512 B
 	limitAccept     = 64 << 10                     // ABE public parameters are 3.3 kB
 	limitProvision  = 32 << 10                     // an ABE or HPKE sealed request
 	limitGrant      = 256 << 10                    // ABE key, credential, policy
 	limitTicket     = 1 << 10
+	limitMemo       = 256
 	limitList       = 16 << 10
 	limitListReply  = 1 << 20 // 1,700 records of 600 B
 	limitRefused    = 1 << 10

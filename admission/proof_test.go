@@ -77,15 +77,17 @@ func checkVector(t *testing.T, g Group, get func(string) []byte) {
 	check(t, "K_c", kC[:], get("Kc"))
 
 	ticket := get("ticket")
-	clientMAC := continueMAC(&kC, &binding, ticket)
+	m := &resume{Ticket: ticket, Request: get("request"), More: true}
+	clientMAC := continueMAC(&kC, &binding, m)
 	next := nextSessionKey(&kC, &binding, service, pid)
 	check(t, "continue MAC", clientMAC, get("continue_mac"))
 	check(t, "K_c'", next[:], get("next"))
 	check(t, "continued", continuedProof(&next, &binding, clientMAC), get("continued"))
+	check(t, "grant key", expand(next[:], labelGrant, 32), get("grant_key"))
 
 	key := testKey("peer")
 	check(t, "enrol signature", enrolSignature(key, &binding, get("request")), ed25519.Sign(key, get("enrol")))
-	check(t, "continue signature", continueSignature(key, &binding, ticket, service, pid), ed25519.Sign(key, get("continue_signed")))
+	check(t, "continue signature", continueSignature(key, &binding, m, service, pid), ed25519.Sign(key, get("continue_signed")))
 
 	fake := fakeVerifier(Key(get("fake_key")), service, secretID, Params{g, KDFNone})
 	check(t, "fake salt", fake.Salt, get("fake_salt"))

@@ -25,6 +25,7 @@ const (
 	CodeAddresses      Code = 11 // Other may name another super peer
 	CodeRequest        Code = 12
 	CodeInternal       Code = 13
+	CodeClone          Code = 14 // Detail says who and since when
 )
 
 type codeText struct{ name, sentence string }
@@ -43,6 +44,7 @@ var codeTexts = [...]codeText{
 	CodeAddresses:      {"addresses", "the super peer has no free address left for this service"},
 	CodeRequest:        {"request", "the super peer could not read the provisioning request; the versions may differ"},
 	CodeInternal:       {"internal", "the super peer had an internal error; its log says which"},
+	CodeClone:          {"clone", "another machine was admitted with this one's identity since"},
 }
 
 func (c Code) text() codeText {

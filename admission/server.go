@@ -3,7 +3,6 @@ package admission
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -25,9 +24,9 @@ type Service struct {
 	FakeKey Key
 	// TicketKeys open tickets; the first one seals. Shared likewise.
 	TicketKeys []Key
-	// Info goes to every peer that proved its secret: ABE public parameters,
-	// provisioning key.
-	Info []byte
+	// Info returns what goes to every peer that proved its secret: ABE public
+	// parameters, provisioning key. May be nil.
+	Info func() ([]byte, error)
 }
 
 func (s *Service) validate() error {
@@ -52,19 +51,20 @@ type Authenticated struct {
 	IDKey    ed25519.PublicKey
 	// Admitted is when the secret was proved: now, or the time in the ticket.
 	Admitted time.Time
-	// Continued says that a ticket stood in for the secret; GrantHash is then
-	// the SHA-256 of the grant that came with it.
-	Continued bool
-	GrantHash [32]byte
-	Key       Key // K_c: not to be kept
-	Exporter  [32]byte
+	Key      Key // K_c: not to be kept
+	Exporter [32]byte
 }
 
 // Granted is a Provision hook's yes.
 type Granted struct {
 	Bytes   []byte    // for the peer, opaque here; at most 255 KiB
 	Expires time.Time // of the session ticket made with it
+	Memo    []byte    // comes back with that ticket; at most 256 B
 }
+
+// ErrTicketUsed is what Continue returns for a ticket that must not be used
+// again: the peer is told to prove its secret.
+var ErrTicketUsed = errors.New("admission: ticket was used before")
 
 // Backend decides. Its methods are called from Step and may block; a *Refusal
 // they return is sent, any other error becomes CodeInternal and is reported in
@@ -76,12 +76,12 @@ type Backend interface {
 	// too: those are refused in Provision, after the proof. It must take as
 	// long for unknown IDs.
 	Verifier(service id.ID, secretID string) (Verifier, bool)
-	// UseTicket records that a ticket was used and says whether this was the
-	// first time. It is called after all proofs and needs to be remembered
-	// until expires.
-	UseTicket(service id.ID, ticket TicketID, expires time.Time) bool
 	// Provision grants what a request asks for. Revocation is checked here.
 	Provision(who Authenticated, request []byte) (Granted, error)
+	// Continue grants what the holder of a ticket asks for, after all proofs.
+	// That the ticket is used once, and everything that Provision checks, is
+	// checked here. It borrows ticket.
+	Continue(who Authenticated, ticket *Ticket, request []byte) (Granted, error)
 	// List answers a peer-list request.
 	List(who Authenticated, request []byte) ([]byte, error)
 }
@@ -112,10 +112,11 @@ type ServerOutput struct {
 type serverState uint8
 
 //	wantRequest --> wantStart --Start--> wantProof --M1--> wantProvision
-//	                    +------Continue------------------------^  |
-//	done <--List-- wantList <----------Provision------------------+
+//	                    +------Continue-----+                     |
+//	done <--List-- wantList <---------------+----Provision--------+
 //
-// done is also reached by every refusal, failed by every error.
+// done is also reached by every refusal and by a Continue that wants no list,
+// failed by every error.
 const (
 	serverWantRequest serverState = iota
 	serverWantStart
@@ -133,8 +134,7 @@ func (s serverState) String() string { return serverStateNames[s] }
 // Server is a super peer's side of one admission. An error means that the peer
 // broke the protocol: close, say nothing. It is not safe for concurrent use.
 //
-// The costly steps are those of TypeProof (two exponentiations, three with
-// an empty pool in TypeStart) and whatever Provision does: bound how many run
+// The costly steps are those of TypeProof (two exponentiations) and whatever Provision does: bound how many run
 // at once around Step.
 type Server struct {
 	cfg    ServerConfig
@@ -163,6 +163,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 // Limit is what to pass to ReadFrame before the next Step.
 func (s *Server) Limit() int {
 	switch s.state {
+	case serverWantStart:
+		return limitContinue
 	case serverWantProvision:
 		return limitProvision
 	case serverWantList:
@@ -245,6 +247,9 @@ func (s *Server) onStart(now time.Time, f Frame) (ServerOutput, error) {
 	if err := decode(f, &m); err != nil {
 		return ServerOutput{}, err
 	}
+	if !s.cfg.Binding.Hybrid { // a secret's admission is what later sessions build on
+		return ServerOutput{}, fmt.Errorf("%w: Start over a key exchange without ML-KEM", ErrOrder)
+	}
 	if !s.cfg.Throttle.open(now, m.SecretID, s.cfg.Source) {
 		return s.refuse(guessedTooOften(), nil), nil
 	}
@@ -311,8 +316,14 @@ func (s *Server) onProof(now time.Time, f Frame) (ServerOutput, error) {
 		Service: s.service.ID, SecretID: s.verifier.SecretID, PID: t.pid, Admitted: now,
 		Key: t.sessionKey(&kM), Exporter: s.cfg.Binding.Exporter,
 	}
+	var info []byte
+	if s.service.Info != nil {
+		if info, err = s.service.Info(); err != nil {
+			return s.hookFailed(err), nil
+		}
+	}
 	s.become(serverWantProvision, serverWantProof)
-	return reply(encode(TypeAccept, &accept{M2: t.serverProof(&kM, m.M1), Info: s.service.Info})), nil
+	return reply(encode(TypeAccept, &accept{M2: t.serverProof(&kM, m.M1), Info: info})), nil
 }
 
 // agree returns kM from the verifier.
@@ -337,9 +348,9 @@ func (s *Server) agree(t *transcript) (Key, error) {
 	return macKey(secret), nil
 }
 
-// onContinue checks, cheapest first: seal, dates, PID, MAC, signature; and
-// burns the ticket last, so that a thief without the keys cannot burn it.
-// Whatever fails, the answer is the same.
+// onContinue checks, cheapest first: seal, dates, PID, MAC, signature; and asks
+// the backend last, so that a thief without the keys cannot burn a ticket.
+// Whatever fails before that, the answer is the same.
 func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 	var m resume
 	if err := decode(f, &m); err != nil {
@@ -350,14 +361,25 @@ func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 		return s.refuse(&Refusal{Code: CodeTicket}, err), nil
 	}
 	defer t.Key.Wipe()
-	next := nextSessionKey(&t.Key, &s.cfg.Binding, s.service.ID, t.PID)
 	s.who = Authenticated{
 		Service: s.service.ID, SecretID: t.SecretID, PID: t.PID, IDKey: m.IDKey, Admitted: t.Admitted,
-		Continued: true, GrantHash: t.GrantHash, Key: next, Exporter: s.cfg.Binding.Exporter,
+		Key: nextSessionKey(&t.Key, &s.cfg.Binding, s.service.ID, t.PID), Exporter: s.cfg.Binding.Exporter,
 	}
-	s.become(serverWantProvision, serverWantStart)
-	m2 := continuedProof(&next, &s.cfg.Binding, m.MAC)
-	return reply(encode(TypeAccept, &accept{M2: m2, Info: s.service.Info})), nil
+	accepted := encode(TypeAccept, &accept{M2: continuedProof(&s.who.Key, &s.cfg.Binding, m.MAC)})
+	granted, err := s.cfg.Backend.Continue(s.who, t, m.Request)
+	if errors.Is(err, ErrTicketUsed) {
+		return s.refuse(&Refusal{Code: CodeTicket}, fmt.Errorf("ticket of %v: %w", t.PID, err)), nil
+	}
+	if err == nil {
+		granted.Bytes = sealGrant(&s.who.Key, granted.Bytes)
+	}
+	out := s.grant(now, granted, err, serverWantStart)
+	out.Send = append([]Frame{accepted}, out.Send...)
+	if !out.Done && !m.More {
+		s.finish()
+		out.Done = true
+	}
+	return out, nil
 }
 
 func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
@@ -371,12 +393,10 @@ func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
 		err = errors.New("admission: ticket has expired")
 	case !equal(pid[:], t.PID[:]):
 		err = fmt.Errorf("admission: ticket of %v used by %v", t.PID, pid)
-	case !equal(m.MAC, continueMAC(&t.Key, b, m.Ticket)):
+	case !equal(m.MAC, continueMAC(&t.Key, b, m)):
 		err = fmt.Errorf("admission: ticket of %v used without its session key", t.PID)
-	case !verifyContinue(m.IDKey, m.Sig, b, m.Ticket, s.service.ID, pid):
+	case !verifyContinue(b, m, s.service.ID, pid):
 		err = fmt.Errorf("admission: ticket of %v used without its identity key", t.PID)
-	case !s.cfg.Backend.UseTicket(s.service.ID, t.ID, t.Expires):
-		err = fmt.Errorf("admission: ticket of %v used twice", t.PID)
 	}
 	if err != nil {
 		t.Key.Wipe()
@@ -398,23 +418,31 @@ func (s *Server) onProvision(now time.Time, f Frame) (ServerOutput, error) {
 	}
 	s.who.IDKey = m.IDKey
 	granted, err := s.cfg.Backend.Provision(s.who, m.Request)
+	return s.grant(now, granted, err, serverWantProvision), nil
+}
+
+// grant answers with what a hook has granted, or refused.
+func (s *Server) grant(now time.Time, granted Granted, err error, from serverState) ServerOutput {
 	if err != nil {
-		return s.hookFailed(err), nil
+		return s.hookFailed(err)
+	}
+	if !granted.Expires.After(now) || unixMs(granted.Expires) > maxUnixMs || len(granted.Memo) > limitMemo {
+		return s.hookFailed(errors.New("admission: grant's memo too long, or its expiry out of range"))
 	}
 	out := encode(TypeGrant, &grant{
 		Grant: granted.Bytes, Ticket: s.newTicket(&granted), Expires: unixMs(granted.Expires),
 	})
-	if len(out.Body) > limitGrant || !granted.Expires.After(now) || unixMs(granted.Expires) > maxUnixMs {
-		return s.hookFailed(errors.New("admission: grant too long, or its expiry out of range")), nil
+	if len(out.Body) > limitGrant {
+		return s.hookFailed(errors.New("admission: grant too long"))
 	}
-	s.become(serverWantList, serverWantProvision)
-	return reply(out), nil
+	s.become(serverWantList, from)
+	return reply(out)
 }
 
 func (s *Server) newTicket(g *Granted) []byte {
 	t := Ticket{
 		PID: s.who.PID, SecretID: s.who.SecretID, Admitted: s.who.Admitted,
-		GrantHash: sha256.Sum256(g.Bytes), Expires: g.Expires, Key: s.who.Key,
+		Memo: g.Memo, Expires: g.Expires, Key: s.who.Key,
 	}
 	rand.Read(t.ID[:])
 	defer t.Key.Wipe()

@@ -39,6 +39,7 @@ type world struct {
 	provision func(Authenticated, []byte) (Granted, error)
 	list      func(Authenticated, []byte) ([]byte, error)
 	granted   []Authenticated
+	memos     [][]byte // of the tickets used
 	ticketUse int
 }
 
@@ -62,7 +63,7 @@ func worldOf(v Verifier) *world {
 	return &world{
 		service: Service{
 			ID: testService, Root: []byte("root"), Descriptor: []byte("descriptor"), Params: v.Params,
-			FakeKey: Key{1}, TicketKeys: []Key{{2}}, Info: []byte("info"),
+			FakeKey: Key{1}, TicketKeys: []Key{{2}}, Info: func() ([]byte, error) { return []byte("info"), nil },
 		},
 		verifiers: map[string]Verifier{testSecretID: v},
 		used:      map[TicketID]bool{},
@@ -90,11 +91,14 @@ func (w *world) Verifier(_ id.ID, secretID string) (Verifier, bool) {
 	return v, ok
 }
 
-func (w *world) UseTicket(_ id.ID, ticket TicketID, _ time.Time) bool {
+func (w *world) Continue(who Authenticated, ticket *Ticket, request []byte) (Granted, error) {
 	w.ticketUse++
-	first := !w.used[ticket]
-	w.used[ticket] = true
-	return first
+	if w.used[ticket.ID] {
+		return Granted{}, ErrTicketUsed
+	}
+	w.used[ticket.ID] = true
+	w.memos = append(w.memos, ticket.Memo)
+	return w.Provision(who, request)
 }
 
 func (w *world) Provision(who Authenticated, request []byte) (Granted, error) {
@@ -102,7 +106,7 @@ func (w *world) Provision(who Authenticated, request []byte) (Granted, error) {
 		return w.provision(who, request)
 	}
 	w.granted = append(w.granted, who)
-	return Granted{Bytes: []byte("grant"), Expires: testNow.Add(time.Hour)}, nil
+	return Granted{Bytes: []byte("grant"), Expires: testNow.Add(time.Hour), Memo: []byte("memo")}, nil
 }
 
 func (w *world) List(who Authenticated, request []byte) ([]byte, error) {
@@ -120,6 +124,7 @@ func testBinding(name string) Binding {
 		ServerKey: publicOf(testServerKey),
 		Exporter:  sha256.Sum256([]byte("exporter " + name)),
 		Ratchet:   sha256.Sum256([]byte("ratchet " + name)),
+		Hybrid:    true,
 	}
 }
 
@@ -132,7 +137,7 @@ func testClientConfig() ClientConfig {
 			}
 			return testParams, nil
 		},
-		SecretID: testSecretID, Secret: testSecret,
+		SecretID: testSecretID, Secret: testSecret, Request: []byte("request"), List: true,
 	}
 }
 
@@ -226,6 +231,9 @@ func (r *run) clientStep(c *Client, f Frame) (*Frame, error) {
 	if len(out.Send) == 1 {
 		return &out.Send[0], nil
 	}
+	if f.Type == TypeAccept { // of a ticket: the grant follows
+		return nil, nil
+	}
 	return nil, fmt.Errorf("client said nothing after %v", f.Type)
 }
 
@@ -296,7 +304,11 @@ func serveOne(ln net.Listener, w *world, key ed25519.PrivateKey) error {
 
 // dialOnce is a peer's side of a connection, from TCP to the list.
 func dialOnce(addr string, cfg ClientConfig, pins []ed25519.PublicKey, r *run) error {
-	conn, err := tls.Dial("tcp", addr, ClientTLS(pins))
+	config := ClientTLS(pins)
+	if cfg.Session != nil {
+		config = TicketTLS(pins)
+	}
+	conn, err := tls.Dial("tcp", addr, config)
 	if err != nil {
 		return err
 	}
@@ -310,19 +322,24 @@ func dialOnce(addr string, cfg ClientConfig, pins []ed25519.PublicKey, r *run) e
 	}
 	defer c.Wipe()
 	next := c.Begin()
+	if err := WriteFrame(conn, next); err != nil {
+		return err
+	}
 	for {
-		if err := WriteFrame(conn, next); err != nil {
-			return err
-		}
 		f, err := ReadFrame(conn, c.Limit())
 		if err != nil {
 			return err
 		}
 		r.frames = append(r.frames, f)
 		step, err := r.clientStep(c, f)
-		if err != nil || step == nil {
+		if err != nil || r.list != nil {
 			return err
 		}
-		next = *step
+		if step == nil {
+			continue
+		}
+		if err := WriteFrame(conn, *step); err != nil {
+			return err
+		}
 	}
 }

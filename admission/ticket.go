@@ -27,27 +27,27 @@ type TicketID [16]byte
 // first five bytes. Random 24-byte nonces need no state and no coordination
 // between super peers.
 type Ticket struct {
-	ID        TicketID
-	PID       id.ID
-	SecretID  string
-	Admitted  time.Time // by SRP; kept over renewals, since revocation counts from it
-	GrantHash [32]byte  // SHA-256 of the grant handed out with the ticket
-	Expires   time.Time
-	Key       Key // K_c
+	ID       TicketID
+	PID      id.ID
+	SecretID string
+	Admitted time.Time // by SRP; kept over renewals, since revocation counts from it
+	Memo     []byte    // what the granting Backend wants to know again, at most 256 B
+	Expires  time.Time
+	Key      Key // K_c
 }
 
 // errTicket says only that: a peer never learns which check failed.
 var errTicket = errors.New("admission: ticket cannot be opened or used")
 
 type ticketWire struct {
-	_         struct{} `cbor:",toarray"`
-	ID        []byte
-	PID       []byte
-	SecretID  string
-	Admitted  uint64
-	GrantHash []byte
-	Expires   uint64
-	Key       []byte
+	_        struct{} `cbor:",toarray"`
+	ID       []byte
+	PID      []byte
+	SecretID string
+	Admitted uint64
+	Memo     []byte
+	Expires  uint64
+	Key      []byte
 }
 
 const (
@@ -61,7 +61,7 @@ const (
 func sealTicket(key *Key, service id.ID, t *Ticket) []byte {
 	w := ticketWire{
 		ID: t.ID[:], PID: t.PID[:], SecretID: t.SecretID, Admitted: unixMs(t.Admitted),
-		GrantHash: t.GrantHash[:], Expires: unixMs(t.Expires), Key: t.Key[:],
+		Memo: t.Memo, Expires: unixMs(t.Expires), Key: t.Key[:],
 	}
 	plain := wire.Marshal(&w)
 	defer clear(plain)
@@ -102,14 +102,14 @@ func parseTicket(plain []byte) (*Ticket, error) {
 		return nil, fmt.Errorf("%w: %w", errTicket, err)
 	}
 	defer clear(w.Key)
-	if len(w.ID) != len(TicketID{}) || len(w.PID) != id.Size || len(w.GrantHash) != hashSize ||
+	if len(w.ID) != len(TicketID{}) || len(w.PID) != id.Size || len(w.Memo) > limitMemo ||
 		len(w.Key) != hashSize || w.Admitted > maxUnixMs || w.Expires > maxUnixMs ||
 		checkSecretID(w.SecretID) != nil {
 		return nil, errTicket
 	}
 	return &Ticket{
 		ID: TicketID(w.ID), PID: id.ID(w.PID), SecretID: w.SecretID, Admitted: fromUnixMs(w.Admitted),
-		GrantHash: [32]byte(w.GrantHash), Expires: fromUnixMs(w.Expires), Key: Key(w.Key),
+		Memo: w.Memo, Expires: fromUnixMs(w.Expires), Key: Key(w.Key),
 	}, nil
 }
 

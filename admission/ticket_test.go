@@ -11,7 +11,7 @@ import (
 
 func testTicket() *Ticket {
 	return &Ticket{
-		ID: TicketID{1}, PID: id.ID{2}, SecretID: "web-1", Admitted: testNow, GrantHash: [32]byte{3},
+		ID: TicketID{1}, PID: id.ID{2}, SecretID: "web-1", Admitted: testNow, Memo: []byte{3},
 		Expires: testNow.Add(time.Hour), Key: Key{4},
 	}
 }
@@ -23,7 +23,7 @@ func TestTicketRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.ID != want.ID || got.PID != want.PID || got.SecretID != want.SecretID || got.GrantHash != want.GrantHash ||
+	if got.ID != want.ID || got.PID != want.PID || got.SecretID != want.SecretID || !bytes.Equal(got.Memo, want.Memo) ||
 		got.Key != want.Key || !got.Admitted.Equal(want.Admitted) || !got.Expires.Equal(want.Expires) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
@@ -80,18 +80,18 @@ func TestTicketBringsAPeerBackWithoutItsSecret(t *testing.T) {
 	w, cfg, first := withTicket(t)
 	second := mustAdmit(t, w, cfg)
 	who := w.granted[1]
-	if !who.Continued || who.PID != w.granted[0].PID || who.SecretID != testSecretID ||
+	if who.PID != w.granted[0].PID || who.SecretID != testSecretID ||
 		who.Key != second.session.Key || !who.IDKey.Equal(publicOf(cfg.Identity)) {
 		t.Errorf("hook saw %+v", who)
 	}
 	if second.session.Key == first.session.Key || bytes.Equal(second.session.Ticket, first.session.Ticket) {
 		t.Error("key or ticket did not change")
 	}
-	if len(second.frames) != 8 || second.frames[2].Type != TypeContinue {
+	if len(second.frames) != 7 || second.frames[2].Type != TypeContinue {
 		t.Errorf("%d frames", len(second.frames))
 	}
-	if who.GrantHash == [32]byte{} {
-		t.Error("no grant hash")
+	if string(w.memos[0]) != "memo" || string(second.grant) != "grant" {
+		t.Errorf("memo %q, grant %q", w.memos[0], second.grant)
 	}
 	cfg.Session, cfg.Binding = &second.session, testBinding("three")
 	third := mustAdmit(t, w, cfg)
@@ -160,11 +160,10 @@ func TestExpiredSessionFallsBackToTheSecret(t *testing.T) {
 // resumeOf returns the honest Continue message of cfg.
 func resumeOf(cfg ClientConfig) *resume {
 	pid := id.FromKey(publicOf(cfg.Identity))
-	return &resume{
-		Ticket: cfg.Session.Ticket, IDKey: publicOf(cfg.Identity),
-		MAC: continueMAC(&cfg.Session.Key, &cfg.Binding, cfg.Session.Ticket),
-		Sig: continueSignature(cfg.Identity, &cfg.Binding, cfg.Session.Ticket, testService, pid),
-	}
+	m := &resume{Ticket: cfg.Session.Ticket, IDKey: publicOf(cfg.Identity), Request: cfg.Request, More: cfg.List}
+	m.MAC = continueMAC(&cfg.Session.Key, &cfg.Binding, m)
+	m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, pid)
+	return m
 }
 
 // TestContinueRefusals: whatever is wrong, the answer is the same, nothing is
@@ -178,44 +177,46 @@ func TestContinueRefusals(t *testing.T) {
 			tk := testTicket()
 			tk.PID = id.FromKey(publicOf(cfg.Identity))
 			m.Ticket = sealTicket(&Key{0xbb}, testService, tk)
-			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m.Ticket)
-			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, testService, tk.PID)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
 		},
 		"ticket of another service": func(w *world, cfg *ClientConfig, m *resume) {
 			tk := testTicket()
 			tk.PID = id.FromKey(publicOf(cfg.Identity))
 			m.Ticket = sealTicket(&w.service.TicketKeys[0], id.ID{1}, tk)
-			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m.Ticket)
-			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, testService, tk.PID)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
 		},
 		"expired ticket": func(w *world, cfg *ClientConfig, m *resume) {
 			tk := testTicket()
 			tk.PID, tk.Expires = id.FromKey(publicOf(cfg.Identity)), testNow
 			m.Ticket = sealTicket(&w.service.TicketKeys[0], testService, tk)
-			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m.Ticket)
-			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, testService, tk.PID)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
 		},
 		"another PID with the session key": func(_ *world, cfg *ClientConfig, m *resume) {
 			m.IDKey = publicOf(thief)
-			m.Sig = continueSignature(thief, &cfg.Binding, m.Ticket, testService, id.FromKey(m.IDKey))
+			m.Sig = continueSignature(thief, &cfg.Binding, m, testService, id.FromKey(m.IDKey))
 		},
 		"session key without identity key": func(_ *world, cfg *ClientConfig, m *resume) {
-			m.Sig = continueSignature(thief, &cfg.Binding, m.Ticket, testService, id.FromKey(m.IDKey))
+			m.Sig = continueSignature(thief, &cfg.Binding, m, testService, id.FromKey(m.IDKey))
 		},
 		"identity key without session key": func(_ *world, cfg *ClientConfig, m *resume) {
-			m.MAC = continueMAC(&Key{}, &cfg.Binding, m.Ticket)
+			m.MAC = continueMAC(&Key{}, &cfg.Binding, m)
 		},
 		"MAC of another session": func(_ *world, cfg *ClientConfig, m *resume) {
 			b := testBinding("one")
-			m.MAC = continueMAC(&cfg.Session.Key, &b, m.Ticket)
+			m.MAC = continueMAC(&cfg.Session.Key, &b, m)
 		},
 		"signature of another session": func(_ *world, cfg *ClientConfig, m *resume) {
 			b := testBinding("one")
-			m.Sig = continueSignature(cfg.Identity, &b, m.Ticket, testService, id.FromKey(m.IDKey))
+			m.Sig = continueSignature(cfg.Identity, &b, m, testService, id.FromKey(m.IDKey))
 		},
 		"signature for another service": func(_ *world, cfg *ClientConfig, m *resume) {
-			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m.Ticket, id.ID{1}, id.FromKey(m.IDKey))
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, id.ID{1}, id.FromKey(m.IDKey))
 		},
+		"request of another": func(_ *world, _ *ClientConfig, m *resume) { m.Request = []byte("another") },
+		"list not asked for": func(_ *world, _ *ClientConfig, m *resume) { m.More = !m.More },
 		"enrolment signature": func(_ *world, cfg *ClientConfig, m *resume) {
 			m.Sig = enrolSignature(cfg.Identity, &cfg.Binding, m.Ticket)
 		},
@@ -254,7 +255,7 @@ func TestEveryByteOfContinueCounts(t *testing.T) {
 			}
 			return f
 		})
-		if r.info != nil || len(w.granted) != 1 || w.ticketUse != 0 {
+		if r.grant != nil || len(w.granted) != 1 || w.ticketUse != 0 {
 			t.Fatalf("byte %d changed: %v", i, r.clientErr)
 		}
 	}
@@ -268,7 +269,7 @@ func TestClientWantsProofThatTheTicketWasOpened(t *testing.T) {
 		}
 		return f
 	})
-	if r.clientErr == nil || r.info != nil {
+	if r.clientErr == nil || r.grant != nil {
 		t.Fatal("accepted a super peer that cannot open the ticket")
 	}
 }
@@ -296,5 +297,90 @@ func TestSecretPeerIsNotOfferedATicketRefusal(t *testing.T) {
 	})
 	if refusedWith(r.clientErr) != 0 || r.clientErr == nil {
 		t.Fatal(r.clientErr)
+	}
+}
+
+// TestGrantOfATicketIsSealedUnderTheSessionKey: its TLS session has no ML-KEM.
+func TestGrantOfATicketIsSealedUnderTheSessionKey(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	w.provision = func(Authenticated, []byte) (Granted, error) {
+		return Granted{Bytes: []byte("an epoch key"), Expires: testNow.Add(time.Hour)}, nil
+	}
+	r := mustAdmit(t, w, cfg)
+	for _, f := range r.frames {
+		if bytes.Contains(f.Body, []byte("an epoch key")) {
+			t.Errorf("%v shows the grant", f.Type)
+		}
+	}
+	if string(r.grant) != "an epoch key" {
+		t.Errorf("granted %q", r.grant)
+	}
+	r = admit(t, w, ClientConfig{
+		ServiceID: cfg.ServiceID, Identity: cfg.Identity, Binding: testBinding("three"), CheckDescriptor: cfg.CheckDescriptor, Session: &r.session, List: true,
+	}, func(_ int, f Frame) Frame {
+		if f.Type == TypeGrant {
+			f.Body[10] ^= 1
+		}
+		return f
+	})
+	if r.clientErr == nil || r.grant != nil {
+		t.Error("took a grant that was changed")
+	}
+}
+
+func TestSecretIsProvedOverMLKEMOnly(t *testing.T) {
+	w := newWorld(t)
+	cfg := testClientConfig()
+	cfg.Binding.Hybrid = false
+	s := newTestServer(t, w, cfg.Binding)
+	r := play(t, newTestClient(t, cfg), s, nil)
+	if r.serverErr == nil || len(r.frames) != 3 {
+		t.Errorf("%v after %d frames", r.serverErr, len(r.frames))
+	}
+}
+
+func TestContinueWithoutAListEndsWithTheGrant(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	cfg.List = false
+	s, c := newTestServer(t, w, cfg.Binding), newTestClient(t, cfg)
+	out, err := s.Step(testNow, c.Begin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := c.Step(testNow, out.Send[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = s.Step(testNow, next.Send[0]); err != nil || !out.Done || out.Refused != 0 || len(out.Send) != 2 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if _, err := c.Step(testNow, out.Send[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Step(testNow, out.Send[1]); err != nil || got.Event != EventGranted {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestContinueIsRefusedAfterTheProof: what a peer is to believe of its
+// membership comes from somebody who opened the ticket.
+func TestContinueIsRefusedAfterTheProof(t *testing.T) {
+	for _, code := range []Code{CodeRevoked, CodeClone, CodeExpiredSecret, CodeScope} {
+		w, cfg, _ := withTicket(t)
+		w.provision = func(Authenticated, []byte) (Granted, error) { return Granted{}, &Refusal{Code: code} }
+		r := admit(t, w, cfg, nil)
+		if refusedWith(r.clientErr) != code || r.frames[3].Type != TypeAccept {
+			t.Errorf("%v: %v after %v", code, r.clientErr, r.frames[3].Type)
+		}
+		w, cfg, _ = withTicket(t)
+		r = admit(t, w, cfg, func(n int, f Frame) Frame {
+			if n == 3 {
+				return (&Refusal{Code: code}).frame()
+			}
+			return f
+		})
+		if r.clientErr == nil || refusedWith(r.clientErr) != 0 {
+			t.Errorf("%v without a proof: %v", code, r.clientErr)
+		}
 	}
 }

@@ -43,6 +43,7 @@ func ServerTLS(key ed25519.PrivateKey, now time.Time) *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ALPN},
 		SessionTicketsDisabled: true,
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519},
 		VerifyConnection:       checkALPN,
 	}
 }
@@ -51,11 +52,23 @@ func ServerTLS(key ed25519.PrivateKey, now time.Time) *tls.Config {
 // proves an Ed25519 key, one of pins when pins are given. Without pins the
 // key is unproven until Client has checked the descriptor, which it does
 // before it sends anything of its own.
+//
+// The key exchange is X25519MLKEM768 and nothing else.
 func ClientTLS(pins []ed25519.PublicKey) *tls.Config {
+	return clientTLS(pins, tls.X25519MLKEM768)
+}
+
+// TicketTLS is ClientTLS for a peer that comes with a ticket. The key exchange
+// is X25519: what is handed out over it is sealed under a key that descends from
+// an admission by secret (grantCipher).
+func TicketTLS(pins []ed25519.PublicKey) *tls.Config { return clientTLS(pins, tls.X25519) }
+
+func clientTLS(pins []ed25519.PublicKey, group tls.CurveID) *tls.Config {
 	pins = slices.Clone(pins)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{ALPN},
+		CurvePreferences: []tls.CurveID{group},
+		MinVersion:       tls.VersionTLS13,
+		NextProtos:       []string{ALPN},
 		// There is no PKI: names and dates in certificates mean nothing here.
 		// TLS still checks that the server holds the leaf's key, and
 		// VerifyConnection, which always runs, checks which key that is.
@@ -145,7 +158,7 @@ func bind(cs tls.ConnectionState, key ed25519.PublicKey) (Binding, error) {
 	if err := checkALPN(cs); err != nil {
 		return Binding{}, err
 	}
-	b := Binding{ServerKey: slices.Clone(key)}
+	b := Binding{ServerKey: slices.Clone(key), Hybrid: cs.CurveID == tls.X25519MLKEM768}
 	for _, e := range []struct {
 		label string
 		to    *[32]byte

@@ -58,7 +58,7 @@ def vector(bits, g):
     M2 = MAC(kM, label("s"), exporter, pad(A), M1)
     Kc = expand(kM, label("icvpn/1 continuity") + service + pid + exporter, 32)
     ticket, request = b"a sealed ticket", b"a provisioning request"
-    cmac = MAC(Kc, label("icvpn/1 continue"), exporter, H(ticket))
+    cmac = MAC(Kc, label("icvpn/1 continue"), exporter, H(ticket), H(request), b"\1")
     next_ = expand(extract(Kc, ratchet), label("icvpn/1 continuity") + service + pid, 32)
     fake = H(b"fake key")
     out = dict(
@@ -66,8 +66,9 @@ def vector(bits, g):
         k=k, x=x, v=pad(v), A=pad(A), B=pad(B), u=u, S=pad(S), kM=kM, M1=M1, M2=M2, Kc=Kc,
         request=request, enrol=label("icvpn/1 enrol") + exporter + H(request),
         ticket=ticket, continue_mac=cmac, next=next_,
-        continue_signed=label("icvpn/1 continue") + exporter + H(ticket) + service + pid,
+        continue_signed=label("icvpn/1 continue") + exporter + H(ticket) + H(request) + b"\1" + service + pid,
         continued=MAC(next_, label("icvpn/1 continued"), exporter, cmac),
+        grant_key=expand(next_, label("icvpn/1 continued grant"), 32),
         fake_key=fake,
         fake_salt=expand(fake, label("icvpn/1 fake salt") + service + I, 16),
         fake_v=pad(num(expand(fake, label("icvpn/1 fake verifier") + service + I, size)) % N),

@@ -103,10 +103,8 @@ func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Sour
 			return err
 		}
 		_ = tc.SetDeadline(deadline(m))
-		for _, f := range out.Send {
-			if err := admission.WriteFrame(tc, f); err != nil {
-				return err
-			}
+		if err := admission.WriteFrames(tc, out.Send...); err != nil {
+			return err
 		}
 		if out.Done {
 			s.admissions.end(out.Refused)
@@ -166,13 +164,7 @@ func (x session) Service(service id.ID) (*admission.Service, bool) {
 	if service != x.s.admission.ID {
 		return nil, false
 	}
-	info, err := x.s.authority.info(time.Now()) // the statement in it ends some day
-	if err != nil {
-		return nil, false
-	}
-	s := *x.s.admission
-	s.Info = info
-	return &s, true
+	return x.s.admission, true
 }
 
 func (x session) Verifier(_ id.ID, secretID string) (admission.Verifier, bool) {
@@ -180,9 +172,9 @@ func (x session) Verifier(_ id.ID, secretID string) (admission.Verifier, bool) {
 	return v, ok
 }
 
-// UseTicket refuses every ticket: renewal goes by the enrolment secret until
-// super peers share which tickets were used.
-func (x session) UseTicket(id.ID, admission.TicketID, time.Time) bool { return false }
+func (x session) Continue(admission.Authenticated, *admission.Ticket, []byte) (admission.Granted, error) {
+	return admission.Granted{}, admission.ErrTicketUsed
+}
 
 func (x session) Provision(who admission.Authenticated, request []byte) (admission.Granted, error) {
 	now := time.Now()

@@ -270,6 +270,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 		ID: d.Service, Root: wire.Marshal(h.Service.Documents.Roots), Descriptor: h.Service.Documents.Descriptor.Encode(),
 		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
 		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)},
+		Info: func() ([]byte, error) { return s.authority.info(time.Now()) }, // the statement in it ends some day
 	}
 	return nil
 }

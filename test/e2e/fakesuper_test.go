@@ -145,7 +145,9 @@ func (s *wrongClock) Verifier(_ id.ID, secretID string) (admission.Verifier, boo
 	return v, ok
 }
 
-func (s *wrongClock) UseTicket(id.ID, admission.TicketID, time.Time) bool { return false }
+func (s *wrongClock) Continue(admission.Authenticated, *admission.Ticket, []byte) (admission.Granted, error) {
+	return admission.Granted{}, admission.ErrTicketUsed
+}
 
 func (s *wrongClock) Provision(admission.Authenticated, []byte) (admission.Granted, error) {
 	return admission.Granted{}, &admission.Refusal{Code: admission.CodeInternal, Detail: "not reached"}
