@@ -141,7 +141,11 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 			return nil, clock
 		}
 		failures = append(failures, fmt.Sprintf("%s: %v", d.endpoint, reason(err)))
-		cfg.Log.Warn("super peer did not admit us, trying the next", "addr", d.endpoint, "err", reason(err))
+		if len(failures) < len(cfg.Token.SuperPeers) {
+			cfg.Log.Warn("super peer did not admit us, trying the next", "addr", d.endpoint, "err", reason(err))
+		} else {
+			cfg.Log.Warn("super peer did not admit us", "addr", d.endpoint, "err", reason(err))
+		}
 	}
 	switch {
 	case refused != nil:

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -54,7 +56,12 @@ func TestJoinTriesTheOtherSuperPeersAndSaysWhy(t *testing.T) {
 		for i := range cfg.Token.SuperPeers {
 			cfg.Token.SuperPeers[i].Key = pub
 		}
+		var log bytes.Buffer
+		cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 		_, err = Join(w.ctx, cfg)
+		if said := log.String(); strings.Count(said, "did not admit us") != 2 || strings.Count(said, "trying the next") != 1 {
+			t.Errorf("two super peers failed, one of them has a next; the log:\n%s", said)
+		}
 		var un *UnreachableError
 		if !errors.As(err, &un) || len(un.Failures) != 2 || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "SHA256:") {
 			t.Errorf("error %v, want both super peers and why", err)
