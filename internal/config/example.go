@@ -44,32 +44,4 @@ func Example(role Role) string {
 	return b.String()
 }
 
-// Reference returns the fields of both configurations as a Markdown table, one
-// row a field.
-func Reference() string {
-	var b strings.Builder
-	b.WriteString("| file | environment | flag | default | meaning |\n| --- | --- | --- | --- | --- |\n")
-	row := func(f Field, of string) {
-		fmt.Fprintf(&b, "| `%s` | `%s` | `--%s %s` | %s | %s%s |\n", f.Key, f.Env(), f.Flag(), f.Arg, f.Default, of, f.Doc)
-	}
-	shared := map[string]bool{}
-	for _, f := range SuperFields() {
-		shared[f.Key] = true
-	}
-	for _, f := range PeerFields() {
-		if !shared[f.Key] {
-			row(f, "peer: ")
-		}
-	}
-	for _, f := range SuperFields() {
-		if known(f.Key, PeerFields()) {
-			f.Default = strings.ReplaceAll(f.Default, "icvpn-super", "icvpn")
-			row(f, "")
-		} else {
-			row(f, "super peer: ")
-		}
-	}
-	return b.String()
-}
-
 func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
