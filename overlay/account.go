@@ -48,14 +48,14 @@ func replicaAccount(from netip.AddrPort) account {
 }
 
 // itemAccount returns the account of an item that from puts.
-func (o *Overlay) itemAccount(key ed25519.PublicKey, from netip.AddrPort) account {
+func (m *Machine) itemAccount(key ed25519.PublicKey, from netip.AddrPort) account {
 	class := ClassStranger
-	if o.cfg.Class != nil {
-		class = o.cfg.Class(key)
+	if m.cfg.Class != nil {
+		class = m.cfg.Class(key)
 	}
 	a := account{class: class, key: [ed25519.PublicKeySize]byte(key)}
 	switch {
-	case class == ClassSuper && o.isReplica(from):
+	case class == ClassSuper && m.isReplica(from):
 		// Apart from what others put again of it, however old: their copies must not
 		// use up the quota of the key.
 		r := replicaAccount(from)
@@ -70,15 +70,15 @@ func (o *Overlay) itemAccount(key ed25519.PublicKey, from netip.AddrPort) accoun
 // chunkAccount returns the account of a chunk that from puts. A chunk is under no
 // key; that it comes from a super peer is known by the address, which the write
 // token proved.
-func (o *Overlay) chunkAccount(from netip.AddrPort) account {
-	if o.isReplica(from) {
+func (m *Machine) chunkAccount(from netip.AddrPort) account {
+	if m.isReplica(from) {
 		return replicaAccount(from)
 	}
 	return sourceAccount(from.Addr())
 }
 
-func (o *Overlay) isReplica(from netip.AddrPort) bool {
-	for _, a := range o.cfg.Replicas() {
+func (m *Machine) isReplica(from netip.AddrPort) bool {
+	for _, a := range m.cfg.Replicas() {
 		if unmap(a) == from {
 			return true
 		}

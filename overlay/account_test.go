@@ -42,17 +42,18 @@ func checkBooks(t *testing.T, s *store) {
 	}
 }
 
-func testNode(t *testing.T, change func(*Config)) *Overlay {
+func testNode(t *testing.T, change func(*Config)) *Machine {
 	t.Helper()
-	cfg := Config{Self: id.Hash("self"), Transport: nowhere{}, Now: func() time.Time { return day }}
+	cfg := Config{Self: id.Hash("self")}
 	if change != nil {
 		change(&cfg)
 	}
-	o, err := New(cfg)
+	m, err := NewMachine(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return o
+	m.at(day)
+	return m
 }
 
 func keyOf(i int) ed25519.PrivateKey {
@@ -61,8 +62,8 @@ func keyOf(i int) ed25519.PrivateKey {
 }
 
 // putFrom is a put as it comes from the network, token and all.
-func putFrom(o *Overlay, m message, from netip.AddrPort) (code int64) {
-	m.token = o.proofs.writeToken(o.cfg.Now(), from)
+func putFrom(o *Machine, m message, from netip.AddrPort) (code int64) {
+	m.token = o.proofs.writeToken(o.now, from)
 	code, _ = o.keep(&m, from)
 	return code
 }
@@ -77,7 +78,7 @@ func chunkPut(text string) message { return message{q: put, has: hasValue, value
 
 // flood puts items under keys of its own from that many addresses, counted up in
 // the given byte, and returns how many were taken.
-func flood(o *Overlay, from string, at, addresses, each int) (taken int) {
+func flood(o *Machine, from string, at, addresses, each int) (taken int) {
 	base := netip.MustParseAddr(from)
 	for i := range addresses {
 		b := base.AsSlice()

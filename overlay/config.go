@@ -2,8 +2,12 @@ package overlay
 
 import (
 	"crypto/ed25519"
+	crand "crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -12,13 +16,15 @@ import (
 
 // Transport sends a datagram of at most MaxPayload bytes; the real one pads it to
 // PaddedLen, seals it and writes it to the shared socket. WriteTo borrows pkt
-// and is called from several goroutines. An error counts as a lost datagram.
+// and is called by one goroutine. An error counts as a lost datagram.
 type Transport interface {
 	WriteTo(pkt []byte, to netip.AddrPort) error
 }
 
-// Config says how a node takes part. Self and Transport are required, the zero
-// value of anything else is its default.
+// Config says how a node takes part. Self and, for an Overlay, Transport are
+// required, the zero value of anything else is its default. Its functions must be
+// quick and must not call the Overlay or Machine, but for Overlay's Nodes, Stats
+// and Stored.
 type Config struct {
 	// Self is the node ID, made from the PID and never chosen.
 	Self id.ID
@@ -44,10 +50,12 @@ type Config struct {
 	// room beside a super peer's items. Default: every key is a stranger's, and the
 	// room of members is the strangers' too.
 	Class func(ed25519.PublicKey) Class
-	// Logger takes state changes and, at Debug, what the library has to say.
-	// Default: nothing is logged.
+	// Logger takes state changes. Default: nothing is logged.
 	Logger *slog.Logger
-	// Now is the clock for expiry, limits and revalidation. Default: time.Now.
+	// Rand is where all randomness of a simulation comes from, secrets included.
+	// Default: crypto/rand for secrets, and a generator seeded by it for the rest.
+	Rand rand.Source
+	// Now is the clock of an Overlay; a Machine is told the time. Default: time.Now.
 	Now func() time.Time
 
 	// Expiry is how long an item is stored after its last put; publications are
@@ -56,16 +64,23 @@ type Config struct {
 	// Resend is the time to wait for an answer before sending again; a silent node
 	// costs a lookup two of them. Default 300 ms, 10 ms to 10 s.
 	Resend time.Duration
-	// Revalidate is how long a contact may be unheard before it is asked again.
-	// Default 60 s, at least 1 s.
+	// Revalidate is how long a new contact may be unheard before it is asked again;
+	// one that answers may be unheard for as long as it has done so, up to 15 times
+	// Revalidate. Default 60 s, at least 1 s.
 	Revalidate time.Duration
-	// Refresh is the longest time between two bootstraps, which also join islands
-	// together; a node with less than 8 contacts takes a fifth of it. Default
-	// 5 min, at least 5 s.
+	// Refresh is the time between two bootstraps, which also join islands together:
+	// four times that while every bootstrap address answers, a fifth of it with less
+	// than 8 contacts. A bucket is walked to once in 12 times Refresh. Default 5 min,
+	// at least 5 s.
 	Refresh time.Duration
 	// Quorum is how many nodes, this one included, must acknowledge a put; on a
 	// smaller overlay, all of them. Default 3, 1 to 8.
 	Quorum int
+	// Paths is how many paths, which share no node, a lookup takes. Default 2, 1 to 8.
+	Paths int
+	// MaxObject is the largest object, in bytes, that is read. Default 64 KiB, at
+	// most 1 MiB; what arrives is kept in memory until all of it is there.
+	MaxObject int
 
 	// StoreItems and StoreBytes bound what is stored for others: a quarter of each
 	// for strangers, a quarter for members, half for super peers. Default 8192 items
@@ -79,10 +94,12 @@ type Config struct {
 	// /24 or /56 have twice that.
 	StorePerKey, StorePerSource int
 
-	// QueryRate is how many queries a second one node gets from us, AnswerRate
-	// how many a second we answer for one /24 or /56; bursts are twice that.
-	// Default 200 and 500.
+	// QueryRate is how many queries a second one node gets from us, AnswerRate how
+	// many a second we answer one contact, and all others of a /24 or /56 together;
+	// bursts are twice that. Default 200 and 500.
 	QueryRate, AnswerRate int
+
+	seeded bool // Rand is not ours
 }
 
 func (c Config) withDefaults() Config {
@@ -91,6 +108,8 @@ func (c Config) withDefaults() Config {
 	def(&c.Revalidate, time.Minute)
 	def(&c.Refresh, 5*time.Minute)
 	def(&c.Quorum, 3)
+	def(&c.Paths, 2)
+	def(&c.MaxObject, MaxObject)
 	def(&c.StoreItems, 8192)
 	def(&c.StoreBytes, 8<<20)
 	def(&c.StorePerKey, 128)
@@ -108,6 +127,11 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.seeded = c.Rand != nil; !c.seeded {
+		var seed [16]byte
+		crand.Read(seed[:])
+		c.Rand = rand.NewPCG(binary.BigEndian.Uint64(seed[:]), binary.BigEndian.Uint64(seed[8:]))
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -129,12 +153,13 @@ func (c Config) validate() error {
 		ok   bool
 	}{
 		{"Self", !c.Self.IsZero()},
-		{"Transport", c.Transport != nil},
 		{"Expiry", c.Expiry >= time.Minute},
 		{"Resend", c.Resend >= 10*time.Millisecond && c.Resend <= 10*time.Second},
 		{"Revalidate", c.Revalidate >= time.Second},
 		{"Refresh", c.Refresh >= 5*time.Second},
 		{"Quorum", c.Quorum >= 1 && c.Quorum <= bucketSize},
+		{"Paths", c.Paths >= 1 && c.Paths <= maxPaths},
+		{"MaxObject", c.MaxObject >= 1 && c.MaxObject <= MaxLargeObject},
 		{"StoreItems", c.StoreItems > 0},
 		{"StoreBytes", c.StoreBytes > 0},
 		{"StorePerKey", c.StorePerKey > 0},
@@ -143,10 +168,26 @@ func (c Config) validate() error {
 		{"AnswerRate", c.AnswerRate > 0},
 	} {
 		if !f.ok {
-			return fmt.Errorf("overlay: config field %s is missing or out of range", f.name)
+			return badField(f.name)
 		}
 	}
 	return nil
+}
+
+func badField(name string) error {
+	return fmt.Errorf("overlay: config field %s is missing or out of range", name)
+}
+
+// secret returns the key for what peers show as a proof.
+func (c Config) secret() (key [sha256.Size]byte) {
+	if !c.seeded {
+		crand.Read(key[:]) // never fails (crypto/rand)
+		return key
+	}
+	for i := 0; i < len(key); i += 8 {
+		binary.BigEndian.PutUint64(key[i:], c.Rand.Uint64())
+	}
+	return key
 }
 
 func (c Config) limits() limits {

@@ -2,18 +2,19 @@
 // service find each other: signed items (BEP 44) on the few nodes nearest to an
 // ID. It stores opaque values and knows nothing of what they mean.
 //
-// It stands on github.com/anacrolix/dht/v2: Server.Query for transactions and
-// resends, package traversal for walks, krpc for the codec. What peers send is
-// parsed, checked and answered here; the library sees only the answers to its own
-// queries, re-encoded (guard.go lists what that keeps out). Table, store, puts
-// and gets, tokens, upkeep and republishing are ours.
+// A Machine is the node itself: no goroutine, no clock, no socket, and the same
+// steps again for the same events and seed. An Overlay runs one: it has the
+// goroutine, and methods that wait. icvpn sim runs thousands on a clock of its own.
 //
-//	          Deliver ──> dispatch ──> query ──> respond ──> Transport
-//	                         │                  table, store
-//	                         └──> answer ──> guard ──> library
-//	                                                     │
-//	Get Put Publish ──> walk (traversal) ──> ask ────────┴──> Transport
-//	upkeep: bootstrap, revalidation ─┘
+//	Deliver ──> Overlay ──> Machine.Receive ──> query ──> respond ──> outbox
+//	                           │                  table, store
+//	                           └──> answer ──> question ──> walk, placing, ...
+//	                                                          │
+//	Get Put Publish ──> search, placing, fetching, deposit ───┴──> ask ──> outbox
+//	upkeep: bootstrap, checks, buckets ─┘
+//
+// Messages, IDs and items are those of BitTorrent's DHT; what is used of
+// github.com/anacrolix/dht/v2, and what is not, stands in docs/adr/0017.
 //
 // A datagram is bencode of at most 1173 bytes; docs/protocol/overlay.md has the
 // messages byte by byte:
@@ -23,8 +24,8 @@
 //
 // # Guarantees
 //
-//   - Nothing a peer sends panics, allocates by its claim, reaches the library's
-//     query handlers, or is answered with more bytes than its padded query.
+//   - Nothing a peer sends panics, allocates by its claim, or is answered with more
+//     bytes than its padded query.
 //   - Get returns only what verifies under the key, or hashes to the name, that
 //     was asked for; of several versions the highest sequence number.
 //   - A node stores no rollback, and no more than its bounds. A put costs nobody
@@ -36,7 +37,10 @@
 //     contact.
 //   - No address is resolved or contacted but those of Bootstrap and Replicas,
 //     senders of datagrams, and nodes that contacts named.
-//   - When Run returns, every goroutine has ended.
+//   - A lookup takes paths that share no node (Config.Paths), and asks a replica
+//     besides: one member on the way leads one path astray.
+//   - An Overlay is one goroutine, which ends with Run. While nothing changes, a node
+//     among a thousand sends and receives less than 1 kB/s.
 //
 // # Non-goals
 //

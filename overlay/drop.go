@@ -1,7 +1,5 @@
 package overlay
 
-import "sync/atomic"
-
 // Drop says why a datagram was not processed. Whoever sent it never learns.
 type Drop uint8
 
@@ -42,24 +40,3 @@ func Drops() []Drop {
 	}
 	return all
 }
-
-// Stats are the counters of an Overlay since New, read without a lock.
-type Stats struct {
-	Received     atomic.Uint64 // datagrams handed to Deliver
-	Answered     atomic.Uint64 // queries of others that we answered
-	Asked        atomic.Uint64 // queries sent, resends not counted
-	Silent       atomic.Uint64 // queries that nobody answered
-	Bootstraps   atomic.Uint64 // walks to our own ID
-	Stored       atomic.Uint64 // puts of others that we took
-	Refused      atomic.Uint64 // puts of others that we refused
-	Published    atomic.Uint64 // publications put with a quorum
-	Unpublished  atomic.Uint64 // publications that found no quorum
-	Contradicted atomic.Uint64 // values in answers with a wrong signature, key or hash
-
-	drops [numDrops]atomic.Uint64
-}
-
-// Dropped returns how many datagrams were dropped for reason d.
-func (s *Stats) Dropped(d Drop) uint64 { return s.drops[d].Load() }
-
-func (s *Stats) drop(d Drop) { s.drops[d].Add(1) }

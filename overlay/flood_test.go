@@ -31,7 +31,7 @@ func TestFloodOfPutsIsLimitedBeforeTheSignature(t *testing.T) {
 			m := itemPut(forged)
 			m.kind, m.t, m.id, m.has = query, []byte("t"), testID, m.has|hasArgs|hasID|hasToken
 			m.token = o.proofs.writeToken(day, from)
-			if o.answer(&m, from, nowhere{}) == DropRate {
+			if o.answer(&m, from, nil) == DropRate {
 				limited++
 			}
 		}
@@ -59,7 +59,7 @@ func TestPutWithoutTokenIsNotLookedAt(t *testing.T) {
 // Senders that were there once, such as a member who invents source addresses can
 // produce, do not take the place of those who come after them.
 func TestLimiterForgetsThoseWhoAreGone(t *testing.T) {
-	l := newLimiter(10)
+	l := newLimiter[netip.Prefix](10)
 	now := day
 	for i := range 3 * maxLimiterKeys {
 		var ip [4]byte
@@ -97,7 +97,7 @@ func TestClaimsAllocateNothing(t *testing.T) {
 		"names of 4 GiB": "\x84\x01\x01\x40\x5a\xff\xff\xff\xff",
 		"2^63 fields":    "\x9b\x7f\xff\xff\xff\xff\xff\xff\xff",
 	} {
-		claims[name] = func() { parseRoot([]byte(value)) } //nolint:errcheck // only what it costs counts
+		claims[name] = func() { parseRoot([]byte(value), MaxLargeObject) } //nolint:errcheck // only what it costs counts
 	}
 	for name, f := range claims {
 		const runs = 100

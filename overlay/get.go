@@ -1,191 +1,203 @@
 package overlay
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"icvpn/internal/id"
 )
 
-// Get returns the item with the highest sequence number that a node near its
-// target, a replica or this node itself has. A withdrawn item is returned with
-// an error that is ErrNotFound, for its sequence number.
-func (o *Overlay) Get(ctx context.Context, key ed25519.PublicKey, salt []byte) (Item, error) {
-	return o.getItem(ctx, key, salt, 0)
+// Get finds the item with the highest sequence number that a node near its target,
+// a replica or this node itself has. A withdrawn item comes with an error that is
+// ErrNotFound, for its sequence number. hops is the length of the path on which it
+// was found first, 0 if no path led to it: then the node itself or the replica had
+// it.
+func (m *Machine) Get(key ed25519.PublicKey, salt []byte, done func(it Item, hops int, err error)) *Call {
+	return m.getItem(key, salt, 0, done)
 }
 
 // getItem is Get; copies with a lower sequence number than least do not count as
 // enough of them.
-func (o *Overlay) getItem(ctx context.Context, key ed25519.PublicKey, salt []byte, least int64) (Item, error) {
+func (m *Machine) getItem(key ed25519.PublicKey, salt []byte, least int64, done func(Item, int, error)) *Call {
 	if len(key) != ed25519.PublicKeySize || len(salt) > MaxSalt {
-		return Item{}, fmt.Errorf("%w: key or salt", ErrInvalid)
+		done(Item{}, 0, fmt.Errorf("%w: key or salt", ErrInvalid))
+		return nil
 	}
-	ctx, leave, err := o.enter(ctx)
-	if err != nil {
-		return Item{}, err
+	s := m.itemSearch(key, salt)
+	s.least = least
+	c := m.begin(func(cause error) { s.cancel(cause) })
+	if c == nil {
+		done(Item{}, 0, ErrNotRunning)
+		return nil
 	}
-	defer leave()
-	c := o.itemCollector(key, salt)
-	c.least = least
-	it, found, answered := o.collect(ctx, Target(key, salt), c)
-	if !found {
-		return Item{}, o.absence(ctx, answered)
-	}
-	it.Key, it.Salt, it.Value = slices.Clone(it.Key), slices.Clone(salt), slices.Clone(it.Value)
-	if it.Withdrawn() {
-		return it, fmt.Errorf("%w: withdrawn", ErrNotFound)
-	}
-	return it, nil
+	s.run(m.anyReplica(), func() {
+		m.end(c)
+		if s.depth > 0 {
+			m.stats.hop(s.depth)
+		}
+		switch {
+		case !s.found:
+			done(Item{}, 0, s.absence())
+		case s.best.Withdrawn():
+			done(s.best, s.depth, fmt.Errorf("%w: withdrawn", ErrNotFound))
+		default:
+			done(s.best, s.depth, nil)
+		}
+	})
+	return c
 }
 
-// absence says why nothing was found.
-func (o *Overlay) absence(ctx context.Context, answered int) error {
-	switch {
-	case o.life.Err() != nil:
-		return ErrNotRunning
-	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrUnreachable, ctx.Err())
-	case answered > 0 || o.alone():
-		return ErrNotFound
+// anyReplica returns one replica, to be asked beside a walk.
+func (m *Machine) anyReplica() []netip.AddrPort {
+	replicas := m.replicaAddrs()
+	if len(replicas) == 0 {
+		return nil
 	}
-	return ErrUnreachable
+	i := m.rand.IntN(len(replicas))
+	return replicas[i : i+1]
 }
 
-// alone says whether there is nobody to ask: no contact and no bootstrap address
-// but our own. Such a node is an overlay by itself.
-func (o *Overlay) alone() bool {
-	all, _ := o.contacts()
-	return all == 0 && len(o.bootstrapAddrs()) == 0
-}
+// search is a walk that gathers the copies of an item or chunk which answers
+// carry, and keeps the newest.
+type search struct {
+	m      *Machine
+	target id.ID
+	accept func(*message) (Item, bool) // returns what is in an answer if its proof holds
+	need   int                         // copies that are enough
+	settle time.Duration               // how long to wait for others after enough copies
+	least  int64                       // sequence number from which on they count
 
-// collector gathers the copies of an item that answers carry and keeps the
-// newest. accept returns the item in an answer if its proof holds.
-type collector struct {
-	o      *Overlay
-	accept func(*message) (Item, bool)
-	settle time.Duration // how long to wait for others after enough copies
-	need   int           // copies that are enough
-	least  int64         // sequence number from which on they count
-	enough chan struct{}
-
-	mu     sync.Mutex
+	walk   *walk
+	timer  *timer
 	best   Item
 	found  bool
 	copies int
-	timer  *time.Timer
+	depth  int   // of the first copy that a path led to
+	cause  error // why it was made to end
+	over   bool
+	done   func()
 }
 
-// itemCollector collects the item of key and salt.
-func (o *Overlay) itemCollector(key, salt []byte) *collector {
-	target := Item{Key: key, Salt: salt}
-	return &collector{
-		o: o, need: enoughCopies, settle: o.cfg.Resend, enough: make(chan struct{}),
-		accept: func(m *message) (Item, bool) {
-			it := m.item(salt)
-			// BEP 44 has the reader compare the target; comparing key and salt also
-			// leaves SHA-1 out of it.
-			ok := m.all(hasKey) && target.Key.Equal(it.Key) && it.Verify()
-			return it, ok
+// itemSearch looks for the item of key and salt.
+func (m *Machine) itemSearch(key, salt []byte) *search {
+	wanted := Item{Key: slices.Clone(key), Salt: slices.Clone(salt)}
+	s := &search{m: m, target: Target(key, salt), need: enoughCopies, settle: m.cfg.Resend}
+	s.accept = func(msg *message) (Item, bool) {
+		it := msg.item(wanted.Salt)
+		// BEP 44 has the reader compare the target; comparing key and salt also
+		// leaves SHA-1 out of it.
+		if !msg.all(hasKey) || !wanted.Key.Equal(it.Key) {
+			return it, false
+		}
+		// A copy of what was verified needs no second look.
+		same := s.found && it.Sig == s.best.Sig && it.equal(s.best)
+		return it, same || it.Verify()
+	}
+	return s
+}
+
+// chunkSearch looks for the chunk of that name: one copy is enough.
+func (m *Machine) chunkSearch(name [sha256.Size]byte) *search {
+	return &search{
+		m: m, target: chunkTarget(name), need: 1,
+		accept: func(msg *message) (Item, bool) {
+			return Item{Value: msg.value}, !msg.any(hasKey) && chunk(msg.value).name() == name
 		},
 	}
 }
 
-// chunkCollector collects the chunk of that name: one copy is enough.
-func (o *Overlay) chunkCollector(name [sha256.Size]byte) *collector {
-	return &collector{
-		o: o, need: 1, enough: make(chan struct{}),
-		accept: func(m *message) (Item, bool) {
-			return Item{Value: m.value}, !m.any(hasKey) && chunk(m.value).name() == name
-		},
+// run looks in the own store, asks the nodes near the target and those in direct,
+// and calls done once, at once or later.
+func (s *search) run(direct []netip.AddrPort, done func()) {
+	s.done = done
+	if it, ok := s.m.store.get(s.m.now, s.target); ok {
+		msg := message{has: hasValue, value: it.Value}
+		if it.Key != nil {
+			msg.setItem(it)
+		}
+		s.offer(&msg, 0)
+	}
+	if s.over {
+		return
+	}
+	s.walk = s.m.walk(walkSpec{
+		q: get, target: s.target, direct: direct,
+		answered: func(r reply, depth int) { s.offer(r.msg, depth) },
+		done:     func(w *walk) { s.walk = w; s.finish() },
+	})
+	if s.over {
+		s.walk.abandon()
 	}
 }
 
 // offer takes an answer into account.
-func (c *collector) offer(r reply) {
-	if !r.msg.all(hasValue) {
+func (s *search) offer(msg *message, depth int) {
+	if s.over || !msg.all(hasValue) {
 		return
 	}
-	it, ok := c.accept(&r.msg)
+	it, ok := s.accept(msg)
 	if !ok {
-		c.o.stats.Contradicted.Add(1)
+		s.m.stats.Contradicted.Add(1)
 		return
 	}
-	c.add(it)
-}
-
-func (c *collector) add(it Item) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case !c.found || it.newer(c.best):
-		c.best, c.found, c.copies = it, true, 1
-	case it.equal(c.best):
-		c.copies++
+	if s.depth == 0 {
+		s.depth = depth
 	}
-	if c.copies < c.need || c.best.Seq < c.least {
+	switch {
+	case !s.found || it.newer(s.best):
+		it.Key, it.Salt, it.Value = slices.Clone(it.Key), slices.Clone(it.Salt), slices.Clone(it.Value)
+		s.best, s.found, s.copies = it, true, 1
+	case it.equal(s.best):
+		s.copies++
+	}
+	if s.copies < s.need || s.best.Seq < s.least {
+		return
+	}
+	if s.settle == 0 {
+		s.finish()
 		return
 	}
 	// Silent nodes are not waited for any longer; those that answer are.
-	if c.timer == nil {
-		c.timer = time.AfterFunc(c.settle, func() { close(c.enough) })
-	} else if c.timer.Stop() {
-		c.timer.Reset(c.settle)
+	s.m.timers.stop(s.timer)
+	s.timer = s.m.after(s.settle, s.finish)
+}
+
+// cancel ends the search because of cause; what was found counts.
+func (s *search) cancel(cause error) {
+	s.cause = cause
+	s.finish()
+}
+
+func (s *search) finish() {
+	if s.over {
+		return
+	}
+	s.abandon()
+	s.done()
+}
+
+// abandon ends the search without done being called.
+func (s *search) abandon() {
+	s.over = true
+	s.m.timers.stop(s.timer)
+	if s.walk != nil {
+		s.walk.abandon()
 	}
 }
 
-// result stops the collector's timer and returns the newest item.
-func (c *collector) result() (Item, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timer != nil {
-		c.timer.Stop()
+// absence says why nothing was found.
+func (s *search) absence() error {
+	switch {
+	case s.cause == ErrNotRunning: //nolint:errorlint // it is ours
+		return ErrNotRunning
+	case s.cause != nil:
+		return fmt.Errorf("%w: %w", ErrUnreachable, s.cause)
+	case s.walk != nil && s.walk.replies > 0, s.m.alone():
+		return ErrNotFound
 	}
-	return c.best, c.found
-}
-
-// collect asks the nodes near target, one replica and the own store for what c
-// accepts. answered is the number of nodes that answered.
-func (o *Overlay) collect(ctx context.Context, target id.ID, c *collector) (it Item, found bool, answered int) {
-	if it, ok := o.store.get(o.cfg.Now(), target); ok {
-		m := message{has: hasValue, value: it.Value}
-		if it.Key != nil {
-			m.setItem(it)
-		}
-		c.offer(reply{msg: m})
-	}
-	var one sync.WaitGroup
-	var replica atomic.Int32
-	asking, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if replicas := o.others(o.cfg.Replicas()); len(replicas) > 0 {
-		to := replicas[rand.IntN(len(replicas))] //nolint:gosec // load balancing
-		one.Go(func() { replica.Add(o.askCopy(asking, to, target, c)) })
-	}
-	_, answered = o.walk(ctx, walkSpec{q: get, target: target, answered: c.offer, enough: c.enough})
-	select {
-	case <-c.enough:
-		cancel()
-	default:
-	}
-	one.Wait()
-	it, found = c.result()
-	return it, found, answered + int(replica.Load())
-}
-
-// askCopy asks one node and returns how many answered.
-func (o *Overlay) askCopy(ctx context.Context, to netip.AddrPort, target id.ID, c *collector) int32 {
-	r, err := o.ask(ctx, to, &message{q: get, target: target}, queryTries)
-	if err != nil {
-		return 0
-	}
-	c.offer(r)
-	return 1
+	return ErrUnreachable
 }

@@ -1,11 +1,9 @@
 package overlay_test
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
@@ -421,34 +419,4 @@ func TestOnlyAdmittedNodesBecomeContactsAndStore(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestLibraryIsSilentExceptInDebug(t *testing.T) {
-	for level, want := range map[slog.Level]bool{slog.LevelInfo: false, slog.LevelDebug: true} {
-		var buf lockedBuffer
-		log := slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: level}))
-		inBubble(t, 2, func(c *overlay.Config) { c.Logger = log }, func(t *testing.T, c *cluster) {
-			c.nodes[0].Ping(t.Context(), c.nodes[1].Addr) //nolint:errcheck // only what is logged counts
-		})
-		if got := strings.Contains(buf.String(), "overlay library"); got != want {
-			t.Errorf("at %v: library in the log: %v, want %v", level, got, want)
-		}
-	}
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

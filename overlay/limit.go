@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// limiter is a token bucket per prefix or peer. It reads no clock and has no
+// limiter is a token bucket per prefix or peer, K. It reads no clock and has no
 // lock. A bucket that is full again is forgotten, so it holds only those who
 // were busy lately; beyond maxLimiterKeys of those newcomers share one bucket.
-type limiter struct {
+type limiter[K comparable] struct {
 	rate  float64 // tokens a second
 	burst float64
-	keys  map[netip.Prefix]bucketState
+	keys  map[K]bucketState
 	swept time.Time
 }
 
@@ -20,23 +20,24 @@ type bucketState struct {
 	at     time.Time
 }
 
-func newLimiter(perSecond int) *limiter {
-	return &limiter{
+func newLimiter[K comparable](perSecond int) *limiter[K] {
+	return &limiter[K]{
 		rate:  float64(perSecond),
 		burst: 2 * float64(perSecond),
-		keys:  make(map[netip.Prefix]bucketState),
+		keys:  make(map[K]bucketState),
 	}
 }
 
 // take takes a token of key. If there is none it returns how long until there
 // will be: the token is then taken in advance if inAdvance, else not at all.
-func (l *limiter) take(now time.Time, key netip.Prefix, inAdvance bool) time.Duration {
+func (l *limiter[K]) take(now time.Time, key K, inAdvance bool) time.Duration {
 	s, ok := l.keys[key]
 	if !ok && len(l.keys) >= maxLimiterKeys && now.Sub(l.swept) >= limiterSweep {
 		l.sweep(now)
 	}
 	if !ok && len(l.keys) >= maxLimiterKeys {
-		key = netip.Prefix{}
+		var shared K
+		key = shared
 		s, ok = l.keys[key]
 	}
 	if !ok {
@@ -56,7 +57,7 @@ func (l *limiter) take(now time.Time, key netip.Prefix, inAdvance bool) time.Dur
 }
 
 // sweep forgets the keys whose bucket is full.
-func (l *limiter) sweep(now time.Time) {
+func (l *limiter[K]) sweep(now time.Time) {
 	l.swept = now
 	for key, s := range l.keys {
 		if s.tokens+l.rate*now.Sub(s.at).Seconds() >= l.burst {

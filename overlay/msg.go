@@ -35,6 +35,21 @@ const (
 	put      method = "put"
 )
 
+// methodOf returns the method of that name, empty for one that is not known.
+func methodOf(name []byte) method {
+	switch string(name) {
+	case string(ping):
+		return ping
+	case string(findNode):
+		return findNode
+	case string(get):
+		return get
+	case string(put):
+		return put
+	}
+	return ""
+}
+
 // message is a KRPC message (BEP 5) with the fields of BEP 32 and BEP 44 that
 // this overlay uses. Slices point into the datagram it was parsed from.
 type message struct {
@@ -113,8 +128,9 @@ func (m *message) topField(r *reader, key []byte) (ok bool) {
 		return m.errorList(r)
 	case "q":
 		var s []byte
-		s, ok = r.str(MaxPayload)
-		m.q = method(s)
+		if s, ok = r.str(MaxPayload); ok {
+			m.q = methodOf(s)
+		}
 	case "t":
 		m.t, ok = r.str(maxTransaction)
 	case "y":
@@ -335,15 +351,23 @@ func IsAnswer(pkt []byte) bool {
 
 // PaddedLen returns the size a datagram of this overlay must be padded to before
 // it is sealed, and that a received query must have had for its answer never to
-// be larger: MaxPayload for get and put, 450 for other queries, its own length
-// for anything else. It borrows pkt.
+// be larger: MaxPayload for get and put, 450 for find_node, its own length for a
+// ping, whose answer is shorter, and for anything else. It borrows pkt.
 func PaddedLen(pkt []byte) int {
 	m, why := parse(pkt)
-	switch {
-	case why != DropNone || m.kind != query:
+	if why != DropNone {
 		return len(pkt)
-	case m.q == get || m.q == put:
-		return MaxPayload
 	}
-	return max(minQuery, len(pkt))
+	return m.padded(len(pkt))
+}
+
+// padded is PaddedLen for m in a datagram of n bytes.
+func (m *message) padded(n int) int {
+	switch {
+	case m.kind != query || m.q == ping:
+		return n
+	case m.q == findNode:
+		return max(minQuery, n)
+	}
+	return MaxPayload
 }

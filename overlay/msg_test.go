@@ -89,7 +89,7 @@ func TestAnswersFit(t *testing.T) {
 	size := func(name string) int { m := largest()[name]; return len(m.append(nil)) }
 	padded := func(name string) int { m := largest()[name]; return PaddedLen(m.append(nil)) }
 	for query, answers := range map[string][]string{
-		"ping":      {"ping answer", "refusal"},
+		"ping":      {"ping answer"}, // which nothing refuses (TestOnlyPutsAreRefused)
 		"find_node": {"find_node answer", "refusal"},
 		"get":       {"get answer", "refusal"},
 		"put":       {"ping answer", "refusal"},
@@ -106,6 +106,28 @@ func TestAnswersFit(t *testing.T) {
 	t.Logf("get answer %d, put %d, find_node answer %d bytes", size("get answer"), size("put"), size("find_node answer"))
 	if n := PaddedLen([]byte("no query")); n != len("no query") {
 		t.Errorf("PaddedLen of something else = %d", n)
+	}
+}
+
+// A ping is not padded, so its answer must be no larger, for any transaction; a
+// refusal would be.
+func TestOnlyPutsAreRefused(t *testing.T) {
+	m := testNode(t, nil)
+	for n := 1; n <= maxTransaction; n++ {
+		for _, q := range []method{ping, findNode, get} {
+			msg := message{kind: query, q: q, t: bytes.Repeat([]byte("t"), n), id: testID, target: testTarget, has: hasArgs | hasID | hasTarget}
+			if q == ping {
+				msg.has &^= hasTarget
+			}
+			pkt := msg.append(nil)
+			m.Receive(day, pkt, testAddr, nil)
+			m.Flush(func(d Datagram) error {
+				if a, why := parse(d.Pkt); d.To == testAddr && (why != DropNone && n > tagSize || a.kind == refusal || len(d.Pkt) > PaddedLen(pkt)) && a.kind != query {
+					t.Errorf("%s of %d bytes: %d bytes of %c, %v", q, len(pkt), len(d.Pkt), a.kind, why)
+				}
+				return nil
+			})
+		}
 	}
 }
 
@@ -177,8 +199,20 @@ func TestGuardStops(t *testing.T) {
 	}
 }
 
-// The library encodes our queries and decodes the answers we let pass; both ends
-// of each agree about every field.
+// libraryArgs returns the arguments of query m for the library to encode.
+func libraryArgs(m *message) krpc.MsgArgs {
+	a := krpc.MsgArgs{Target: krpc.ID(m.target), Token: string(m.token)}
+	if m.all(hasKey) {
+		a.K, a.Sig, a.Seq, a.Salt = m.key, m.sig, &m.seq, m.salt
+	}
+	if m.all(hasValue) {
+		a.V = m.value
+	}
+	return a
+}
+
+// anacrolix/dht is an implementation that is not ours: its codec and this one agree
+// about every field of every message.
 func TestEncodingAgreesWithLibrary(t *testing.T) {
 	for name, m := range largest() {
 		var lib krpc.Msg
@@ -190,7 +224,7 @@ func TestEncodingAgreesWithLibrary(t *testing.T) {
 		}
 		switch m.kind {
 		case query:
-			args := m.libraryArgs()
+			args := libraryArgs(&m)
 			args.ID = krpc.ID(m.id)
 			lib.A = &args
 			b := bencode.MustMarshal(lib)
@@ -236,7 +270,7 @@ func FuzzGuard(f *testing.F) {
 		if why != DropNone {
 			return
 		}
-		// What passes has one form, and the library can decode that form.
+		// What passes has one form, and anacrolix/dht can decode that form.
 		again := m.append(nil)
 		if len(again) > len(b) {
 			t.Errorf("%q grew to %q", b, again)

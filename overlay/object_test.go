@@ -89,7 +89,10 @@ func TestTamperedChunkIsNotUsed(t *testing.T) {
 		if _, err := c.nodes[0].PutObject(t.Context(), obj); err != nil {
 			t.Fatal(err)
 		}
-		reader := c.add(nil) // one that has nothing itself
+		// One that has nothing itself, and asks the hostile member for each chunk.
+		reader := c.add(func(cfg *overlay.Config) {
+			cfg.Replicas = func() []netip.AddrPort { return []netip.AddrPort{m.addr} }
+		})
 		time.Sleep(time.Second)
 		// The hostile member answers first.
 		c.net.Change(func(l *overlaytest.Link) {

@@ -6,11 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/anacrolix/dht/v2"
-
-	"icvpn/internal/id"
 )
 
 // Errors that callers branch on.
@@ -36,41 +33,39 @@ var (
 	ErrNotRunning = errors.New("overlay: not running")
 )
 
-// Overlay is a node of the Kademlia overlay. Its methods may be called from
-// several goroutines.
+// Overlay runs a Machine: it has the goroutine, the clock and the transport. Its
+// methods may be called from several goroutines.
+//
+//	Deliver, Get, ... ──inbox──> loop ──> Machine ──Flush──> Transport
+//	                               └──Wake──> timer
 type Overlay struct {
 	// Set by New.
-	cfg       Config
-	log       *slog.Logger
-	stats     Stats
-	proofs    *proofs
-	store     *store
-	pubs      *publications
-	packetsIn chan datagram
-	verifyIn  chan netip.AddrPort
-	ready     chan struct{} // closed with the first contact
+	cfg   Config
+	log   *slog.Logger
+	stats *Stats
+	wake  chan struct{} // something is in the inbox
+	ready chan struct{} // closed with the first contact
 
-	mu        sync.Mutex // guards what follows
-	state     state
-	table     *table
-	answers   *limiter
-	queries   *limiter
-	ourselves map[netip.AddrPort]bool // addresses under which we met ourselves
-	verifying map[netip.AddrPort]bool
-	lastHeard time.Time // last answer of anybody
+	mu    sync.Mutex // guards what follows
+	state state
+	inbox []event
 
-	// Set by Run before state becomes running, constant from then on.
-	life   context.Context
-	server *dht.Server
-	conn   *conn
-	calls  sync.WaitGroup // Get, Put and the like in progress; Add only under mu
+	// Owned by the loop while state is running, else guarded by mu.
+	machine *Machine
+
+	// Published by the loop after each step.
+	nodes         atomic.Pointer[[]Node]
+	version       uint64 // of the table that nodes is of
+	items, stored atomic.Int64
 }
 
-// datagram is an opened datagram, the address it came from and the way back.
-type datagram struct {
-	pkt  []byte
+// event is what the loop tells the machine: an opened datagram, the address it
+// came from and the way back, or something to call.
+type event struct {
+	pkt  *[]byte
 	from netip.AddrPort
 	via  Transport
+	call func(*Machine)
 }
 
 // fresh ──Run──> running ──ctx done──> ended
@@ -82,95 +77,140 @@ const (
 	ended
 )
 
+// packets are buffers for datagrams on their way to a machine: idle nodes have
+// none.
+var packets = sync.Pool{New: func() any { b := make([]byte, 0, MaxPayload); return &b }}
+
 // New returns a node. It starts nothing and sends nothing until Run.
 func New(cfg Config) (*Overlay, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.validate(); err != nil {
+	m, err := NewMachine(cfg)
+	if err != nil {
 		return nil, err
 	}
-	return &Overlay{
-		cfg:       cfg,
-		log:       cfg.Logger,
-		proofs:    newProofs(),
-		store:     newStore(cfg.limits(), cfg.Expiry),
-		pubs:      newPublications(),
-		packetsIn: make(chan datagram, packetQueue),
-		verifyIn:  make(chan netip.AddrPort, verifyQueue),
-		ready:     make(chan struct{}),
-		table:     newTable(cfg.Self),
-		answers:   newLimiter(cfg.AnswerRate),
-		queries:   newLimiter(cfg.QueryRate),
-		ourselves: map[netip.AddrPort]bool{cfg.Local: true},
-		verifying: make(map[netip.AddrPort]bool),
-	}, nil
+	if cfg.Transport == nil {
+		return nil, badField("Transport")
+	}
+	o := &Overlay{
+		cfg:     m.cfg,
+		log:     m.cfg.Logger,
+		stats:   m.Stats(),
+		wake:    make(chan struct{}, 1),
+		ready:   make(chan struct{}),
+		machine: m,
+	}
+	o.nodes.Store(new([]Node))
+	return o, nil
 }
 
-// Run takes part in the overlay until ctx is done and returns nil then, after
-// every goroutine it started, the library's included, has ended. It may be
+// Run takes part in the overlay until ctx is done and returns nil then. It may be
 // called once.
 func (o *Overlay) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if err := o.start(ctx); err != nil {
-		return err
-	}
-	o.log.Info("overlay joined", "peer", o.cfg.Self, "addr", o.cfg.Local)
-
-	var loops sync.WaitGroup
-	loops.Go(func() { o.dispatchLoop(ctx) })
-	loops.Go(func() { o.upkeepLoop(ctx) })
-	for range verifyWorkers {
-		loops.Go(func() { o.verifyLoop(ctx) })
-	}
-	for range publishWorkers {
-		loops.Go(func() { o.publishLoop(ctx) })
-	}
-	<-ctx.Done()
-
 	o.mu.Lock()
-	o.state = ended
+	if o.state != fresh {
+		o.mu.Unlock()
+		return errors.New("overlay: Run called twice")
+	}
+	o.state = running
 	o.mu.Unlock()
-	o.calls.Wait()
-	loops.Wait()
-	o.stopLibrary()
+	o.log.Info("overlay joined", "peer", o.cfg.Self, "addr", o.cfg.Local)
+	o.machine.Start(o.cfg.Now())
+	o.settle()
+	o.loop(ctx)
+	o.leave()
 	o.log.Info("overlay left", "peer", o.cfg.Self)
 	return nil
 }
 
-// stopLibrary ends the library's reader, once nothing more is passed to it.
-func (o *Overlay) stopLibrary() {
-	<-o.conn.parked
-	o.server.Close()
-	<-o.conn.left
+// loop owns the machine until ctx is done.
+func (o *Overlay) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		o.step()
+		timer.Reset(o.untilWake())
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-o.wake:
+		}
+	}
 }
 
-func (o *Overlay) start(ctx context.Context) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.state != fresh {
-		return errors.New("overlay: Run called twice")
+// step does what is due and what came in.
+func (o *Overlay) step() {
+	o.machine.Tick(o.cfg.Now())
+	o.settle()
+	for _, e := range o.takeInbox() {
+		if e.call != nil {
+			o.machine.at(o.cfg.Now())
+			e.call(o.machine)
+		} else {
+			o.machine.Receive(o.cfg.Now(), *e.pkt, e.from, e.via)
+			packets.Put(e.pkt)
+		}
+		o.settle()
 	}
-	o.conn = newConn(o)
-	server, err := newServer(o.cfg, o.conn)
-	if err != nil {
-		return err
-	}
-	o.server, o.life, o.state = server, ctx, running
-	return nil
 }
 
-// enter begins a call that sends queries: its context ends with Run, and Run
-// ends after it. The caller calls leave.
-func (o *Overlay) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
+// maxWait is how long the loop sleeps when nothing is to be waited for.
+const maxWait = time.Hour
+
+func (o *Overlay) untilWake() time.Duration {
+	wake := o.machine.Wake()
+	if wake.IsZero() {
+		return maxWait
+	}
+	return min(maxWait, max(0, wake.Sub(o.cfg.Now())))
+}
+
+func (o *Overlay) takeInbox() []event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.state != running {
-		return nil, nil, ErrNotRunning
+	in := o.inbox
+	o.inbox = nil
+	return in
+}
+
+// settle sends what the machine has to send and publishes how it is.
+func (o *Overlay) settle() {
+	m := o.machine
+	m.Flush(func(d Datagram) error {
+		via := d.Via
+		if via == nil {
+			via = o.cfg.Transport
+		}
+		return via.WriteTo(d.Pkt, d.To)
+	})
+	items, bytes := m.Stored()
+	o.items.Store(int64(items))
+	o.stored.Store(int64(bytes))
+	if v := m.table.version; v != o.version {
+		o.version = v
+		nodes := m.Nodes()
+		o.nodes.Store(&nodes)
 	}
-	o.calls.Add(1)
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(o.life, cancel)
-	return ctx, func() { stop(); cancel(); o.calls.Done() }, nil
+	if m.Reached() {
+		select {
+		case <-o.ready:
+		default:
+			close(o.ready)
+		}
+	}
+}
+
+// leave ends every call, those that came in last as well.
+func (o *Overlay) leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.state = ended
+	o.machine.Stop(o.cfg.Now())
+	for _, e := range o.inbox {
+		if e.call != nil {
+			e.call(o.machine)
+		}
+	}
+	o.inbox = nil
 }
 
 // Deliver hands over an opened datagram from the network. It borrows pkt, never
@@ -182,101 +222,72 @@ func (o *Overlay) Deliver(pkt []byte, from netip.AddrPort) { o.DeliverVia(pkt, f
 // than the query was. It takes via.
 func (o *Overlay) DeliverVia(pkt []byte, from netip.AddrPort, via Transport) {
 	o.stats.Received.Add(1)
+	if len(pkt) > MaxPayload {
+		o.stats.drop(o.ifRunning(DropTooLong))
+		return
+	}
+	buf := packets.Get().(*[]byte)
+	*buf = append((*buf)[:0], pkt...)
+	if why := o.enqueue(event{pkt: buf, from: from, via: via}); why != DropNone {
+		packets.Put(buf)
+		o.stats.drop(why)
+	}
+}
+
+func (o *Overlay) ifRunning(why Drop) Drop {
 	o.mu.Lock()
-	up := o.state == running
-	o.mu.Unlock()
+	defer o.mu.Unlock()
+	if o.state != running {
+		return DropNotRunning
+	}
+	return why
+}
+
+// enqueue puts a datagram into the inbox.
+func (o *Overlay) enqueue(e event) Drop {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	switch {
-	case !up:
-		o.stats.drop(DropNotRunning)
-	case len(pkt) > MaxPayload:
-		o.stats.drop(DropTooLong)
+	case o.state != running:
+		return DropNotRunning
+	case len(o.inbox) >= packetQueue:
+		return DropQueueFull
+	}
+	o.push(e)
+	return DropNone
+}
+
+// tell has the loop call f soon, or does it at once if there is no loop. Calls are
+// not bounded as datagrams are: they are by those who make them.
+func (o *Overlay) tell(f func(*Machine)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.state == running {
+		o.push(event{call: f})
+		return
+	}
+	o.machine.at(o.cfg.Now())
+	f(o.machine)
+}
+
+// push appends to the inbox and wakes the loop. Called with mu held.
+func (o *Overlay) push(e event) {
+	o.inbox = append(o.inbox, e)
+	select {
+	case o.wake <- struct{}{}:
 	default:
-		select {
-		case o.packetsIn <- datagram{append([]byte(nil), pkt...), unmap(from), via}:
-		default:
-			o.stats.drop(DropQueueFull)
-		}
 	}
-}
-
-// dispatchLoop is the only place where datagrams of others are looked at.
-//
-//	Deliver -> packetsIn -> dispatch -> parse -> query:  answer -> Transport
-//	                                         \-> answer: admitAnswer -> conn -> library -> waiting call
-func (o *Overlay) dispatchLoop(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case d := <-o.packetsIn:
-			if why := o.dispatch(ctx, d); why != DropNone {
-				o.stats.drop(why)
-			}
-		}
-	}
-}
-
-func (o *Overlay) dispatch(ctx context.Context, d datagram) Drop {
-	if !dialable(d.from) {
-		return DropAddress
-	}
-	m, why := parse(d.pkt)
-	switch {
-	case why != DropNone:
-		return why
-	case m.kind == query:
-		return o.answer(&m, d.from, d.via)
-	}
-	return o.admitAnswer(ctx, &m, d.from)
 }
 
 // Ready returns a channel that is closed once a first node has answered.
 func (o *Overlay) Ready() <-chan struct{} { return o.ready }
 
 // Nodes returns the contacts that answered their last query, nearest to
-// ourselves first.
-func (o *Overlay) Nodes() []Node {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.table.nearest(o.cfg.Self, 8*id.Size*bucketSize, true)
-}
+// ourselves first. The slice is shared: it must not be changed.
+func (o *Overlay) Nodes() []Node { return *o.nodes.Load() }
 
 // Stats returns the counters.
-func (o *Overlay) Stats() *Stats { return &o.stats }
+func (o *Overlay) Stats() *Stats { return o.stats }
 
 // Stored returns the number of items and chunks stored here and their bytes.
-func (o *Overlay) Stored() (items, bytes int) { return o.store.size() }
-
-// contacts returns how many contacts there are and how many of them answer.
-func (o *Overlay) contacts() (all, answering int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.table.counts()
-}
-
-// bootstrapAddrs returns the addresses to begin at, without our own.
-func (o *Overlay) bootstrapAddrs() []netip.AddrPort { return o.others(o.cfg.Bootstrap()) }
-
-func (o *Overlay) others(addrs []netip.AddrPort) []netip.AddrPort {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var others []netip.AddrPort
-	for _, a := range addrs {
-		if a = unmap(a); dialable(a) && !o.ourselves[a] {
-			others = append(others, a)
-		}
-	}
-	return others
-}
-
-// askable says whether to ask an address that another node named. Only a node on
-// this machine may send us to this machine.
-func (o *Overlay) askable(a, namedBy netip.AddrPort) bool {
-	ip := a.Addr()
-	if ip.IsLoopback() && !namedBy.Addr().IsLoopback() || ip.IsLinkLocalUnicast() {
-		return false
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return !o.ourselves[a]
-}
+func (o *Overlay) Stored() (items, bytes int) { return int(o.items.Load()), int(o.stored.Load()) }

@@ -33,12 +33,13 @@ const (
 	// get answer adds 540 of nodes, key, signature and framing and has to fit
 	// MaxPayload.
 	MaxValue = 600
-	// MaxObject is the largest object; two levels of names would carry 150 kB,
-	// this bounds what a reader allocates for a claim in a signed root.
-	MaxObject = 64 << 10
+	// MaxObject is the largest object that a reader takes if its Config does not say
+	// otherwise, and MaxLargeObject the largest that it can say.
+	MaxObject      = 64 << 10
+	MaxLargeObject = 1 << 20
 
-	// minQuery is the padded size of a ping or find_node: no answer to them is
-	// larger, so reflecting them gains nothing.
+	// minQuery is the padded size of a find_node: no answer to it is larger, so
+	// reflecting it gains nothing.
 	minQuery = 450
 
 	tokenSize = 8 // bytes of HMAC in a write token
@@ -50,8 +51,9 @@ const (
 	maxText        = 64 // bytes of text in an error answer
 	maxDepth       = 4  // nested lists and dictionaries in a datagram
 
-	// alpha is the number of queries in flight in one walk: all k at once, since
-	// on a small overlay a walk is mostly one round and then costs one round trip.
+	// alpha is the number of queries in flight in one walk, shared out among its
+	// paths: all k at once, since on a small overlay a walk is mostly one round and
+	// then costs one round trip.
 	alpha = bucketSize
 	// maxWalk bounds the nodes asked in one walk, so that a member who answers
 	// with invented nodes, ever closer, ends nowhere.
@@ -79,13 +81,19 @@ const (
 	// maxReplicas bounds the replica addresses used in a put.
 	maxReplicas = 16
 
-	packetQueue = 256 // opened datagrams waiting for the dispatch loop
-	verifyQueue = 64  // addresses waiting for a ping that proves them
-	// Workers of their own let a dead address cost its timeout without holding up
-	// the others; idle they are parked goroutines.
-	verifyWorkers  = 4
-	publishWorkers = 4
-	objectWorkers  = 4 // parallel gets or puts of an object's chunks
+	packetQueue    = 256 // opened datagrams waiting for the machine
+	verifyQueue    = 64  // addresses that are being pinged, to prove or to check them
+	publishWorkers = 4   // publications put at a time
+	objectWorkers  = 8   // gets or puts of an object's chunks at a time
+
+	// maxPatience is how many times Revalidate a contact may be unheard that has
+	// answered for longer, and refreshFactor how many times Refresh a bucket may be
+	// without a walk to it (an hour, Kademlia, Section 2.3).
+	maxPatience   = 15
+	refreshFactor = 12
+
+	maxPaths = 8  // of a walk
+	maxHops  = 16 // longer paths count as that long
 
 	// onlineWindow: while nothing at all was heard for so long, silence says
 	// something about our own link and not about the nodes asked.

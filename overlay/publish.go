@@ -1,11 +1,9 @@
 package overlay
 
 import (
-	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"icvpn/internal/id"
@@ -13,152 +11,106 @@ import (
 
 // publication is an object, or an item as an object without chunks, that is put
 // again and again.
+//
+//	waiting ──timer──> queued ──a place──> under way ──┬─ put ──> waiting, about half of its life
+//	                                                   └─ not ──> waiting, 1 s to 30 s
 type publication struct {
 	obj   Object
-	due   time.Time
 	retry time.Duration
-	busy  bool
+	timer *timer // while it is waiting
 }
 
 // publications is what this node keeps in the overlay, by target.
 type publications struct {
-	mu     sync.Mutex
 	byID   map[id.ID]*publication
-	wakeUp chan struct{} // something new may be due
+	queue  []*publication // due
+	active int            // under way
 }
 
-func newPublications() *publications {
-	return &publications{
-		byID:   make(map[id.ID]*publication),
-		wakeUp: make(chan struct{}, publishWorkers),
-	}
-}
-
-// Publish puts the item now and then again at half of Expiry, an object at half of
-// its Life, until Withdraw or Unpublish, retrying from 1 s up to every 30 s while there is no quorum. An item
-// with a higher sequence number takes the place of the one before. It may be
-// called before Run.
-func (o *Overlay) Publish(it Item) error { return o.PublishObject(Object{Root: it}) }
-
-// PublishObject keeps an object in the overlay as Publish does an item.
-func (o *Overlay) PublishObject(obj Object) error {
+// Publish puts the object, or an item as an Object with a Root alone, now and then
+// again at half of its Life, until Unpublish, retrying from 1 s up to every 30 s
+// while there is no quorum. One with a higher sequence number takes the place of
+// the one before.
+func (m *Machine) Publish(obj Object) error {
 	if !obj.Root.Verify() {
 		return fmt.Errorf("%w: limits or signature", ErrInvalid)
 	}
 	target := Target(obj.Root.Key, obj.Root.Salt)
-	p := o.pubs
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if old := p.byID[target]; old != nil && old.obj.Root.newer(obj.Root) {
-		return &SupersededError{old.obj.Root.Seq}
+	old := m.pubs.byID[target]
+	if old != nil {
+		if old.obj.Root.newer(obj.Root) {
+			return &SupersededError{old.obj.Root.Seq}
+		}
+		m.timers.stop(old.timer)
 	}
-	p.byID[target] = &publication{obj: obj, due: o.cfg.Now(), retry: firstRetry}
-	p.wake()
+	pub := &publication{obj: obj, retry: firstRetry}
+	m.pubs.byID[target] = pub
+	m.publishAfter(pub, 0)
 	return nil
 }
 
 // Unpublish ends the publication of the item under key and salt and says whether
 // there was one. What is stored expires.
-func (o *Overlay) Unpublish(key ed25519.PublicKey, salt []byte) bool {
-	p := o.pubs
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (m *Machine) Unpublish(key ed25519.PublicKey, salt []byte) bool {
 	target := Target(key, salt)
-	_, ok := p.byID[target]
-	delete(p.byID, target)
+	pub, ok := m.pubs.byID[target]
+	if ok {
+		m.timers.stop(pub.timer)
+		delete(m.pubs.byID, target)
+	}
 	return ok
 }
 
-// Withdraw ends the publication of the withdrawal's key and salt and puts the
-// withdrawal, a signed item with a higher sequence number and an empty value, in
-// its place: readers then get ErrNotFound.
-func (o *Overlay) Withdraw(ctx context.Context, withdrawal Item) (acks int, err error) {
-	if !withdrawal.Withdrawn() {
-		return 0, fmt.Errorf("%w: a withdrawal has an empty value", ErrInvalid)
-	}
-	o.Unpublish(withdrawal.Key, withdrawal.Salt)
-	return o.Put(ctx, withdrawal)
+func (m *Machine) publishAfter(pub *publication, wait time.Duration) {
+	pub.timer = m.after(wait, func() {
+		m.pubs.queue = append(m.pubs.queue, pub)
+		m.publishNext()
+	})
 }
 
-// wake wakes a worker. Called with mu held.
-func (p *publications) wake() {
-	select {
-	case p.wakeUp <- struct{}{}:
-	default:
-	}
-}
-
-// next returns a publication that is due, or how long until one will be; a
-// negative wait is for ever.
-func (p *publications) next(now time.Time) (due *publication, wait time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	wait = -1
-	for _, pub := range p.byID {
-		switch d := pub.due.Sub(now); {
-		case pub.busy:
-		case d <= 0:
-			pub.busy = true
-			p.wake() // there may be more
-			return pub, 0
-		case wait < 0 || d < wait:
-			wait = d
-		}
-	}
-	return nil, wait
-}
-
-// publishLoop puts what is due.
-func (o *Overlay) publishLoop(ctx context.Context) {
-	for ctx.Err() == nil {
-		pub, wait := o.pubs.next(o.cfg.Now())
-		if pub == nil {
-			o.pubs.idle(ctx, wait)
+// publishNext puts what is due, a few at a time, so that a dead address does not
+// hold up all of them.
+func (m *Machine) publishNext() {
+	p := &m.pubs
+	for p.active < publishWorkers && len(p.queue) > 0 {
+		pub := p.queue[0]
+		p.queue = p.queue[1:]
+		if !m.isPublished(pub) {
 			continue
 		}
-		_, err := o.PutObject(ctx, pub.obj)
-		o.onPublished(pub, err)
+		p.active++
+		m.PutObject(pub.obj, func(_ int, err error) {
+			p.active--
+			m.onPublished(pub, err)
+			if m.stopped == nil {
+				m.publishNext()
+			}
+		})
 	}
 }
 
-func (p *publications) idle(ctx context.Context, wait time.Duration) {
-	var timer <-chan time.Time
-	if wait >= 0 {
-		t := time.NewTimer(wait)
-		defer t.Stop()
-		timer = t.C
-	}
-	select {
-	case <-timer:
-	case <-p.wakeUp:
-	case <-ctx.Done():
-	}
+// isPublished says whether pub was neither replaced nor withdrawn.
+func (m *Machine) isPublished(pub *publication) bool {
+	return m.pubs.byID[Target(pub.obj.Root.Key, pub.obj.Root.Salt)] == pub
 }
 
 // onPublished is called after a publication was put; it decides when next.
-func (o *Overlay) onPublished(pub *publication, err error) {
-	p := o.pubs
-	now := o.cfg.Now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pub.busy = false
-	life := o.lifeOf(pub.obj)
-	target := Target(pub.obj.Root.Key, pub.obj.Root.Salt)
+func (m *Machine) onPublished(pub *publication, err error) {
+	if !m.isPublished(pub) || m.stopped != nil {
+		return
+	}
+	life := m.lifeOf(pub.obj)
 	switch {
-	case p.byID[target] != pub:
-		// Replaced or withdrawn meanwhile.
 	case err == nil:
-		o.stats.Published.Add(1)
-		pub.due = now.Add(life/2 - time.Duration(float64(life)*0.1*unit()))
+		m.stats.Published.Add(1)
 		pub.retry = firstRetry
+		m.publishAfter(pub, life/2-time.Duration(float64(life)*0.1*m.rand.Float64()))
 	case errors.Is(err, ErrSuperseded):
-		o.log.Warn("overlay publication superseded", "reason", "another writer", "err", err)
-		delete(p.byID, target)
+		m.cfg.Logger.Warn("overlay publication superseded", "reason", "another writer", "err", err)
+		m.Unpublish(pub.obj.Root.Key, pub.obj.Root.Salt)
 	default:
-		o.stats.Unpublished.Add(1)
-		pub.due = now.Add(jitter(pub.retry))
+		m.stats.Unpublished.Add(1)
+		m.publishAfter(pub, m.jitter(pub.retry))
 		pub.retry = min(2*pub.retry, lastRetry, life/4)
 	}
-	// The others sleep until what was next before.
-	p.wake()
 }

@@ -1,11 +1,7 @@
 package overlay
 
 import (
-	"context"
 	"fmt"
-	"net/netip"
-	"slices"
-	"sync"
 	"time"
 
 	"icvpn/internal/id"
@@ -24,122 +20,175 @@ func (e *SupersededError) Error() string {
 func (e *SupersededError) Is(target error) bool { return target == ErrSuperseded }
 
 // Put stores the item here, on the nodes nearest to its target and on the
-// replicas, and returns how many nodes acknowledged it, this one included. Fewer
+// replicas, and counts the nodes that acknowledged it, this one included. Fewer
 // than the quorum is ErrNoQuorum, none but ourselves ErrUnreachable, except that
-// a node alone is a quorum. It borrows it.
-func (o *Overlay) Put(ctx context.Context, it Item) (acks int, err error) {
+// a node alone is a quorum. It borrows it until the call ends.
+func (m *Machine) Put(it Item, done func(acks int, err error)) *Call {
 	if !it.Verify() {
-		return 0, fmt.Errorf("%w: limits or signature", ErrInvalid)
+		done(0, fmt.Errorf("%w: limits or signature", ErrInvalid))
+		return nil
 	}
-	ctx, leave, err := o.enter(ctx)
-	if err != nil {
-		return 0, err
+	var p *placing
+	c := m.begin(func(cause error) { p.cancel(cause) })
+	if c == nil {
+		done(0, ErrNotRunning)
+		return nil
 	}
-	defer leave()
-	target := Target(it.Key, it.Salt)
-	switch code := o.store.putItem(o.cfg.Now(), it, own); code {
+	p = m.placeItem(it, func(acks int, err error) {
+		m.end(c)
+		done(acks, err)
+	})
+	return c
+}
+
+// placing puts an item or chunk on the nodes it belongs on: a walk that also asks
+// every replica, then a put to each that gave a token.
+type placing struct {
+	m       *Machine
+	msg     message // the put, without a token
+	find    *search
+	holders []holder
+	asked   []*question
+	waiting int
+	acks    []id.ID // of those who acknowledged, each counted once
+	own     int     // 1 if it is stored here
+	over    bool
+	done    func(acks int, err error)
+}
+
+// placeItem is Put for an item that was verified. done may be called at once.
+func (m *Machine) placeItem(it Item, done func(int, error)) *placing {
+	p := &placing{m: m, msg: message{q: put, has: hasSalt, salt: it.Salt}, done: done}
+	if len(it.Salt) == 0 {
+		p.msg.has &^= hasSalt
+	}
+	p.msg.setItem(it)
+	switch m.store.putItem(m.now, it, own) {
 	case 0:
-		acks = 1
+		p.own = 1
 	case codeSequence:
-		if stored, ok := o.store.get(o.cfg.Now(), target); ok {
-			return 0, &SupersededError{stored.Seq}
+		if stored, ok := m.store.get(m.now, Target(it.Key, it.Salt)); ok {
+			p.finish(0, &SupersededError{stored.Seq})
+			return p
 		}
 	}
-	c := o.itemCollector(it.Key, it.Salt)
-	c.need = maxWalk // every copy counts: the walk is for the nodes, not the item
-	holders := o.holders(ctx, target, c)
-	if newest, found := c.result(); found && newest.Seq >= it.Seq && !newest.equal(it) {
-		o.store.putItem(o.cfg.Now(), newest, own)
-		return 0, &SupersededError{newest.Seq}
-	}
-	m := message{q: put, salt: it.Salt}
-	m.setItem(it)
-	return o.count(ctx, acks, holders, o.putAll(ctx, holders, m))
+	p.find = m.itemSearch(it.Key, it.Salt)
+	p.run(func() error {
+		newest := p.find.best
+		if !p.find.found || newest.Seq < it.Seq || newest.equal(it) {
+			return nil
+		}
+		m.store.putItem(m.now, newest, own)
+		return &SupersededError{newest.Seq}
+	})
+	return p
 }
 
-// putChunk stores a chunk as Put does an item.
-func (o *Overlay) putChunk(ctx context.Context, c chunk, life time.Duration) (acks int, err error) {
-	if o.store.putChunk(o.cfg.Now(), c, own, life) == 0 {
-		acks = 1
+// placeChunk stores a chunk as placeItem does an item.
+func (m *Machine) placeChunk(c chunk, life time.Duration, done func(int, error)) *placing {
+	p := &placing{
+		m: m, done: done,
+		msg: message{q: put, has: hasValue | hasLife, value: c, life: int64(life / time.Second)},
 	}
-	col := o.chunkCollector(c.name())
-	col.need = maxWalk
-	holders := o.holders(ctx, chunkTarget(c.name()), col)
-	m := message{q: put, has: hasValue | hasLife, value: c, life: int64(life / time.Second)}
-	return o.count(ctx, acks, holders, o.putAll(ctx, holders, m))
+	if m.store.putChunk(m.now, c, own, life) == 0 {
+		p.own = 1
+	}
+	p.find = m.chunkSearch(c.name())
+	p.run(func() error { return nil })
+	return p
 }
 
-// count adds up the acknowledgements and holds them against the quorum.
-func (o *Overlay) count(ctx context.Context, own int, holders []holder, remote int) (acks int, err error) {
-	acks = own + remote
-	quorum := min(o.cfg.Quorum, len(holders)+1)
+// run finds the nodes to store on, and stores unless check objects to what they
+// have.
+func (p *placing) run(check func() error) {
+	p.find.need = maxWalk // every copy counts: the walk is for the nodes, not the item
+	p.find.run(first(p.m.replicaAddrs(), maxReplicas), func() {
+		if err := check(); err != nil {
+			p.finish(0, err)
+			return
+		}
+		if w := p.find.walk; w != nil {
+			p.holders = w.holders()
+		}
+		if p.find.cause != nil {
+			p.conclude(p.find.cause)
+			return
+		}
+		p.store()
+	})
+}
+
+// store puts to every holder at once.
+func (p *placing) store() {
+	p.waiting = len(p.holders)
+	for _, h := range p.holders {
+		msg := p.msg
+		msg.token, msg.has = h.token, msg.has|hasToken
+		p.asked = append(p.asked, p.m.ask(h.Addr, msg, storeTries, func(_ reply, err error) {
+			p.waiting--
+			if err == nil && !p.acknowledged(h.ID) {
+				p.acks = append(p.acks, h.ID)
+			}
+			if p.waiting == 0 {
+				p.conclude(nil)
+			}
+		}))
+	}
+	if p.waiting == 0 {
+		p.conclude(nil)
+	}
+}
+
+func (p *placing) acknowledged(n id.ID) bool {
+	for _, a := range p.acks {
+		if a == n {
+			return true
+		}
+	}
+	return false
+}
+
+// cancel ends the placing because of cause; what was acknowledged counts.
+func (p *placing) cancel(cause error) {
+	if p.find != nil && !p.find.over {
+		p.find.cancel(cause)
+		return
+	}
+	p.conclude(cause)
+}
+
+// conclude adds up the acknowledgements and holds them against the quorum.
+func (p *placing) conclude(cause error) {
+	remote := len(p.acks)
+	acks, quorum := p.own+remote, min(p.m.cfg.Quorum, len(p.holders)+1)
+	var err error
 	switch {
-	case acks > 0 && o.alone():
-	case o.life.Err() != nil:
+	case acks > 0 && p.m.alone():
+	case cause == ErrNotRunning: //nolint:errorlint // it is ours
 		err = ErrNotRunning
-	case ctx.Err() != nil && (acks < quorum || remote == 0):
-		err = fmt.Errorf("%w: %w", ErrNoQuorum, ctx.Err())
-	case len(holders) == 0:
+	case cause != nil && (acks < quorum || remote == 0):
+		err = fmt.Errorf("%w: %w", ErrNoQuorum, cause)
+	case len(p.holders) == 0:
 		err = ErrUnreachable
 	case acks < quorum:
 		err = fmt.Errorf("%w: %d of %d", ErrNoQuorum, acks, quorum)
 	}
-	return acks, err
+	p.finish(acks, err)
 }
 
-// holders finds the nodes to store something on: the nearest to target and all
-// replicas, each with a token.
-func (o *Overlay) holders(ctx context.Context, target id.ID, c *collector) []holder {
-	var (
-		mu       sync.Mutex
-		replicas []holder
-		asked    sync.WaitGroup
-	)
-	for _, a := range first(o.others(o.cfg.Replicas()), maxReplicas) {
-		asked.Go(func() {
-			r, err := o.ask(ctx, a, &message{q: get, target: target}, queryTries)
-			if err != nil || r.token == "" {
-				return
-			}
-			c.offer(r)
-			mu.Lock()
-			defer mu.Unlock()
-			replicas = append(replicas, holder{r.from, r.token})
-		})
+func (p *placing) finish(acks int, err error) {
+	if p.over {
+		return
 	}
-	nearest, _ := o.walk(ctx, walkSpec{q: get, target: target, answered: c.offer})
-	asked.Wait()
-	for _, r := range replicas {
-		if !slices.ContainsFunc(nearest, func(h holder) bool { return h.ID == r.ID }) {
-			nearest = append(nearest, r)
-		}
+	p.over = true
+	for _, q := range p.asked {
+		p.m.forget(q)
 	}
-	return nearest
+	p.done(acks, err)
 }
 
-// putAll sends m to every holder at once and returns how many acknowledged it,
-// each node ID counting once.
-func (o *Overlay) putAll(ctx context.Context, holders []holder, m message) int {
-	var (
-		mu   sync.Mutex
-		acks = make(map[id.ID]bool)
-		sent sync.WaitGroup
-	)
-	for _, h := range holders {
-		sent.Go(func() {
-			if o.putOne(ctx, h.Addr, h.token, m) {
-				mu.Lock()
-				defer mu.Unlock()
-				acks[h.ID] = true
-			}
-		})
-	}
-	sent.Wait()
-	return len(acks)
-}
-
-func (o *Overlay) putOne(ctx context.Context, to netip.AddrPort, token string, m message) bool {
-	m.token, m.has = []byte(token), m.has|hasToken
-	_, err := o.ask(ctx, to, &m, storeTries)
-	return err == nil
+// abandon ends the placing without done being called.
+func (p *placing) abandon() {
+	p.done = func(int, error) {}
+	p.cancel(ErrNotRunning)
 }

@@ -15,16 +15,16 @@ func TestRootRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := obj.Root.Value
-	r, err := parseRoot(good)
+	r, err := parseRoot(good, MaxObject)
 	if err != nil || r.Size != MaxObject || len(good) > MaxValue {
 		t.Fatalf("parseRoot: %+v, %v (%d bytes)", r, err, len(good))
 	}
 	for n := range good {
-		if _, err := parseRoot(good[:n]); !errors.Is(err, ErrObject) {
+		if _, err := parseRoot(good[:n], MaxObject); !errors.Is(err, ErrObject) {
 			t.Errorf("truncation to %d bytes: %v", n, err)
 		}
 	}
-	if _, err := parseRoot(append(bytes.Clone(good), 0)); !errors.Is(err, ErrObject) {
+	if _, err := parseRoot(append(bytes.Clone(good), 0), MaxObject); !errors.Is(err, ErrObject) {
 		t.Errorf("trailing byte: %v", err)
 	}
 	name, sum := make([]byte, sha256.Size), make([]byte, sha256.Size)
@@ -40,7 +40,7 @@ func TestRootRefuses(t *testing.T) {
 		"a name too few":      {Ver: 1, Size: 601, Sum: sum, Names: name},
 		"too few indexes":     {Ver: 1, Size: MaxObject, Sum: sum, Names: bytes.Repeat(name, 6)},
 	} {
-		if _, err := parseRoot(wire.Marshal(bad)); !errors.Is(err, ErrObject) {
+		if _, err := parseRoot(wire.Marshal(bad), MaxObject); !errors.Is(err, ErrObject) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -55,19 +55,19 @@ func TestLargestRootFits(t *testing.T) {
 }
 
 func FuzzRoot(f *testing.F) {
-	for _, n := range []int{1, 601, MaxObject} {
-		obj, err := NewObject(testKey, nil, 1, make([]byte, n))
+	for _, n := range []int{1, 601, MaxObject, MaxLargeObject} {
+		obj, err := NewLargeObject(testKey, nil, 1, make([]byte, n))
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(obj.Root.Value)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := parseRoot(b)
+		r, err := parseRoot(b, MaxLargeObject)
 		if err != nil {
 			return
 		}
-		if r.Size > MaxObject || r.leaves() > 256 || len(r.Names) != sha256.Size*r.width() {
+		if r.Size > MaxLargeObject || r.leaves() > 1748 || len(r.Names) != sha256.Size*r.width() {
 			t.Errorf("accepted %+v", r)
 		}
 		if !bytes.Equal(wire.Marshal(r), b) {

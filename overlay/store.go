@@ -3,7 +3,6 @@ package overlay
 import (
 	"bytes"
 	"crypto/ed25519"
-	"sync"
 	"time"
 
 	"icvpn/internal/id"
@@ -25,9 +24,9 @@ const entryOverhead = 256
 type store struct {
 	expiry time.Duration // after the last put
 
-	mu      sync.Mutex
 	books   books
 	entries map[id.ID]*entry
+	bytes   int                             // of the entries
 	kept    map[account]map[id.ID]time.Time // the chunks that an account keeps, and how long
 }
 
@@ -63,40 +62,42 @@ func (s *store) putItem(now time.Time, it Item, a account) (code int64) {
 	case len(it.Salt) > MaxSalt:
 		return codeSalt
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	target := Target(it.Key, it.Salt)
 	if e := s.entries[target]; e != nil && e.isChunk() {
 		return codeFull // 160 bits of its name collided with ours: keep the first
 	}
-	old := s.liveLocked(now, target)
+	old := s.live(now, target)
 	switch {
 	case old == nil:
 	case old.item.equal(it):
-		return s.refreshLocked(now, old, a)
+		return s.refresh(now, old, a)
 	case old.item.Seq >= it.Seq:
 		// Of two values with one sequence number the first stays (BEP 44).
 		return codeSequence
 	}
 	e := &entry{item: it, account: a, expires: now.Add(s.expiry)}
-	if code := s.bookLocked(e, old, it.Verify); code != 0 {
+	if code := s.book(e, old, it.Verify); code != 0 {
 		return code
 	}
 	e.item.Key, e.item.Salt, e.item.Value = bytes.Clone(it.Key), bytes.Clone(it.Salt), bytes.Clone(it.Value)
+	if old != nil {
+		s.bytes -= old.size()
+	}
 	s.entries[target] = e
+	s.bytes += e.size()
 	return 0
 }
 
-// refreshLocked lets the item in e, which was verified when it came first, live on,
+// refresh lets the item in e, which was verified when it came first, live on,
 // on account a. What this node put itself stays its own, and ends when it does not
 // put it again.
-func (s *store) refreshLocked(now time.Time, e *entry, a account) (code int64) {
+func (s *store) refresh(now time.Time, e *entry, a account) (code int64) {
 	if e.account == own && a != own {
 		return 0
 	}
 	if e.account != a {
 		moved := &entry{item: e.item, account: a}
-		if code := s.bookLocked(moved, e, func() bool { return true }); code != 0 {
+		if code := s.book(moved, e, func() bool { return true }); code != 0 {
 			return code
 		}
 		e.account = a
@@ -105,15 +106,15 @@ func (s *store) refreshLocked(now time.Time, e *entry, a account) (code int64) {
 	return 0
 }
 
-// bookLocked takes an item into the books in place of old, which may be nil. It
+// book takes an item into the books in place of old, which may be nil. It
 // asks for the proof once it is known that there is room, and displaces chunks
 // only after that.
-func (s *store) bookLocked(e, old *entry, proof func() bool) (code int64) {
+func (s *store) book(e, old *entry, proof func() bool) (code int64) {
 	if old != nil {
 		s.books.enter(old.account, -1, old.size())
 	}
 	switch {
-	case e.account != own && !s.fitsLocked(e.account, e.size()):
+	case e.account != own && !s.fits(e.account, e.size()):
 		code = codeFull
 	case !proof():
 		code = codeSignature
@@ -125,7 +126,7 @@ func (s *store) bookLocked(e, old *entry, proof func() bool) (code int64) {
 		return code
 	}
 	if e.account != own { // the program bounds its own items
-		s.displaceLocked(e.account, e.size())
+		s.displace(e.account, e.size())
 	}
 	s.books.enter(e.account, 1, e.size())
 	return 0
@@ -140,8 +141,6 @@ func (s *store) putChunk(now time.Time, c chunk, a account, life time.Duration) 
 	if life <= 0 || life > s.expiry {
 		life = s.expiry
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	target := chunkTarget(c.name())
 	e := s.entries[target]
 	if e != nil && (!e.isChunk() || !bytes.Equal(e.item.Value, c)) {
@@ -151,11 +150,11 @@ func (s *store) putChunk(now time.Time, c chunk, a account, life time.Duration) 
 		e = &entry{item: Item{Value: c}}
 	}
 	if _, ok := s.kept[a][target]; !ok {
-		if a != own && !s.fitsLocked(a, e.size()) {
+		if a != own && !s.fits(a, e.size()) {
 			return codeFull
 		}
-		s.displaceLocked(a, e.size())
-		s.keepLocked(target, e, a)
+		s.displace(a, e.size())
+		s.keep(target, e, a)
 	}
 	// A shorter life than it was put for before does not take that back.
 	until := now.Add(life)
@@ -168,11 +167,12 @@ func (s *store) putChunk(now time.Time, c chunk, a account, life time.Duration) 
 	return 0
 }
 
-// keepLocked enters a as one who keeps the chunk in e, new or not.
-func (s *store) keepLocked(target id.ID, e *entry, a account) {
+// keep enters a as one who keeps the chunk in e, new or not.
+func (s *store) keep(target id.ID, e *entry, a account) {
 	if e.keepers == 0 {
 		e.item.Value = bytes.Clone(e.item.Value)
 		s.entries[target] = e
+		s.bytes += e.size()
 	}
 	e.keepers++
 	if s.kept[a] == nil {
@@ -182,8 +182,8 @@ func (s *store) keepLocked(target id.ID, e *entry, a account) {
 	s.books.enter(a, 1, e.size())
 }
 
-// dropLocked ends the keeping of a chunk by a, and the chunk with its last keeper.
-func (s *store) dropLocked(target id.ID, a account) {
+// drop ends the keeping of a chunk by a, and the chunk with its last keeper.
+func (s *store) drop(target id.ID, a account) {
 	e := s.entries[target]
 	s.books.enter(a, -1, e.size())
 	if delete(s.kept[a], target); len(s.kept[a]) == 0 {
@@ -191,12 +191,13 @@ func (s *store) dropLocked(target id.ID, a account) {
 	}
 	if e.keepers--; e.keepers == 0 {
 		delete(s.entries, target)
+		s.bytes -= e.size()
 	}
 }
 
-// fitsLocked says whether size more bytes fit on a, at worst in place of all its
+// fits says whether size more bytes fit on a, at worst in place of all its
 // chunks.
-func (s *store) fitsLocked(a account, size int) bool {
+func (s *store) fits(a account, size int) bool {
 	if s.books.room(a, size, usage{}) {
 		return true
 	}
@@ -208,25 +209,24 @@ func (s *store) fitsLocked(a account, size int) bool {
 	return chunks.items > 0 && s.books.room(a, size, chunks)
 }
 
-// displaceLocked drops chunks of a until size more bytes fit, or it has none.
-func (s *store) displaceLocked(a account, size int) {
+// displace drops chunks of a until size more bytes fit, or it has none.
+func (s *store) displace(a account, size int) {
 	for len(s.kept[a]) > 0 && !s.books.room(a, size, usage{}) {
 		var first id.ID
 		var end time.Time
 		for target, until := range s.kept[a] {
-			if end.IsZero() || until.Before(end) {
+			// Of two that end together the one of lower name: maps have no order.
+			if end.IsZero() || until.Before(end) || until.Equal(end) && target.Compare(first) < 0 {
 				first, end = target, until
 			}
 		}
-		s.dropLocked(first, a)
+		s.drop(first, a)
 	}
 }
 
 // get returns what is stored at target; a chunk is an Item without a key.
 func (s *store) get(now time.Time, target id.ID) (Item, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.liveLocked(now, target); e != nil {
+	if e := s.live(now, target); e != nil {
 		return e.item, true
 	}
 	return Item{}, false
@@ -234,33 +234,24 @@ func (s *store) get(now time.Time, target id.ID) (Item, bool) {
 
 // sweep removes what has expired.
 func (s *store) sweep(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for target := range s.entries {
-		s.liveLocked(now, target)
+		s.live(now, target)
 	}
 	for a, chunks := range s.kept {
 		for target, until := range chunks {
 			if !now.Before(until) {
-				s.dropLocked(target, a)
+				s.drop(target, a)
 			}
 		}
 	}
 }
 
 // size returns the number of entries and their bytes.
-func (s *store) size() (items, bytes int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range s.entries {
-		bytes += e.size()
-	}
-	return len(s.entries), bytes
-}
+func (s *store) size() (items, bytes int) { return len(s.entries), s.bytes }
 
-// liveLocked returns the entry at target unless it has expired. An expired item
+// live returns the entry at target unless it has expired. An expired item
 // goes at once; a chunk waits for the sweep of its keepers.
-func (s *store) liveLocked(now time.Time, target id.ID) *entry {
+func (s *store) live(now time.Time, target id.ID) *entry {
 	e := s.entries[target]
 	if e == nil || now.Before(e.expires) {
 		return e
@@ -268,6 +259,7 @@ func (s *store) liveLocked(now time.Time, target id.ID) *entry {
 	if !e.isChunk() {
 		s.books.enter(e.account, -1, e.size())
 		delete(s.entries, target)
+		s.bytes -= e.size()
 	}
 	return nil
 }

@@ -21,29 +21,57 @@ import (
 // buckets are full, that is on a small overlay never.
 type table struct {
 	self    id.ID
-	buckets [8 * id.Size]bucket
+	buckets []bucket // by leading zeros of the distance, as far as there are contacts
+	version uint64   // changes with the contacts that are handed out
 }
 
 // bucket holds contacts of one distance; the longest unheard comes first.
 type bucket struct {
 	contacts []contact
-	spares   []Node // answered once while the bucket was full; newest last
+	spares   []Node    // answered once while the bucket was full; newest last
+	touched  time.Time // last walk to an ID in it
 }
 
+// contact is a node whose address is proved. It is heard by an answer, or by a
+// query from its address; those could be forged by a member, so they alone do not
+// keep it for ever.
 type contact struct {
 	Node
-	heard time.Time // last answer
-	fails int       // unanswered queries since
+	since    time.Time // first answer of those without a silence between them
+	heard    time.Time // last answer or query
+	answered time.Time // last answer
+	asked    time.Time // last ping to check it
+	fails    int       // unanswered queries since
 }
+
+// maxContacts is more than there can be.
+const maxContacts = 8 * id.Size * bucketSize
 
 func newTable(self id.ID) *table { return &table{self: self} }
 
 func (t *table) bucket(n id.ID) *bucket {
 	i := t.self.Distance(n).LeadingZeros()
-	if i == len(t.buckets) {
+	if i == 8*id.Size {
 		return nil // ourselves
 	}
+	for len(t.buckets) <= i {
+		t.buckets = append(t.buckets, bucket{})
+	}
 	return &t.buckets[i]
+}
+
+// find returns the contact that is n, at the same address; nil if there is none.
+func (t *table) find(n Node) *contact {
+	i := t.self.Distance(n.ID).LeadingZeros()
+	if i >= len(t.buckets) {
+		return nil
+	}
+	for j := range t.buckets[i].contacts {
+		if c := &t.buckets[i].contacts[j]; c.Node == n {
+			return c
+		}
+	}
+	return nil
 }
 
 // onAnswer is called after n answered a query of ours from n.Addr. Any other ID
@@ -56,10 +84,16 @@ func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
 	if b == nil {
 		return doubtful
 	}
+	since := now
 	i := slices.IndexFunc(b.contacts, func(c contact) bool { return c.ID == n.ID })
 	if i >= 0 {
-		if old := b.contacts[i]; old.Addr != n.Addr && old.fails == 0 {
+		old := b.contacts[i]
+		if old.Addr != n.Addr && old.fails == 0 {
 			return old.Addr
+		}
+		if old.fails == 0 {
+			since = old.since
+			t.version-- // nothing changes
 		}
 		b.contacts = slices.Delete(b.contacts, i, i+1)
 	} else if len(b.contacts) >= bucketSize {
@@ -70,9 +104,50 @@ func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
 		}
 		b.contacts = slices.Delete(b.contacts, i, i+1)
 	}
-	b.contacts = append(b.contacts, contact{Node: n, heard: now})
+	t.version++
+	b.contacts = append(b.contacts, contact{Node: n, since: since, heard: now, answered: now})
 	b.spares = slices.DeleteFunc(b.spares, func(s Node) bool { return s.ID == n.ID })
 	return doubtful
+}
+
+// onQuery is called with who queried us. A contact counts as heard.
+func (t *table) onQuery(now time.Time, n Node) (known bool) {
+	c := t.find(n)
+	if c != nil && c.fails == 0 {
+		c.heard = now
+	}
+	return c != nil
+}
+
+// onAsked is called when a contact is pinged to check it.
+func (t *table) onAsked(n Node, now time.Time) {
+	if c := t.find(n); c != nil {
+		c.asked = now
+	}
+}
+
+// touch is called with the target of a walk.
+func (t *table) touch(now time.Time, target id.ID) {
+	if i := t.self.Distance(target).LeadingZeros(); i < len(t.buckets) {
+		t.buckets[i].touched = now
+	}
+}
+
+// untouched returns the bucket that was walked to the longest ago, if that was not
+// after before. Those of the nearest contacts are left to walks to our own ID.
+func (t *table) untouched(before time.Time) (i int, ok bool) {
+	near := 0
+	i = -1
+	for j := len(t.buckets) - 1; j >= 0; j-- {
+		b := &t.buckets[j]
+		if near += len(b.contacts); near <= bucketSize || len(b.contacts) == 0 || b.touched.After(before) {
+			continue
+		}
+		if i < 0 || !b.touched.After(t.buckets[i].touched) {
+			i = j
+		}
+	}
+	return i, i >= 0
 }
 
 // vacate removes every other ID at n's address.
@@ -83,6 +158,7 @@ func (t *table) vacate(n Node) {
 		b.spares = slices.DeleteFunc(b.spares, other)
 		if j := slices.IndexFunc(b.contacts, func(c contact) bool { return other(c.Node) }); j >= 0 {
 			b.drop(j)
+			t.version++
 		}
 	}
 }
@@ -97,14 +173,19 @@ func (b *bucket) spare(n Node) {
 
 // onSilence is called after a node at addr did not answer a query. After
 // maxFails it goes, unless we seem to be offline and it was heard since.
-func (t *table) onSilence(addr netip.AddrPort, since time.Time, online bool) {
+func (t *table) onSilence(now time.Time, addr netip.AddrPort, since time.Time, online bool) {
 	for i := range t.buckets {
 		b := &t.buckets[i]
 		for j := range b.contacts {
 			if b.contacts[j].Addr != addr {
 				continue
 			}
-			if b.contacts[j].fails++; b.contacts[j].fails >= maxFails && (online || b.contacts[j].heard.Before(since)) {
+			c := &b.contacts[j]
+			c.asked = now
+			if c.fails++; c.fails == 1 {
+				t.version++
+			}
+			if c.fails >= maxFails && (online || c.answered.Before(since)) {
 				b.drop(j)
 			}
 			return
@@ -124,10 +205,14 @@ func (b *bucket) drop(j int) {
 
 // wanted says whether a ping to n, who queried us, could make a contact of it.
 func (t *table) wanted(n Node) bool {
-	b := t.bucket(n.ID)
-	if b == nil {
-		return false
+	i := t.self.Distance(n.ID).LeadingZeros()
+	if i == 8*id.Size {
+		return false // ourselves
 	}
+	if i >= len(t.buckets) {
+		return true
+	}
+	b := &t.buckets[i]
 	failing := len(b.contacts) < bucketSize
 	for _, c := range b.contacts {
 		if c.ID == n.ID {
@@ -138,34 +223,65 @@ func (t *table) wanted(n Node) bool {
 	return failing
 }
 
-// nearest returns up to n contacts by distance from target. With answering it
-// leaves out those whose last query is unanswered.
-func (t *table) nearest(target id.ID, n int, answering bool) []Node {
-	var all []Node
-	for c := range t.all {
-		if !answering || c.fails == 0 {
-			all = append(all, c.Node)
+// nearest appends to dst up to n contacts by distance from target. With answering
+// it leaves out those whose last query is unanswered.
+func (t *table) nearest(dst []Node, target id.ID, n int, answering bool) []Node {
+	from := len(dst)
+	for i := range t.buckets {
+		for j := range t.buckets[i].contacts {
+			c := &t.buckets[i].contacts[j]
+			if answering && c.fails > 0 {
+				continue
+			}
+			d := c.ID.Distance(target)
+			at := len(dst)
+			for at > from && d.Compare(dst[at-1].ID.Distance(target)) < 0 {
+				at--
+			}
+			switch {
+			case len(dst)-from < n:
+				dst = slices.Insert(dst, at, c.Node)
+			case at < len(dst):
+				copy(dst[at+1:], dst[at:])
+				dst[at] = c.Node
+			}
 		}
 	}
-	sortByDistance(all, target)
-	return all[:min(n, len(all))]
+	return dst
 }
 
-// stale returns up to n contacts that have not answered since before, or failed
-// to, longest unheard first.
-func (t *table) stale(before time.Time, n int) []Node {
-	var old []contact
+// due returns up to n contacts to be asked, longest unheard first. A contact may be
+// unheard for as long as it has been answering, at least shortest and at most
+// longest; a failing one is asked soon.
+func (t *table) due(now time.Time, shortest, longest time.Duration, n int) (nodes []Node) {
+	var due []contact
 	for c := range t.all {
-		if c.fails > 0 || c.heard.Before(before) {
-			old = append(old, c)
+		if !now.Before(c.dueAt(shortest, longest)) {
+			due = append(due, c)
 		}
 	}
-	slices.SortFunc(old, func(a, b contact) int { return a.heard.Compare(b.heard) })
-	var nodes []Node
-	for _, c := range old[:min(n, len(old))] {
+	slices.SortStableFunc(due, func(a, b contact) int { return a.heard.Compare(b.heard) })
+	for _, c := range first(due, n) {
 		nodes = append(nodes, c.Node)
 	}
 	return nodes
+}
+
+func (c *contact) dueAt(shortest, longest time.Duration) time.Time {
+	if c.fails > 0 {
+		return c.asked.Add(shortest / 4)
+	}
+	// A part that depends on the ID keeps contacts met together from being asked
+	// together.
+	known := time.Duration(float64(c.heard.Sub(c.since)) * (0.75 + float64(c.ID[id.Size-1])/512))
+	at := c.heard.Add(min(max(known, shortest), longest))
+	if proof := c.answered.Add(2 * longest); proof.Before(at) {
+		at = proof
+	}
+	if again := c.asked.Add(shortest / 4); again.After(at) {
+		at = again // a ping is under way
+	}
+	return at
 }
 
 // counts returns the number of contacts, and of those that answer.
@@ -188,10 +304,4 @@ func (t *table) all(yield func(contact) bool) {
 			}
 		}
 	}
-}
-
-func sortByDistance(nodes []Node, target id.ID) {
-	slices.SortFunc(nodes, func(a, b Node) int {
-		return a.ID.Distance(target).Compare(b.ID.Distance(target))
-	})
 }

@@ -28,7 +28,7 @@ func fullTable() *table {
 
 func (t *table) silent(addr netip.AddrPort, times int) {
 	for range times {
-		t.onSilence(addr, day, true)
+		t.onSilence(day, addr, day, true)
 	}
 }
 
@@ -47,14 +47,14 @@ func TestTableKeepsOldContactsAndSpares(t *testing.T) {
 		t.Error("wants no newcomer although a contact fails")
 	}
 	tab.silent(at(3), maxFails-1)
-	nodes := tab.nearest(far(101), 99, false)
+	nodes := tab.nearest(nil, far(101), 99, false)
 	if len(nodes) != bucketSize || nodes[0] != (Node{far(101), at(101)}) {
 		t.Errorf("the newest spare did not move up: %v", nodes)
 	}
-	if slices.Contains(tab.nearest(far(101), 99, true), nodes[0]) {
+	if slices.Contains(tab.nearest(nil, far(101), 99, true), nodes[0]) {
 		t.Error("a spare is handed out before it has answered again")
 	}
-	if old := tab.stale(day, 1); len(old) != 1 || old[0] != nodes[0] {
+	if old := tab.due(day.Add(time.Minute), time.Minute, time.Minute, 1); len(old) != 1 || old[0] != nodes[0] {
 		t.Errorf("stale = %v, want the spare to be asked first", old)
 	}
 }
@@ -63,7 +63,7 @@ func TestTableReplacesAFailingContactByANewcomer(t *testing.T) {
 	tab := fullTable()
 	tab.silent(at(5), 1)
 	tab.onAnswer(day, Node{far(100), at(100)})
-	nodes := tab.nearest(far(100), 99, true)
+	nodes := tab.nearest(nil, far(100), 99, true)
 	if len(nodes) != bucketSize || nodes[0].ID != far(100) || slices.Contains(nodes, Node{far(5), at(5)}) {
 		t.Errorf("contacts %v", nodes)
 	}
@@ -73,12 +73,12 @@ func TestTableForgetsTheDeadButNotWhileOffline(t *testing.T) {
 	tab := newTable(id.ID{})
 	tab.onAnswer(day, Node{far(1), at(1)})
 	for range 10 {
-		tab.onSilence(at(1), day.Add(-time.Hour), false)
+		tab.onSilence(day, at(1), day.Add(-time.Hour), false)
 	}
 	if all, answering := tab.counts(); all != 1 || answering != 0 {
 		t.Fatalf("offline: %d contacts, %d answering", all, answering)
 	}
-	tab.onSilence(at(1), day.Add(time.Hour), false)
+	tab.onSilence(day, at(1), day.Add(time.Hour), false)
 	if all, _ := tab.counts(); all != 0 {
 		t.Fatal("not forgotten after a long time offline")
 	}
@@ -95,14 +95,14 @@ func TestTableMovesAnAddressOnlyFromASilentOne(t *testing.T) {
 	if old := tab.onAnswer(day, Node{far(1), at(2)}); old != at(1) {
 		t.Fatalf("doubtful = %v, want the old address", old)
 	}
-	if got := tab.nearest(far(1), 1, true); got[0].Addr != at(1) {
+	if got := tab.nearest(nil, far(1), 1, true); got[0].Addr != at(1) {
 		t.Fatalf("an ID moved to %v although its address answers", got[0].Addr)
 	}
 	tab.silent(at(1), 1)
 	if old := tab.onAnswer(day, Node{far(1), at(2)}); old.IsValid() {
 		t.Fatalf("doubtful = %v", old)
 	}
-	if got := tab.nearest(far(1), 9, true); len(got) != 1 || got[0].Addr != at(2) {
+	if got := tab.nearest(nil, far(1), 9, true); len(got) != 1 || got[0].Addr != at(2) {
 		t.Fatalf("after the old address fell silent: %v", got)
 	}
 }
@@ -113,14 +113,14 @@ func TestTableHoldsOneContactPerAddress(t *testing.T) {
 		tab.onAnswer(day, Node{far(i), at(1)})
 		tab.onAnswer(day, Node{near(i), at(1)})
 	}
-	if got := tab.nearest(far(0), 99, false); len(got) != 1 || got[0].ID != near(4) {
+	if got := tab.nearest(nil, far(0), 99, false); len(got) != 1 || got[0].ID != near(4) {
 		t.Errorf("contacts %v, want the last to answer", got)
 	}
 	tab = fullTable()
 	tab.onAnswer(day, Node{far(100), at(100)}) // a spare
 	tab.onAnswer(day, Node{near(1), at(100)})  // and gone
 	tab.silent(at(3), maxFails)
-	if got := tab.nearest(far(100), 99, false); len(got) != bucketSize || got[0].ID == far(100) {
+	if got := tab.nearest(nil, far(100), 99, false); len(got) != bucketSize || got[0].ID == far(100) {
 		t.Errorf("contacts %v", got)
 	}
 }
@@ -137,7 +137,7 @@ func TestTableNearestIsExact(t *testing.T) {
 	}
 	target := id.Hash("target")
 	slices.SortFunc(all, func(a, b Node) int { return a.ID.Distance(target).Compare(b.ID.Distance(target)) })
-	if got := tab.nearest(target, bucketSize, true); !slices.Equal(got, all[:bucketSize]) {
+	if got := tab.nearest(nil, target, bucketSize, true); !slices.Equal(got, all[:bucketSize]) {
 		t.Errorf("nearest = %v, want %v", got, all[:bucketSize])
 	}
 }
@@ -151,7 +151,7 @@ func TestTableNeverHoldsItself(t *testing.T) {
 }
 
 func TestLimiter(t *testing.T) {
-	l := newLimiter(10)
+	l := newLimiter[netip.Prefix](10)
 	key := sourcePrefix(source.from.Addr())
 	for i := range 20 {
 		if l.take(day, key, false) != 0 {
@@ -187,10 +187,10 @@ func TestLimiter(t *testing.T) {
 }
 
 func TestProofs(t *testing.T) {
-	p, q := newProofs(), newProofs()
+	p, q := newProofs([32]byte{1}), newProofs([32]byte{2})
 	a, b := at(1), at(2)
 	now := day.Add(time.Second)
-	token := p.writeToken(now, a)
+	token := slices.Clone(p.writeToken(now, a))
 	for name, c := range map[string]struct {
 		ok   bool
 		want bool
@@ -208,16 +208,16 @@ func TestProofs(t *testing.T) {
 			t.Errorf("token %s: %v", name, c.ok)
 		}
 	}
-	tagged := p.tag(a, []byte("tx"))
-	if tx, ok := p.untag(a, tagged); !ok || string(tx) != "tx" {
-		t.Errorf("untag = %q, %v", tx, ok)
+	tagged := p.transaction(1<<40, a)
+	if n, ok := p.untag(a, tagged); !ok || n != 1<<40 {
+		t.Errorf("untag = %d, %v", n, ok)
+	}
+	if _, ok := p.untag(b, tagged); ok {
+		t.Error("an answer from another address was accepted")
 	}
 	tagged[0] ^= 1
 	if _, ok := p.untag(a, tagged); ok {
 		t.Error("a guessed transaction was accepted")
-	}
-	if _, ok := p.untag(b, p.tag(a, []byte("tx"))); ok {
-		t.Error("an answer from another address was accepted")
 	}
 	if _, ok := p.untag(a, make([]byte, tagSize)); ok {
 		t.Error("a bare tag was accepted")

@@ -1,183 +1,170 @@
 package overlay
 
 import (
-	"context"
-	"math/rand/v2"
 	"net/netip"
-	"sync"
 	"time"
 
 	"icvpn/internal/id"
 )
 
-// upkeepLoop keeps the table true: it bootstraps, asks contacts that were not
-// heard for a while, and sweeps what has expired.
-func (o *Overlay) upkeepLoop(ctx context.Context) {
-	b := bootstrapper{o: o, retry: firstRetry}
-	for {
-		b.step(ctx)
-		now := o.cfg.Now()
-		o.revalidate(now)
-		o.sweep(now)
-		if !sleep(ctx, min(b.wait(), jitter(o.cfg.Revalidate/4))) {
-			return
-		}
+// upkeep keeps the table true: it enters the overlay again and again, asks contacts
+// that were not heard for a while, walks through buckets that nobody touched, and
+// sweeps what has expired. All of it becomes rare while nothing changes.
+type upkeep struct {
+	every      time.Duration // until the next bootstrap, while all is well
+	retry      time.Duration // until it, if the last one found nobody
+	timer      *timer        // of the next bootstrap
+	refreshing bool          // a walk through a bucket is under way
+	silence    float64       // share of contacts that did not answer lately, 0 to 1
+}
+
+func (m *Machine) startUpkeep() {
+	m.upkeep.retry, m.upkeep.every = firstRetry, m.cfg.Refresh
+	m.bootstrap()
+	m.after(m.jitter(m.cfg.Revalidate/4), m.tend)
+}
+
+// bootstrap asks every bootstrap address, and walks from them and the table to our
+// own ID. The addresses are asked each time, and not only when the table is empty:
+// it is what joins an island to the rest again.
+func (m *Machine) bootstrap() {
+	m.stats.Bootstraps.Add(1)
+	_, before := m.table.counts()
+	addrs := m.bootstrapAddrs()
+	waiting, silent := len(addrs), false
+	walk := func() {
+		m.walk(walkSpec{q: findNode, target: m.cfg.Self, done: func(*walk) { m.onBootstrap(before, silent) }})
+	}
+	for _, a := range addrs {
+		m.ask(a, message{q: ping}, queryTries, func(_ reply, err error) {
+			silent = silent || err != nil
+			if waiting--; waiting == 0 {
+				walk()
+			}
+		})
+	}
+	if waiting == 0 {
+		walk()
 	}
 }
 
-// bootstrapper decides when to walk to our own ID.
-type bootstrapper struct {
-	o     *Overlay
-	last  time.Time     // of the last bootstrap
-	retry time.Duration // after it, if it found nobody
-}
-
-// wait returns how long until the next bootstrap is due.
+// onBootstrap decides when the next bootstrap is due.
 //
 //	no contact that answers     the retry interval, doubling from 1 s to 30 s
-//	few contacts, or nothing    a fifth of Refresh
-//	  heard for twice Revalidate
-//	else                        Refresh, so that islands join again
-func (b *bootstrapper) wait() time.Duration {
-	o := b.o
-	now := o.cfg.Now()
-	_, answering := o.contacts()
-	o.mu.Lock()
-	quiet := now.Sub(o.lastHeard) > 2*o.cfg.Revalidate
-	o.mu.Unlock()
-	every := o.cfg.Refresh
+//	few contacts                a fifth of Refresh
+//	a bootstrap address silent  Refresh, so that islands join again
+//	else                        doubling from Refresh to four times that
+func (m *Machine) onBootstrap(before int, silent bool) {
+	u := &m.upkeep
+	all, answering := m.table.counts()
+	var wait time.Duration
 	switch {
 	case answering == 0:
-		every = b.retry
-	case answering < bucketSize || quiet:
-		every = o.cfg.Refresh / 5
-	}
-	return b.last.Add(every).Sub(now)
-}
-
-func (b *bootstrapper) step(ctx context.Context) {
-	if !b.last.IsZero() && b.wait() > 0 {
-		return
-	}
-	alone := len(b.o.Nodes()) == 0
-	b.o.bootstrap(ctx)
-	b.last = b.o.cfg.Now()
-	if _, answering := b.o.contacts(); answering == 0 {
-		b.retry = min(2*b.retry, lastRetry)
-		return
-	}
-	b.retry = firstRetry
-	if alone {
-		all, _ := b.o.contacts()
-		b.o.log.Info("overlay reached", "peers", all)
-	}
-}
-
-// bootstrap asks every bootstrap address, and walks from them and the table to
-// our own ID and to a random one. The addresses are asked each time, and not only
-// when the table is empty: it is what joins an island to the rest again.
-func (o *Overlay) bootstrap(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, walkTimeout)
-	defer cancel()
-	o.stats.Bootstraps.Add(1)
-	var asked sync.WaitGroup
-	for _, a := range first(o.bootstrapAddrs(), maxReplicas) {
-		asked.Go(func() { o.ask(ctx, a, &message{q: ping}, queryTries) }) //nolint:errcheck // meet notes who answers
-	}
-	asked.Wait()
-	o.walk(ctx, walkSpec{q: findNode, target: o.cfg.Self})
-	if all, _ := o.contacts(); all > bucketSize {
-		o.walk(ctx, walkSpec{q: findNode, target: randomID()})
-	}
-}
-
-// revalidate asks the contacts that were not heard for longest.
-func (o *Overlay) revalidate(now time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, n := range o.table.stale(now.Add(-o.cfg.Revalidate), bucketSize) {
-		o.verifyLocked(n.Addr)
-	}
-}
-
-func (o *Overlay) sweep(now time.Time) {
-	o.store.sweep(now)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.answers.sweep(now)
-	o.queries.sweep(now)
-}
-
-// AddNode asks for addr to be pinged soon, and to be a contact if it answers.
-func (o *Overlay) AddNode(addr netip.AddrPort) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.verifyLocked(unmap(addr))
-}
-
-// verifyLocked queues a ping to addr. If the queue is full, the occasion will
-// come again.
-func (o *Overlay) verifyLocked(addr netip.AddrPort) {
-	if !dialable(addr) || o.verifying[addr] || o.ourselves[addr] {
-		return
-	}
-	select {
-	case o.verifyIn <- addr:
-		o.verifying[addr] = true
+		wait = u.retry
+		u.retry = min(2*u.retry, lastRetry)
+	case answering < bucketSize:
+		wait, u.every = m.cfg.Refresh/5, m.cfg.Refresh
+	case silent:
+		wait, u.every = m.cfg.Refresh, m.cfg.Refresh
 	default:
+		wait = u.every
+		u.every = min(2*u.every, 4*m.cfg.Refresh)
 	}
-}
-
-func (o *Overlay) verifyLoop(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case addr := <-o.verifyIn:
-			o.ask(ctx, addr, &message{q: ping}, queryTries) //nolint:errcheck // meet and onSilence note the outcome
-			o.mu.Lock()
-			delete(o.verifying, addr)
-			o.mu.Unlock()
+	if answering > 0 {
+		u.retry = firstRetry
+		if before == 0 {
+			m.cfg.Logger.Info("overlay reached", "peers", all)
 		}
 	}
+	u.timer = m.after(m.jitter(wait), m.bootstrap)
 }
 
-// Ping asks the node at addr for its ID.
-func (o *Overlay) Ping(ctx context.Context, addr netip.AddrPort) (id.ID, error) {
-	ctx, leave, err := o.enter(ctx)
-	if err != nil {
-		return id.ID{}, err
+// tend is called four times per Revalidate.
+func (m *Machine) tend() {
+	for _, n := range m.table.due(m.now, m.cfg.Revalidate, m.patience(), bucketSize) {
+		m.check(n)
 	}
-	defer leave()
-	r, err := o.ask(ctx, unmap(addr), &message{q: ping}, queryTries)
-	return r.from.ID, err
-}
-
-// sleep waits for d and says whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
+	m.refresh()
+	m.store.sweep(m.now)
+	m.answers.sweep(m.now)
+	m.regulars.sweep(m.now)
+	m.queries.sweep(m.now)
+	if _, answering := m.table.counts(); answering == 0 && m.upkeep.every != 0 && m.upkeep.timer != nil {
+		// All are gone: do not wait for what seemed to be enough before.
+		if late := m.now.Add(lastRetry); m.upkeep.timer.at.After(late) && m.upkeep.timer.index >= 0 {
+			m.timers.stop(m.upkeep.timer)
+			m.upkeep.timer = m.after(m.jitter(firstRetry), m.bootstrap)
+		}
 	}
+	m.after(m.jitter(m.cfg.Revalidate/4), m.tend)
 }
 
-// jitter returns 75 to 125 % of d, so that nodes do not fall into step.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.75 + unit()/2))
+// patience is the longest time that a contact may be unheard: long while those we
+// ask do answer, and Revalidate itself when an eighth of them are silent.
+func (m *Machine) patience() time.Duration {
+	longest := float64(m.cfg.Revalidate) * (1 + (maxPatience-1)*max(0, 1-8*m.upkeep.silence))
+	return time.Duration(longest)
 }
 
-// unit returns a number from 0 to 1, not a secret.
-func unit() float64 { return rand.Float64() } //nolint:gosec // jitter is no secret
+// check asks a contact whether it is there.
+func (m *Machine) check(n Node) {
+	m.table.onAsked(n, m.now)
+	m.ping(n.Addr, func(answered bool) {
+		sample := 1.0
+		if answered {
+			sample = 0
+		}
+		m.upkeep.silence += (sample - m.upkeep.silence) / 16
+	})
+}
 
-func randomID() (n id.ID) {
-	for i := range n {
-		n[i] = byte(rand.Uint32()) //nolint:gosec // a place to look at, not a secret
+// refresh walks through the bucket that was not touched for longest, if that is
+// long enough: to an ID of which nobody but chance decides where in it.
+func (m *Machine) refresh() {
+	i, ok := m.table.untouched(m.now.Add(-refreshFactor * m.cfg.Refresh))
+	if !ok || m.upkeep.refreshing {
+		return
 	}
+	m.upkeep.refreshing = true
+	m.walk(walkSpec{q: findNode, target: m.idInBucket(i), done: func(*walk) { m.upkeep.refreshing = false }})
+}
+
+// idInBucket returns a random ID whose distance from ours has i leading zero bits.
+func (m *Machine) idInBucket(i int) (n id.ID) {
+	for j := range n {
+		n[j] = byte(m.rand.Uint32())
+	}
+	for j := range i {
+		n[j/8] = n[j/8]&^(0x80>>(j%8)) | m.cfg.Self[j/8]&(0x80>>(j%8))
+	}
+	n[i/8] = n[i/8]&^(0x80>>(i%8)) | ^m.cfg.Self[i/8]&(0x80>>(i%8))
 	return n
 }
 
-func first[T any](s []T, n int) []T { return s[:min(n, len(s))] }
+// AddNode asks for addr to be pinged soon, and to be a contact if it answers.
+// Before Start it is remembered.
+func (m *Machine) AddNode(addr netip.AddrPort) {
+	m.after(0, func() { m.verify(unmap(addr), nil) })
+}
+
+// verify pings addr, which may become a contact by answering, and calls silent,
+// which may be nil, if it does not. If there is much to verify, the occasion will
+// come again.
+func (m *Machine) verify(addr netip.AddrPort, silent func()) {
+	m.ping(addr, func(answered bool) {
+		if !answered && silent != nil {
+			silent()
+		}
+	})
+}
+
+func (m *Machine) ping(addr netip.AddrPort, done func(answered bool)) {
+	if !dialable(addr) || m.verifying[addr] || m.ourselves[addr] || len(m.verifying) >= verifyQueue || m.stopped != nil {
+		return
+	}
+	m.verifying[addr] = true
+	m.ask(addr, message{q: ping}, queryTries, func(_ reply, err error) {
+		delete(m.verifying, addr)
+		done(err == nil)
+	})
+}

@@ -37,7 +37,11 @@ var cores = map[string][]string{
 	"internal/id": nil, "internal/wire": nil, "internal/seal": nil, "internal/filter": nil,
 	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil,
 	"internal/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
-	"overlay": {"account.go", "limit.go", "table.go", "store.go", "item.go", "msg.go", "bencode.go"},
+	"overlay": {
+		"account.go", "bencode.go", "deposit.go", "drop.go", "fetch.go", "get.go", "item.go", "limit.go", "machine.go", "msg.go",
+		"object.go", "outbox.go", "publish.go", "put.go", "query.go", "respond.go", "stats.go", "store.go", "table.go", "timers.go",
+		"token.go", "upkeep.go", "walk.go",
+	},
 }
 
 // forbiddenImports are doors to the world. Package net is one of them, except
