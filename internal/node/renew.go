@@ -1,0 +1,116 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	mrand "math/rand/v2"
+	"time"
+
+	"icvpn/internal/service"
+)
+
+// untilRenewal is the wait until a third of the credential's life is left, with
+// jitter so that those admitted together do not come back together.
+func (n *Node) untilRenewal() time.Duration {
+	c := n.membership.Load().Credential
+	life := time.Duration(c.NotAfter-c.NotBefore) * time.Second
+	left := c.Expires().Sub(n.now())
+	wait := left - life/renewFraction
+	return max(0, wait-mrand.N(max(1, life/20)))
+}
+
+// renew is admitted again, by any super peer. It returns when to do it next;
+// until it works the old membership stands.
+func (n *Node) renew(ctx context.Context) time.Duration {
+	cfg := n.cfg.Join
+	cfg.MinSeq = n.trust().Descriptor.Seq
+	cfg.Step = nil
+	cfg.MinPolicy = n.trust().Policy.Sequence
+	cfg.MinRoot = n.trust().Root.Seq
+	cfg.Prefer = n.membership.Load().SuperPeer
+	if n.membership.Load().Credential.Expires().Sub(n.now()) > lastResort {
+		// Another super peer would lease another address and publish it, though we do
+		// not take it yet.
+		cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, cfg.Prefer)
+	}
+	m, err := Join(ctx, cfg)
+	if err == nil {
+		var adopted error
+		if err = n.call(ctx, func() { adopted = n.adoptRenewed(m) }); err == nil {
+			err = adopted
+		}
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			n.log.Warn("membership not renewed", "err", err, "expires", n.membership.Load().Credential.Expires())
+			n.steps.warn("the membership could not be renewed: " + err.Error())
+		}
+		return time.Minute + mrand.N(time.Minute)
+	}
+	n.steps.warn("")
+	n.log.Info("membership renewed", "expires", m.Credential.Expires(), "super_peer", m.SuperPeer)
+	if n.cfg.Save != nil {
+		if err := n.cfg.Save(m); err != nil {
+			n.log.Error("renewed membership not saved", "err", err)
+		}
+	}
+	return n.untilRenewal()
+}
+
+// only returns the super peer with this endpoint, all if there is none.
+func only(all []service.TokenSuperPeer, endpoint string) []service.TokenSuperPeer {
+	for i := range all {
+		if all[i].Endpoint == endpoint {
+			return all[i : i+1]
+		}
+	}
+	return all
+}
+
+// adoptRenewed puts a renewed membership in force, all or nothing: flows that
+// the policy still allows are not cut. What can be refused is, before anything
+// changes. Should the machine then not take the new address, the newer policy's
+// algorithms and group key stay: the owner wants them anyway. Control loop only.
+func (n *Node) adoptRenewed(m *Membership) error {
+	groups, suites, err := algorithms(m.Trust.Policy)
+	if err != nil {
+		return err
+	}
+	if now := n.ring.Current(time.Now()); m.Grant.Epoch > now+1 {
+		return fmt.Errorf("node: super peer %s hands out epoch %d, now is %d", m.SuperPeer, m.Grant.Epoch, now)
+	}
+	old := n.membership.Load().Credential
+	moved := m.Credential.Addr4() != old.Addr4()
+	if moved && old.Expires().Sub(n.now()) > lastResort {
+		return fmt.Errorf("node: super peer %s would give another address, and the one that gave ours may be back before it ends", m.SuperPeer)
+	}
+	if err := n.machine.SetPolicy(groups, suites); err != nil {
+		return err
+	}
+	if err := n.installEpoch(m); err != nil {
+		return err
+	}
+	if moved {
+		if n.cfg.Readdress != nil {
+			if err := n.cfg.Readdress(m); err != nil {
+				return err
+			}
+		}
+		n.log.Warn("address changed: the super peer that gave the old one is gone", "addr", m.Credential.Addr4(), "super_peer", m.SuperPeer)
+	}
+	n.adopt(m)
+	for _, t := range n.tunnels {
+		n.judge(t)
+		pair := t.pair.Load()
+		revoked := t.credential != nil && m.Trust.Policy.Revoked(t.credential) != nil
+		if revoked || !pair.MayInitiate() && !pair.MayBeReached() {
+			n.deleteTunnel(t)
+		}
+	}
+	if moved { // peers know us by the credential of the exchange
+		for t := range n.active {
+			n.deleteTunnel(t)
+		}
+	}
+	return nil
+}
