@@ -3,17 +3,13 @@ package manual
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"icvpn/esp"
-	"icvpn/internal/ippkt"
 	"icvpn/internal/underlay"
 )
-
-func endpoints(pkt []byte) (src, dst netip.Addr, ok bool) { return ippkt.Endpoints(pkt) }
 
 // otherStats count what is not ESP.
 type otherStats struct{ keepalives, control, junk atomic.Uint64 }

@@ -9,6 +9,7 @@ import (
 
 	"icvpn/esp"
 	"icvpn/internal/datapath"
+	"icvpn/internal/ippkt"
 )
 
 // peer is the other end of one tunnel.
@@ -37,7 +38,7 @@ func (p *peer) Outbound([]byte, time.Time) bool { return true }
 // Inbound implements datapath.Owner. The source must be one whose answers would
 // go to this very peer, the destination ours (RFC 4301, Section 5.2, step 4).
 func (p *peer) Inbound(pkt []byte, _ time.Time) bool {
-	src, dst, ok := endpoints(pkt)
+	src, dst, ok := ippkt.Endpoints(pkt)
 	if !ok || p.run.routes.find(src) != p || !p.run.local.contains(dst) {
 		p.received.CountDrop(esp.DropSource)
 		return false
