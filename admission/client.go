@@ -33,9 +33,10 @@ type ClientConfig struct {
 	// TicketTLS. A super peer that refuses the ticket says CodeTicket; use the
 	// secret then, on a new connection. Borrowed.
 	Session *Session
-	// Request goes with the ticket, in the place of Provision. List says that
-	// List will be called after EventGranted.
-	Request []byte
+	// Request returns what goes with the ticket, in the place of Provision. It is
+	// called after CheckDescriptor. List says that List will be called after
+	// EventGranted.
+	Request func() ([]byte, error)
 	List    bool
 }
 
@@ -49,6 +50,8 @@ func (c *ClientConfig) validate() error {
 		return errors.New("admission: ClientConfig.CheckDescriptor is missing")
 	case c.Secret == nil && c.Session == nil:
 		return errors.New("admission: neither ClientConfig.Secret nor ClientConfig.Session is set")
+	case c.Session != nil && c.Request == nil:
+		return errors.New("admission: ClientConfig.Request is missing")
 	case c.Secret != nil:
 		return checkSecretID(c.SecretID)
 	}
@@ -228,15 +231,17 @@ func (c *Client) onDescriptor(now time.Time, f Frame) (ClientOutput, error) {
 // resume proves the old session key and the identity key, and computes the
 // next session key.
 func (c *Client) resume(s *Session) (ClientOutput, error) {
-	b := &c.cfg.Binding
-	m := resume{
-		Ticket: s.Ticket, IDKey: c.cfg.Identity.Public().(ed25519.PublicKey), Request: c.cfg.Request, More: c.cfg.List,
+	request, err := c.cfg.Request()
+	if err != nil {
+		return ClientOutput{}, err
 	}
+	b := &c.cfg.Binding
+	m := resume{Ticket: s.Ticket, IDKey: c.cfg.Identity.Public().(ed25519.PublicKey), Request: request, More: c.cfg.List}
 	m.MAC = continueMAC(&s.Key, b, &m)
 	m.Sig = continueSignature(c.cfg.Identity, b, &m, c.cfg.ServiceID, c.pid)
 	f := encode(TypeContinue, &m)
 	if len(f.Body) > limitContinue {
-		return ClientOutput{}, fmt.Errorf("admission: request of %d bytes is too long to go with a ticket", len(c.cfg.Request))
+		return ClientOutput{}, fmt.Errorf("admission: request of %d bytes is too long to go with a ticket", len(request))
 	}
 	c.key = nextSessionKey(&s.Key, b, c.cfg.ServiceID, c.pid)
 	c.wantM2 = continuedProof(&c.key, b, m.MAC)

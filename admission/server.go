@@ -49,10 +49,12 @@ type Authenticated struct {
 	SecretID string
 	PID      id.ID
 	IDKey    ed25519.PublicKey
-	// Admitted is when the secret was proved: now, or the time in the ticket.
-	Admitted time.Time
-	Key      Key // K_c: not to be kept
-	Exporter [32]byte
+	// Admitted is when the secret was proved: now, or the time in the ticket, if
+	// the peer has Continued with one.
+	Admitted  time.Time
+	Continued bool
+	Key       Key // K_c: not to be kept
+	Exporter  [32]byte
 }
 
 // Granted is a Provision hook's yes.
@@ -362,7 +364,7 @@ func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 	}
 	defer t.Key.Wipe()
 	s.who = Authenticated{
-		Service: s.service.ID, SecretID: t.SecretID, PID: t.PID, IDKey: m.IDKey, Admitted: t.Admitted,
+		Service: s.service.ID, SecretID: t.SecretID, PID: t.PID, IDKey: m.IDKey, Admitted: t.Admitted, Continued: true,
 		Key: nextSessionKey(&t.Key, &s.cfg.Binding, s.service.ID, t.PID), Exporter: s.cfg.Binding.Exporter,
 	}
 	accepted := encode(TypeAccept, &accept{M2: continuedProof(&s.who.Key, &s.cfg.Binding, m.MAC)})

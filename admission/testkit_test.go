@@ -116,6 +116,8 @@ func (w *world) List(who Authenticated, request []byte) ([]byte, error) {
 	return append([]byte("list for "), request...), nil
 }
 
+func testRequest() ([]byte, error) { return []byte("request"), nil }
+
 var testServerKey = testKey("super peer")
 
 // testBinding is what both ends of one TLS session would export.
@@ -137,7 +139,7 @@ func testClientConfig() ClientConfig {
 			}
 			return testParams, nil
 		},
-		SecretID: testSecretID, Secret: testSecret, Request: []byte("request"), List: true,
+		SecretID: testSecretID, Secret: testSecret, Request: testRequest, List: true,
 	}
 }
 

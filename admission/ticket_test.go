@@ -160,7 +160,7 @@ func TestExpiredSessionFallsBackToTheSecret(t *testing.T) {
 // resumeOf returns the honest Continue message of cfg.
 func resumeOf(cfg ClientConfig) *resume {
 	pid := id.FromKey(publicOf(cfg.Identity))
-	m := &resume{Ticket: cfg.Session.Ticket, IDKey: publicOf(cfg.Identity), Request: cfg.Request, More: cfg.List}
+	m := &resume{Ticket: cfg.Session.Ticket, IDKey: publicOf(cfg.Identity), Request: []byte("request"), More: cfg.List}
 	m.MAC = continueMAC(&cfg.Session.Key, &cfg.Binding, m)
 	m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, pid)
 	return m
@@ -316,7 +316,7 @@ func TestGrantOfATicketIsSealedUnderTheSessionKey(t *testing.T) {
 		t.Errorf("granted %q", r.grant)
 	}
 	r = admit(t, w, ClientConfig{
-		ServiceID: cfg.ServiceID, Identity: cfg.Identity, Binding: testBinding("three"), CheckDescriptor: cfg.CheckDescriptor, Session: &r.session, List: true,
+		ServiceID: cfg.ServiceID, Identity: cfg.Identity, Binding: testBinding("three"), CheckDescriptor: cfg.CheckDescriptor, Session: &r.session, Request: testRequest, List: true,
 	}, func(_ int, f Frame) Frame {
 		if f.Type == TypeGrant {
 			f.Body[10] ^= 1
