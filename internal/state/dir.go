@@ -55,12 +55,13 @@ type Options struct {
 // concurrent use.
 type Dir struct {
 	// set at start
-	path  string
-	root  *os.Root
-	lock  *os.File
-	aead  cipher.AEAD
-	keyID [keyIDSize]byte
-	fault func(step string) error // tests break off here; nil otherwise
+	path    string
+	root    *os.Root
+	lock    *os.File
+	aead    cipher.AEAD // of files
+	records cipher.AEAD // of Sealers
+	keyID   [keyIDSize]byte
+	fault   func(step string) error // tests break off here; nil otherwise
 
 	mu     sync.Mutex // one writer; Get waits for it too
 	closed bool
@@ -371,4 +372,19 @@ func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
 	return b
+}
+
+// Adopt gives a file that its maker has written and synced, beside the others
+// and under a name that ends in ".new", its own name, in place of whatever had
+// it. For stores that write their files themselves.
+func (d *Dir) Adopt(made, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	if err := d.root.Rename(made, name); err != nil {
+		return d.ioProblem(name, err)
+	}
+	return d.syncDir()
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,14 +21,19 @@ import (
 
 // useKey derives what seals and what names the key.
 func (d *Dir) useKey(key []byte) {
-	k := expand(key, "icvpn/1 state seal", keySize)
+	d.aead = newAEAD(key, "icvpn/1 state seal")
+	d.records = newAEAD(key, labelRecord)
+	copy(d.keyID[:], expand(key, "icvpn/1 state key id", keyIDSize))
+}
+
+func newAEAD(key []byte, label string) cipher.AEAD {
+	k := expand(key, label, keySize)
 	defer clear(k)
 	aead, err := chacha20poly1305.NewX(k)
 	if err != nil {
 		panic("state: internal error: " + err.Error())
 	}
-	d.aead = aead
-	copy(d.keyID[:], expand(key, "icvpn/1 state key id", keyIDSize))
+	return aead
 }
 
 func expand(key []byte, label string, n int) []byte {
