@@ -99,14 +99,14 @@ func (o *Overlay) Ping(ctx context.Context, addr netip.AddrPort) (n id.ID, err e
 // AddNode asks for addr to be pinged soon, and to be a contact if it answers.
 func (o *Overlay) AddNode(addr netip.AddrPort) { o.tell(func(m *Machine) { m.AddNode(addr) }) }
 
-// Publish puts the item now and then again at half of Expiry until Withdraw or
-// Unpublish, retrying from 1 s up to every 30 s while there is no quorum. An item
+// Publish puts the item now and then again, at half of Expiry at the latest, until
+// Withdraw or Unpublish, retrying from 1 s up to every 30 s while there is no quorum. An item
 // with a higher sequence number takes the place of the one before. It may be
 // called before Run.
 func (o *Overlay) Publish(it Item) error { return o.PublishObject(Object{Root: it}) }
 
-// PublishObject keeps an object in the overlay as Publish does an item, at half of
-// its Life.
+// PublishObject keeps an object in the overlay as Publish does an item, by its Life
+// in the place of Expiry.
 func (o *Overlay) PublishObject(obj Object) error {
 	answer := make(chan error, 1)
 	o.tell(func(m *Machine) { answer <- m.Publish(obj) })

@@ -73,8 +73,7 @@ func (f *fetching) begin() {
 		f.finish(nil, err)
 		return
 	}
-	f.replicas = f.m.replicaAddrs()
-	f.m.rand.Shuffle(len(f.replicas), func(i, j int) { f.replicas[i], f.replicas[j] = f.replicas[j], f.replicas[i] })
+	f.replicas = f.m.replicasAtRandom()
 	f.levels = f.claims.levels()
 	f.ends = make(map[int]func())
 	f.descend(f.claims.Names)

@@ -34,7 +34,8 @@ func (m *Machine) getItem(key ed25519.PublicKey, salt []byte, least int64, done 
 		done(Item{}, 0, ErrNotRunning)
 		return nil
 	}
-	s.run(m.anyReplica(), func() {
+	s.oneOf = m.replicasAtRandom()
+	s.run(nil, func() {
 		m.end(c)
 		if s.depth > 0 {
 			m.stats.hop(s.depth)
@@ -51,14 +52,17 @@ func (m *Machine) getItem(key ed25519.PublicKey, salt []byte, least int64, done 
 	return c
 }
 
-// anyReplica returns one replica, to be asked beside a walk.
-func (m *Machine) anyReplica() []netip.AddrPort {
+// replicasAtRandom returns the replicas in random order, those that do not answer
+// last.
+func (m *Machine) replicasAtRandom() []netip.AddrPort {
 	replicas := m.replicaAddrs()
-	if len(replicas) == 0 {
-		return nil
+	m.rand.Shuffle(len(replicas), func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })
+	failing := make(map[netip.AddrPort]int)
+	for c := range m.table.all {
+		failing[c.Addr] = c.fails
 	}
-	i := m.rand.IntN(len(replicas))
-	return replicas[i : i+1]
+	slices.SortStableFunc(replicas, func(a, b netip.AddrPort) int { return failing[a] - failing[b] })
+	return replicas
 }
 
 // search is a walk that gathers the copies of an item or chunk which answers
@@ -70,6 +74,7 @@ type search struct {
 	need   int                         // copies that are enough
 	settle time.Duration               // how long to wait for others after enough copies
 	least  int64                       // sequence number from which on they count
+	oneOf  []netip.AddrPort            // replicas, one of which is asked beside the walk
 
 	walk   *walk
 	timer  *timer
@@ -125,7 +130,7 @@ func (s *search) run(direct []netip.AddrPort, done func()) {
 		return
 	}
 	s.walk = s.m.walk(walkSpec{
-		q: get, target: s.target, direct: direct,
+		q: get, target: s.target, direct: direct, oneOf: s.oneOf,
 		answered: func(r reply, depth int) { s.offer(r.msg, depth) },
 		done:     func(w *walk) { s.walk = w; s.finish() },
 	})

@@ -19,7 +19,7 @@ import (
 //	                                    └──────> done functions of calls
 //
 // Its methods are called by one goroutine at a time, and not from a done function
-// or a function of the Config. Time is the one passed in; it never goes back.
+// or a function of the Config. Time is the one last passed in; it never goes back.
 type Machine struct {
 	// Set by NewMachine.
 	cfg    Config

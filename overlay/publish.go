@@ -12,12 +12,13 @@ import (
 // publication is an object, or an item as an object without chunks, that is put
 // again and again.
 //
-//	waiting ──timer──> queued ──a place──> under way ──┬─ put ──> waiting, about half of its life
+//	waiting ──timer──> queued ──a place──> under way ──┬─ put ──> waiting, at most half of its life
 //	                                                   └─ not ──> waiting, 1 s to 30 s
 type publication struct {
 	obj   Object
-	retry time.Duration
-	timer *timer // while it is waiting
+	puts  int           // that succeeded
+	retry time.Duration // after one that did not
+	timer *timer        // while it is waiting
 }
 
 // publications is what this node keeps in the overlay, by target.
@@ -28,7 +29,7 @@ type publications struct {
 }
 
 // Publish puts the object, or an item as an Object with a Root alone, now and then
-// again at half of its Life, until Unpublish, retrying from 1 s up to every 30 s
+// again at a sixteenth, an eighth, a quarter and then each half of its Life, until Unpublish, retrying from 1 s up to every 30 s
 // while there is no quorum. One with a higher sequence number takes the place of
 // the one before.
 func (m *Machine) Publish(obj Object) error {
@@ -104,7 +105,11 @@ func (m *Machine) onPublished(pub *publication, err error) {
 	case err == nil:
 		m.stats.Published.Add(1)
 		pub.retry = firstRetry
-		m.publishAfter(pub, life/2-time.Duration(float64(life)*0.1*m.rand.Float64()))
+		// The first copies of one who was early are where others were that early: the
+		// next ones come sooner than they must.
+		wait := life / 16 << min(pub.puts, 3)
+		pub.puts++
+		m.publishAfter(pub, wait-time.Duration(float64(wait)*0.2*m.rand.Float64()))
 	case errors.Is(err, ErrSuperseded):
 		m.cfg.Logger.Warn("overlay publication superseded", "reason", "another writer", "err", err)
 		m.Unpublish(pub.obj.Root.Key, pub.obj.Root.Salt)

@@ -79,7 +79,9 @@ func (t *table) find(n Node) *contact {
 // another address that has not failed, the old address stays and is returned as
 // doubtful: if it is silent, the next answer moves the contact.
 func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
-	t.vacate(n)
+	if t.find(n) == nil {
+		t.vacate(n)
+	}
 	b := t.bucket(n.ID)
 	if b == nil {
 		return doubtful
@@ -225,42 +227,70 @@ func (t *table) wanted(n Node) bool {
 
 // nearest appends to dst up to n contacts by distance from target. With answering
 // it leaves out those whose last query is unanswered.
+//
+// The bucket that the target falls into is nearest to it, then come all of those
+// nearer to us, in any order, and then one after the other those farther from us.
 func (t *table) nearest(dst []Node, target id.ID, n int, answering bool) []Node {
 	from := len(dst)
-	for i := range t.buckets {
-		for j := range t.buckets[i].contacts {
-			c := &t.buckets[i].contacts[j]
-			if answering && c.fails > 0 {
-				continue
-			}
-			d := c.ID.Distance(target)
-			at := len(dst)
-			for at > from && d.Compare(dst[at-1].ID.Distance(target)) < 0 {
-				at--
-			}
-			switch {
-			case len(dst)-from < n:
-				dst = slices.Insert(dst, at, c.Node)
-			case at < len(dst):
-				copy(dst[at+1:], dst[at:])
-				dst[at] = c.Node
-			}
+	l := min(t.self.Distance(target).LeadingZeros(), len(t.buckets))
+	if l < len(t.buckets) {
+		dst = t.buckets[l].nearest(dst, from, &target, n, answering)
+	}
+	if with := len(dst); with < from+n && l+1 < len(t.buckets) {
+		for i := l + 1; i < len(t.buckets); i++ {
+			dst = t.buckets[i].nearest(dst, with, &target, from+n-with, answering)
+		}
+	}
+	for i := l - 1; i >= 0 && len(dst) < from+n; i-- {
+		dst = t.buckets[i].nearest(dst, len(dst), &target, from+n-len(dst), answering)
+	}
+	return dst
+}
+
+// nearest inserts the contacts of the bucket into dst[from:], which is ordered by
+// distance and becomes no longer than n.
+func (b *bucket) nearest(dst []Node, from int, target *id.ID, n int, answering bool) []Node {
+	for j := range b.contacts {
+		c := &b.contacts[j]
+		if answering && c.fails > 0 {
+			continue
+		}
+		at := len(dst)
+		for at > from && nearer(&c.ID, &dst[at-1].ID, target) {
+			at--
+		}
+		switch {
+		case len(dst)-from < n:
+			dst = slices.Insert(dst, at, c.Node)
+		case at < len(dst):
+			copy(dst[at+1:], dst[at:])
+			dst[at] = c.Node
 		}
 	}
 	return dst
+}
+
+// nearer says whether a is nearer to target than b.
+func nearer(a, b, target *id.ID) bool {
+	for i := range target {
+		if a[i] != b[i] {
+			return a[i]^target[i] < b[i]^target[i]
+		}
+	}
+	return false
 }
 
 // due returns up to n contacts to be asked, longest unheard first. A contact may be
 // unheard for as long as it has been answering, at least shortest and at most
 // longest; a failing one is asked soon.
 func (t *table) due(now time.Time, shortest, longest time.Duration, n int) (nodes []Node) {
-	var due []contact
+	var due []*contact
 	for c := range t.all {
 		if !now.Before(c.dueAt(shortest, longest)) {
 			due = append(due, c)
 		}
 	}
-	slices.SortStableFunc(due, func(a, b contact) int { return a.heard.Compare(b.heard) })
+	slices.SortStableFunc(due, func(a, b *contact) int { return a.heard.Compare(b.heard) })
 	for _, c := range first(due, n) {
 		nodes = append(nodes, c.Node)
 	}
@@ -296,10 +326,10 @@ func (t *table) counts() (all, answering int) {
 }
 
 // all iterates over the contacts, farthest bucket first.
-func (t *table) all(yield func(contact) bool) {
+func (t *table) all(yield func(*contact) bool) {
 	for i := range t.buckets {
-		for _, c := range t.buckets[i].contacts {
-			if !yield(c) {
+		for j := range t.buckets[i].contacts {
+			if !yield(&t.buckets[i].contacts[j]) {
 				return
 			}
 		}

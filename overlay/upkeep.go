@@ -16,6 +16,7 @@ type upkeep struct {
 	timer      *timer        // of the next bootstrap
 	refreshing bool          // a walk through a bucket is under way
 	silence    float64       // share of contacts that did not answer lately, 0 to 1
+	swept      time.Time
 }
 
 func (m *Machine) startUpkeep() {
@@ -85,10 +86,7 @@ func (m *Machine) tend() {
 		m.check(n)
 	}
 	m.refresh()
-	m.store.sweep(m.now)
-	m.answers.sweep(m.now)
-	m.regulars.sweep(m.now)
-	m.queries.sweep(m.now)
+	m.sweep()
 	if _, answering := m.table.counts(); answering == 0 && m.upkeep.every != 0 && m.upkeep.timer != nil {
 		// All are gone: do not wait for what seemed to be enough before.
 		if late := m.now.Add(lastRetry); m.upkeep.timer.at.After(late) && m.upkeep.timer.index >= 0 {
@@ -97,6 +95,18 @@ func (m *Machine) tend() {
 		}
 	}
 	m.after(m.jitter(m.cfg.Revalidate/4), m.tend)
+}
+
+// sweep forgets what has expired, once per Revalidate.
+func (m *Machine) sweep() {
+	if m.now.Sub(m.upkeep.swept) < m.cfg.Revalidate {
+		return
+	}
+	m.upkeep.swept = m.now
+	m.store.sweep(m.now)
+	m.answers.sweep(m.now)
+	m.regulars.sweep(m.now)
+	m.queries.sweep(m.now)
 }
 
 // patience is the longest time that a contact may be unheard: long while those we

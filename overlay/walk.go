@@ -14,6 +14,8 @@ type walkSpec struct {
 	// direct are asked in any case, beside the paths; what they name goes to the
 	// first path.
 	direct []netip.AddrPort
+	// oneOf are asked like direct, but each only when the one before is silent.
+	oneOf []netip.AddrPort
 	// answered is called for each answer and may abandon the walk; may be nil.
 	// depth is the length of the path to the node, 0 for those asked directly.
 	answered func(r reply, depth int)
@@ -90,6 +92,7 @@ func (m *Machine) walk(spec walkSpec) *walk {
 	for _, a := range spec.direct {
 		w.askDirectly(a)
 	}
+	w.askNext()
 	w.advance()
 	return w
 }
@@ -145,8 +148,12 @@ func (w *walk) compare(a, b *candidate) int {
 		return -1
 	case b.ID.IsZero():
 		return 1
+	case nearer(&a.ID, &b.ID, &w.target):
+		return -1
+	case nearer(&b.ID, &a.ID, &w.target):
+		return 1
 	}
-	return a.ID.Distance(w.target).Compare(b.ID.Distance(w.target))
+	return 0
 }
 
 // advance asks whom to ask next and ends the walk when there is nobody.
@@ -224,6 +231,14 @@ func (w *walk) askDirectly(addr netip.AddrPort) {
 	w.send(c)
 }
 
+// askNext asks the next of oneOf.
+func (w *walk) askNext() {
+	for before := w.flying; len(w.oneOf) > 0 && w.flying == before; {
+		w.askDirectly(w.oneOf[0])
+		w.oneOf = w.oneOf[1:]
+	}
+}
+
 func (w *walk) send(c *candidate) {
 	c.standing = isAsking
 	c.question = w.m.ask(c.Addr, message{q: w.q, target: w.target}, queryTries, func(r reply, err error) { w.onReply(c, r, err) })
@@ -231,6 +246,8 @@ func (w *walk) send(c *candidate) {
 		c.standing = isSlow
 		if c.path != nil {
 			c.path.flying--
+		} else {
+			w.askNext()
 		}
 		w.advance()
 	}
@@ -241,6 +258,9 @@ func (w *walk) onReply(c *candidate, r reply, err error) {
 	switch {
 	case c.path == nil:
 		w.flying--
+		if err != nil && c.standing == isAsking { // refused, and not silent
+			w.askNext()
+		}
 	case c.standing == isAsking:
 		c.path.flying--
 	}
