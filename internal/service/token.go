@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,14 @@ type TokenSuperPeer struct {
 	_        struct{} `cbor:",toarray"`
 	Endpoint string   // host:port
 	Key      ed25519.PublicKey
+}
+
+// ServerName is the TLS server name (RFC 6066, Section 3) by which a peer says
+// which super peer it wants, where several services share a port: the first 16
+// bytes of the key's PID in hexadecimal, and ".icvpn".
+func ServerName(key ed25519.PublicKey) string {
+	pid := id.FromKey(key)
+	return hex.EncodeToString(pid[:16]) + ".icvpn"
 }
 
 // LogValue keeps the secret out of logs.

@@ -42,6 +42,13 @@ const (
 	// admission.Timeout.
 	stepWait = 5 * time.Second
 
+	// regularRate is how many connections of known sources are let in in a second,
+	// for each service. That of strangers is admission's default.
+	regularRate = 100
+	// helloRate is how many ClientHellos are read in a second by a host of several
+	// services: reading one takes some 10 us.
+	helloRate = 5000
+
 	// grantBurst and grantEvery bound the grants to one PID, each of which costs
 	// an attribute key and a write to disk. A restarting machine needs one.
 	grantBurst = 10
@@ -50,7 +57,6 @@ const (
 
 // door is who may come in, how many at a time, and at which pace.
 type door struct {
-	cert     certificate
 	workers  *workers
 	throttle *admission.Throttle
 	refusals *quiet
@@ -64,18 +70,26 @@ type door struct {
 	known               known
 }
 
-// newDoor returns the door of a super peer with this TLS key.
-func newDoor(key ed25519.PrivateKey) *door {
+func newDoor() *door {
 	return &door{
-		cert:     certificate{key: key},
 		workers:  newWorkers(2 * runtime.GOMAXPROCS(0)),
 		throttle: admission.NewThrottle(admission.ThrottleConfig{}),
 		refusals: newQuiet(), grants: newGrants(),
 		strangers: admission.NewLimiter(admission.LimiterConfig{}),
-		regulars:  admission.NewLimiter(admission.LimiterConfig{TotalRate: 100}),
+		regulars:  admission.NewLimiter(admission.LimiterConfig{TotalRate: regularRate}),
 		places:    places{byAddress: map[netip.Prefix]int{}, byNetwork: map[netip.Prefix]int{}},
 		known:     known{bySource: map[netip.Prefix]*list.Element{}, byNetwork: map[netip.Prefix]int{}, recent: list.New()},
 	}
+}
+
+// several makes the door one of several services: what they take in all is
+// their desks' to say, once a connection has said whose it is. What is left here
+// bounds how many ClientHellos are read.
+func (d *door) several() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.strangers = admission.NewLimiter(admission.LimiterConfig{TotalRate: helloRate})
+	d.regulars = admission.NewLimiter(admission.LimiterConfig{TotalRate: helloRate})
 }
 
 // verdict is what the door says to a new connection.

@@ -1,7 +1,6 @@
 package superpeer
 
 import (
-	"crypto/ed25519"
 	"net/netip"
 	"testing"
 	"time"
@@ -10,7 +9,7 @@ import (
 // TestKnownSourcesOfOneNetworkDisplaceEachOther: who has a token and a /48 enrols
 // from each of its /64.
 func TestKnownSourcesOfOneNetworkDisplaceEachOther(t *testing.T) {
-	d, now := newDoor(ed25519.NewKeyFromSeed(make([]byte, 32))), time.Unix(1e9, 0)
+	d, now := newDoor(), time.Unix(1e9, 0)
 	honest := netip.MustParseAddr("192.0.2.1")
 	d.admitted(now, honest)
 	for i := range maxKnown {

@@ -56,7 +56,8 @@ func (s *SuperPeer) turnAway(v verdict) {
 	s.admissions.count(resultLimited)
 }
 
-// serve runs one admission on a connection, which it closes.
+// serve runs one admission, to the service that the peer names, on a connection,
+// which it closes. It is called of the host's first super peer.
 func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, admission.Timeout)
@@ -64,13 +65,16 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	now := time.Now()
-	tc := tls.Server(c, s.door.cert.config(now))
+	hello := &greeting{host: s.host, from: from, now: now}
+	defer hello.leave()
+	tc := tls.Server(c, hello.config())
 	_ = c.SetDeadline(now.Add(helloWait)) // if the connection is dead, the next read says so
 	if err := tc.HandshakeContext(ctx); err != nil {
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
 		return
 	}
+	s = hello.super
 	if err := s.enrol(ctx, tc, from); err != nil {
 		s.admissions.fail(resultBroken, err)
 		s.log.Debug("admission", "from", from.Addr, "err", err)
@@ -125,13 +129,13 @@ func deadline(m *admission.Server) time.Time {
 // step gives the machine a frame when a worker is free. A newcomer is told
 // "busy" at once if too many wait; whoever has begun waits for a while.
 func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.Frame, first bool, from admission.Source) (out admission.ServerOutput, err error) {
-	if first && s.door.workers.crowded(from.Known) {
+	if first && s.desk.crowded(from.Known) {
 		return m.Refuse(s.busy()), nil
 	}
 	_, proved := m.Who()
 	wait, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
-	if !s.door.workers.do(wait, !proved && !from.Known, func() { out, err = m.Step(time.Now(), f) }) {
+	if !s.desk.do(wait, !proved && !from.Known, func() { out, err = m.Step(time.Now(), f) }) {
 		return m.Refuse(s.busy()), nil
 	}
 	if out.Cause != nil {

@@ -16,8 +16,7 @@ import (
 var doorNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func newTestDoor() *door {
-	seed := sha256.Sum256([]byte("super peer"))
-	d := newDoor(ed25519.NewKeyFromSeed(seed[:]))
+	d := newDoor()
 	// No rates: these tests are about places.
 	endless := admission.LimiterConfig{Rate: 1e9, Burst: 1e9, TotalRate: 1e9, TotalBurst: 1e9}
 	d.strangers, d.regulars = admission.NewLimiter(endless), admission.NewLimiter(endless)
@@ -142,7 +141,8 @@ func TestKnownSourcesAreBounded(t *testing.T) {
 }
 
 func TestCertificateIsMadeOnceAndRenewed(t *testing.T) {
-	c := &newTestDoor().cert
+	seed := sha256.Sum256([]byte("super peer"))
+	c := &certificate{key: ed25519.NewKeyFromSeed(seed[:])}
 	first := c.config(doorNow)
 	if c.config(doorNow.Add(time.Hour)) != first {
 		t.Error("made again within its life")

@@ -63,6 +63,7 @@ type gate struct {
 	*SuperPeer
 	*pipes
 	svc   *owner.Service
+	name  string // the TLS server name of visitors
 	warns atomic.Int64
 }
 
@@ -103,7 +104,9 @@ type visitor struct {
 
 // visit connects and does TLS.
 func (g *gate) visit(from netip.Addr, change func(*admission.ClientConfig)) (*visitor, error) {
-	v := &visitor{conn: tls.Client(g.dial(from), admission.ClientTLS(nil)), key: comer(g.svc, "web", 1).key, svc: g.svc}
+	settings := admission.ClientTLS(nil)
+	settings.ServerName = g.name
+	v := &visitor{conn: tls.Client(g.dial(from), settings), key: comer(g.svc, "web", 1).key, svc: g.svc}
 	if err := v.conn.Handshake(); err != nil {
 		return nil, err
 	}

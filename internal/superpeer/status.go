@@ -60,11 +60,8 @@ func (s *SuperPeer) Ping(context.Context, string, int, func(control.PingReply) e
 
 // Down implements control.Handler.
 func (s *SuperPeer) Down(context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stop == nil {
+	if !s.host.down() {
 		return &control.Error{Code: control.CodeNotReady, Message: "the super peer has not started yet; try again"}
 	}
-	s.stop()
 	return nil
 }

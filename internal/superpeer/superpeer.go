@@ -68,9 +68,10 @@ type Config struct {
 	HandOver service.HandOver
 	// Store keeps members and leases. Required.
 	Store Store
-	// UDP is the shared socket pair; New takes it. Required.
+	// UDP is the shared socket pair; New takes it. Required there, and not by
+	// Host.Add.
 	UDP port.Conn
-	// TCP accepts admissions; New takes it. Required.
+	// TCP accepts admissions; New takes it. Required there, and not by Host.Add.
 	TCP net.Listener
 	// Binary and Process are the version and the process number that the status
 	// shows.
@@ -88,6 +89,9 @@ type SuperPeer struct {
 	cfg       Config
 	log       *slog.Logger
 	authority *authority
+	host      *Host
+	desk      *desk
+	cert      certificate
 	port      *port.Port
 	rings     *seal.Rings
 	service   *tier
@@ -100,7 +104,6 @@ type SuperPeer struct {
 	admissions admissions // counted
 
 	mu    sync.Mutex
-	stop  context.CancelFunc // ends Run; nil before it
 	ready bool               // slots of every role are there
 }
 
@@ -111,16 +114,18 @@ type tier struct {
 	overlay *overlay.Overlay
 }
 
-// New makes a super peer. It starts nothing.
+// New makes a super peer that has a host of its own. It starts nothing.
 func New(cfg Config) (*SuperPeer, error) {
-	h := cfg.HandOver
-	if err := h.Validate(); err != nil {
-		return nil, err
+	return NewHost(cfg.UDP, cfg.TCP, cfg.Log).Add(cfg)
+}
+
+// newSuperPeer makes what is a service's own.
+func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, error) {
+	h, now := cfg.HandOver, time.Now()
+	s := &SuperPeer{
+		cfg: cfg, log: cfg.Log, host: host, port: host.port, rings: host.rings, door: host.door,
+		cert: certificate{key: key}, started: now,
 	}
-	key := ed25519.NewKeyFromSeed(h.Seed)
-	now := time.Now()
-	s := &SuperPeer{cfg: cfg, log: cfg.Log, rings: new(seal.Rings), door: newDoor(key), started: now}
-	s.port = port.New(cfg.UDP, s.rings)
 	var err error
 	if s.service, err = s.newTier(h.Service, key, now); err != nil {
 		return nil, err
@@ -290,19 +295,16 @@ func (s *SuperPeer) entries() (out []provision.Entry) {
 // PID returns the super peer's node identifier.
 func (s *SuperPeer) PID() id.ID { return s.authority.self.PID() }
 
-// Run serves until ctx ends. It closes both sockets.
-func (s *SuperPeer) Run(ctx context.Context) error {
+// Run serves, with every other service of the host, until ctx ends. It closes
+// both sockets.
+func (s *SuperPeer) Run(ctx context.Context) error { return s.host.Run(ctx) }
+
+// run does what is a service's own.
+func (s *SuperPeer) run(ctx context.Context) error {
 	s.log.Info("super peer up", "service", s.service.trust.Descriptor.Name, "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	s.mu.Lock()
-	s.stop = stop
-	s.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.port.Run(ctx, port.Handlers{Control: s.onControl}) })
 	g.Go(func() error { return s.service.overlay.Run(ctx) })
 	g.Go(func() error { return s.universe.overlay.Run(ctx) })
-	g.Go(func() error { return s.acceptLoop(ctx) })
 	g.Go(func() error { return s.idleLoop(ctx) })
 	g.Go(func() error { return s.publishLoop(ctx) })
 	g.Go(func() error { return s.readLoop(ctx) })
@@ -311,12 +313,8 @@ func (s *SuperPeer) Run(ctx context.Context) error {
 	return err
 }
 
-// onControl hands a datagram to whom it is for. Called by the port's readers.
-func (s *SuperPeer) onControl(o seal.Opened, from netip.AddrPort) {
-	t := s.service
-	if o.Service == s.universe.trust.Service {
-		t = s.universe
-	}
+// onControl hands a datagram of one of our overlays to whom it is for.
+func (s *SuperPeer) onControl(t *tier, o seal.Opened, from netip.AddrPort) {
 	switch o.Type {
 	case seal.TypeDHT:
 		port.DHT{Port: s.port, Ring: t.ring}.Deliver(t.overlay, o, from)
