@@ -67,6 +67,7 @@ func contestants() (all []contestant) {
 	return append(all,
 		contestant{name: reference, about: "ChaCha20-Poly1305; golang.zx2c4.com/wireguard " + wireguardVersion(), usual: true, start: (*bench).startWireguard},
 		contestant{name: "no-crypto", about: "two goroutines between wireguard-go's packages tun and conn", usual: true, start: (*bench).startForwarder},
+		contestant{name: "edges", about: "two goroutines between icvpn's own device and port, without cryptography: the most any cipher could leave", usual: true, start: (*bench).startEdges},
 		contestant{name: "no-tunnel", about: "the link itself, MTU 1500: what sender and receiver cost", usual: true},
 	)
 }
@@ -270,9 +271,18 @@ func (b *bench) startWireguard(ctx context.Context, k *link) ([]*end, error) {
 }
 
 func (b *bench) startForwarder(ctx context.Context, k *link) ([]*end, error) {
+	return b.startCarriers(ctx, k, endForwarder)
+}
+
+func (b *bench) startEdges(ctx context.Context, k *link) ([]*end, error) {
+	return b.startCarriers(ctx, k, endEdges)
+}
+
+// startCarriers runs what carries packets as they are.
+func (b *bench) startCarriers(ctx context.Context, k *link, name string) ([]*end, error) {
 	var configs [2]endConfig
 	for i := range configs {
 		configs[i].Port, configs[i].Remote = tunnelPort, netip.AddrPortFrom(linkAddrs[1-i].Addr(), tunnelPort)
 	}
-	return b.startEnds(ctx, k, endForwarder, configs)
+	return b.startEnds(ctx, k, name, configs)
 }

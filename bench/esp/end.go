@@ -26,6 +26,7 @@ const (
 	endCommand   = "end"
 	endWireguard = "wireguard-go"
 	endForwarder = "no-crypto"
+	endEdges     = "edges"
 
 	endReady     = "ready to carry packets"
 	endInterface = "bench0"
@@ -64,17 +65,14 @@ func runEnd(name string, stdin io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(stdin).Decode(&c); err != nil {
 		return err
 	}
-	start := map[string]func(endConfig, tun.Device) (func(), error){endWireguard: wireguard, endForwarder: forwarder}[name]
+	start := map[string]func(endConfig) (func(), error){
+		endWireguard: onDevice(wireguard), endForwarder: onDevice(forwarder), endEdges: edges,
+	}[name]
 	if start == nil {
 		return fmt.Errorf("no contestant %q", name)
 	}
-	dev, err := tun.CreateTUN(endInterface, c.MTU)
+	end, err := start(c)
 	if err != nil {
-		return err
-	}
-	end, err := start(c, dev)
-	if err != nil {
-		dev.Close()
 		return err
 	}
 	defer end()
@@ -85,6 +83,21 @@ func runEnd(name string, stdin io.Reader, out io.Writer) error {
 	fmt.Fprintln(out, endReady)
 	<-ctx.Done()
 	return nil
+}
+
+// onDevice gives wireguard's device to what stands on it.
+func onDevice(start func(endConfig, tun.Device) (func(), error)) func(endConfig) (func(), error) {
+	return func(c endConfig) (func(), error) {
+		dev, err := tun.CreateTUN(endInterface, c.MTU)
+		if err != nil {
+			return nil, err
+		}
+		end, err := start(c, dev)
+		if err != nil {
+			dev.Close()
+		}
+		return end, err
+	}
 }
 
 // wireguard is wireguard-go as its own main package runs it.
