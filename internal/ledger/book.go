@@ -106,18 +106,19 @@ func (b *book) take(pid id.ID, now int64) (hold, error) {
 
 // free finds a host number for a PID that has none.
 func (b *book) free(now int64) (uint32, bool) {
-	if now >= b.barredUntil {
-		for n := len(b.unused); n > 0; n = len(b.unused) {
-			host := b.unused[n-1]
-			b.unused = b.unused[:n-1]
-			if b.hosts[host].until == 0 { // not adopted meanwhile
-				return host, true
-			}
+	if now < b.barredUntil {
+		return 0, false
+	}
+	for n := len(b.unused); n > 0; n = len(b.unused) {
+		host := b.unused[n-1]
+		b.unused = b.unused[:n-1]
+		if b.hosts[host].until == 0 { // not adopted meanwhile
+			return host, true
 		}
-		if len(b.hosts) <= b.size() {
-			b.hosts = append(b.hosts, tenancy{})
-			return uint32(len(b.hosts) - 1), true
-		}
+	}
+	if len(b.hosts) <= b.size() {
+		b.hosts = append(b.hosts, tenancy{})
+		return uint32(len(b.hosts) - 1), true
 	}
 	host, _, ok := b.lapsed.Min()
 	return host, ok
@@ -217,7 +218,8 @@ func (b *book) loaded() {
 // long as a credential of the lost time may live:
 //
 //   - a lease that had not lapsed by restoredAt had not lapsed in the lost time
-//     either, since leases only grow; nobody else has it, and its PID keeps it;
+//     either, since leases only grow: nobody else has it, and its PID keeps it.
+//     It may have grown in the lost time, so nobody else gets it when it lapses;
 //   - one that had lapsed may have gone to somebody else in the lost time: nobody
 //     gets it, its former PID neither;
 //   - a number that the copy has never given may have been given in the lost

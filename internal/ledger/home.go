@@ -61,6 +61,16 @@ func In(dir *state.Dir) Home { return home{dir} }
 
 type home struct{ dir *state.Dir }
 
+// MarkRestored says of the ledger in home that it is an older copy, put back.
+// The next Open treats it so: see Ledger.Restored.
+func MarkRestored(h Home) error {
+	p, err := h.enter(func(_, _ []byte) ([]op, error) { return nil, errors.New("there is no ledger") })
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.store.update([]op{p.sealed(op{bucketMarks, markRestored, number64(0)})}), p.store.close())
+}
+
 // enter opens the file. A file that is not there is made beside its name and
 // takes it when it is complete, and only then the former version's file goes:
 // whatever happens in between, one of the two is there and whole.

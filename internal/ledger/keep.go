@@ -91,7 +91,10 @@ func (l *Ledger) Adopt(members []service.Member) error {
 	})
 }
 
-func encoded(m service.Member) []byte { return wire.Marshal(m) }
+func encoded(m service.Member) []byte {
+	m.Claim = nil
+	return wire.Marshal(m)
+}
 
 func idOf(key string) (pid id.ID) {
 	copy(pid[:], key)

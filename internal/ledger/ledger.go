@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"icvpn/internal/id"
-	"icvpn/internal/service"
 	"icvpn/internal/wire"
 )
 
@@ -233,7 +232,9 @@ func (l *Ledger) loadTombstone(_, value []byte) error {
 	if err := wire.Unmarshal(value, &t, maxRecord); err != nil {
 		return err
 	}
-	l.bury(t)
+	if uint64(t.Host) <= uint64(l.book.size()) { // else of a block that was taken away
+		l.bury(t)
+	}
 	return nil
 }
 
@@ -293,8 +294,7 @@ func (l *Ledger) usage(secretID string) *usage {
 // enter makes e the entry of its PID in every index.
 func (l *Ledger) enter(e *Entry) {
 	l.leave(e.pid)
-	delete(l.tombs, e.pid)
-	l.fading.Remove(e.pid)
+	l.unbury(e.pid)
 	l.members[e.pid] = e
 	l.ends.Set(e.pid, e.Member.NotAfter)
 	u := l.usage(e.SecretID)
@@ -426,6 +426,3 @@ func (l *Ledger) Expire(now time.Time) ([]*Entry, error) {
 // Backup writes the whole ledger as it is at one moment, sealed as it lies on
 // the disk. Writers go on meanwhile.
 func (l *Ledger) Backup(w io.Writer) error { return l.place.store.writeTo(w) }
-
-// Instance is service.Instance, for callers of Ticket.
-type Instance = service.Instance

@@ -110,7 +110,7 @@ func TestEverythingIsThereAfterAReopening(t *testing.T) {
 	if n, err := l.Numbers("directory", 10, 100); n != 100 || err != nil {
 		t.Fatalf("Numbers = %d, %v", n, err)
 	}
-	if ok, err := l.Drop(Tombstone{PID: pidOf(1), Address4: one.AsSlice(), Reason: ReasonClone, Issued: start.Unix(), Until: start.Add(life).Unix()}); !ok || err != nil {
+	if ok, err := l.Drop(Tombstone{PID: pidOf(1), Host: 1, Reason: ReasonClone, Issued: start.Unix(), Until: start.Add(life).Unix()}); !ok || err != nil {
 		t.Fatalf("Drop = %v, %v", ok, err)
 	}
 	if err := errors.Join(l.Close(), dir.Close()); err != nil {
@@ -301,7 +301,7 @@ func TestChangedCostsWhatChanged(t *testing.T) {
 	if fmt.Sprint(shards) != "[3]" {
 		t.Errorf("after the renewal of host 201: %v", shards)
 	}
-	if _, err := l.Drop(Tombstone{PID: pidOf(10), Address4: l.Member(pidOf(10)).Member.Address4, Issued: start.Unix(), Until: start.Add(life).Unix()}); err != nil {
+	if _, err := l.Drop(Tombstone{PID: pidOf(10), Host: 11, Issued: start.Unix(), Until: start.Add(life).Unix()}); err != nil {
 		t.Fatal(err)
 	}
 	shards, v = l.Changed(v)

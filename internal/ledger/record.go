@@ -51,15 +51,15 @@ type Entry struct {
 
 	pid     id.ID
 	host    uint32
-	encoded []byte // of Member
+	encoded []byte // of Member without Claim
 	version uint64
 }
 
 // PID returns the member's node identifier.
 func (e *Entry) PID() id.ID { return e.pid }
 
-// Encoded returns Member in CBOR, as directories and lists carry it. It is not
-// to be changed.
+// Encoded returns Member in CBOR as lists carry it, without the claim. It is
+// not to be changed.
 func (e *Entry) Encoded() []byte { return e.encoded }
 
 // lease is the value of an address.
@@ -94,13 +94,12 @@ const (
 // Tombstone says that somebody is a member no longer though his credential has
 // not ended. His lease stays until it has.
 type Tombstone struct {
-	_        struct{} `cbor:",toarray"`
-	PID      id.ID
-	Address4 []byte
-	Reason   Reason
-	Issued   int64            // of the entry that is dead
-	Instance service.Instance // likewise
-	Until    int64            // Unix seconds: end of the dead credential
+	_      struct{} `cbor:",toarray"`
+	PID    id.ID
+	Host   uint32 // number within the block
+	Reason Reason
+	Issued int64 // Unix seconds, of the entry that is dead
+	Until  int64 // Unix seconds: end of the dead credential
 }
 
 // owner is whose ledger it is.
@@ -133,7 +132,7 @@ func parseEntry(key, b []byte) (*Entry, error) {
 	if err := wire.Unmarshal(b, e, maxRecord); err != nil {
 		return nil, err
 	}
-	e.pid, e.encoded = e.Member.PID(), wire.Marshal(e.Member)
+	e.pid, e.encoded = e.Member.PID(), encoded(e.Member)
 	if string(e.pid[:]) != string(key) {
 		return nil, fmt.Errorf("member %s lies under another PID", e.pid.Short())
 	}

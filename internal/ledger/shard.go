@@ -125,9 +125,7 @@ func (l *Ledger) dies(t Tombstone) bool {
 func (l *Ledger) bury(t Tombstone) {
 	l.tombs[t.PID] = t
 	l.fading.Set(t.PID, t.Until)
-	if host, ok := l.book.host(addrOf(string(t.Address4))); ok {
-		l.changed(host).tombs[t.PID] = t
-	}
+	l.changed(t.Host).tombs[t.PID] = t
 }
 
 func (l *Ledger) unbury(pid id.ID) {
@@ -137,9 +135,7 @@ func (l *Ledger) unbury(pid id.ID) {
 	}
 	delete(l.tombs, pid)
 	l.fading.Remove(pid)
-	if host, ok := l.book.host(addrOf(string(t.Address4))); ok {
-		delete(l.changed(host).tombs, pid)
-	}
+	delete(l.changed(t.Host).tombs, pid)
 }
 
 // Tombstone returns the tombstone of a PID.
