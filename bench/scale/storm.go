@@ -1,0 +1,267 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"icvpn/bench/internal/measure"
+)
+
+// batch is how many newcomers one point of a comparison takes.
+const batch = 300
+
+// storm is many newcomers at once.
+func storm(b *bench, rec *recorder) error {
+	if err := b.stormOnOne(rec); err != nil {
+		return err
+	}
+	if err := b.stormOverSupers(rec); err != nil {
+		return err
+	}
+	return b.stormOverMembers(rec)
+}
+
+// wave is a number of admissions and what they cost.
+type wave struct {
+	took    []float64 // milliseconds, with all tries
+	tries   int
+	refused map[string]int
+	seconds float64
+	cpu     time.Duration // of the super peers, to the last admission
+	ahead   time.Duration // after it, until they are quiet: keys are made ahead again
+}
+
+// run has the newcomers admitted over the super peers in turn, some at a time.
+func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, renew bool) (*wave, error) {
+	v := &wave{refused: map[string]int{}}
+	before, err := s.cpu(ctx, (*proc).quiet)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	var mu sync.Mutex
+	for i, n := range all {
+		g.Go(func() error {
+			at := time.Now()
+			tries, why, err := s.enter(n, first+i, renew)
+			mu.Lock()
+			defer mu.Unlock()
+			v.tries += tries
+			for _, w := range why {
+				v.refused[w]++
+			}
+			v.took = append(v.took, measure.Milliseconds(time.Since(at)))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	v.seconds = time.Since(began).Seconds()
+	after, err := s.cpu(ctx, func(p *proc, _ context.Context) (time.Duration, error) { return p.CPU() })
+	if err != nil {
+		return nil, err
+	}
+	quiet, err := s.cpu(ctx, (*proc).quiet)
+	v.cpu, v.ahead = after-before, quiet-after
+	return v, err
+}
+
+// enter admits one newcomer, who tries again when the super peer is busy.
+func (s *site) enter(n *newcomer, i int, renew bool) (tries int, why []string, err error) {
+	dial := s.dialFrom(peerAddr(i))
+	endpoint := s.svc.Supers[i%len(s.svc.Supers)].Endpoint
+	err = persist(s.ctx, func() error {
+		tries++
+		c, err := dial(s.ctx, endpoint)
+		if err == nil {
+			err = n.admit(s.ctx, c, renew)
+		}
+		if err != nil {
+			why = append(why, reason(err))
+		}
+		return err
+	})
+	if err != nil {
+		return tries, why, fmt.Errorf("%s: %w", n.name, err)
+	}
+	s.book.enter(n.credential)
+	return tries, why, nil
+}
+
+// cpu is what the super peers have used.
+func (s *site) cpu(ctx context.Context, of func(*proc, context.Context) (time.Duration, error)) (all time.Duration, err error) {
+	for _, p := range s.procs {
+		d, err := of(p, ctx)
+		if err != nil {
+			return 0, err
+		}
+		all += d
+	}
+	return all, nil
+}
+
+// newcomers makes machines of the first role.
+func (s *site) newcomers(n, first int) (all []*newcomer) {
+	for i := range n {
+		all = append(all, s.gates[roles[0]].newcomer(fmt.Sprintf("storm-%d", first+i)))
+	}
+	return all
+}
+
+// record prints a wave of n admissions.
+func (v *wave) record(rec *recorder, name string, n int) {
+	rec.add(float64(n)/v.cpu.Seconds(), "1/s", "%s: a second of the super peer's processor time", name)
+	rec.add(measure.Milliseconds(v.cpu)/float64(n), "ms", "%s: processor time of each", name)
+	rec.add(measure.Milliseconds(v.ahead)/float64(n), "ms", "%s:   and afterwards, keys made ahead again", name)
+	rec.add(float64(n)/v.seconds, "1/s", "%s: a second, clients on the same machine", name)
+	rec.times(v.took, "%s: wait, retries included", name)
+	rec.add(float64(v.tries-n), "", "%s: tries that were turned away", name)
+	for _, why := range slices.Sorted(maps.Keys(v.refused)) {
+		rec.add(float64(v.refused[why]), "", "%s:   %s", name, why)
+	}
+}
+
+// stormOnOne has one super peer take everybody, and everybody come back.
+func (b *bench) stormOnOne(rec *recorder) error {
+	s, err := b.newSite(1)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	before, err := s.procs[0].scrape(b.ctx, "icvpn_admission")
+	if err != nil {
+		return err
+	}
+	all := s.newcomers(b.storm, 0)
+	v, err := s.run(b.ctx, all, 0, b.clients, false)
+	if err != nil {
+		return err
+	}
+	v.record(rec, "admissions", len(all))
+	after, err := s.procs[0].scrape(b.ctx, "icvpn_admission")
+	if err != nil {
+		return err
+	}
+	recordMetrics(rec, before, after)
+	st, err := s.procs[0].control.Status(b.ctx)
+	if err != nil {
+		return err
+	}
+	rec.must(s.book.len(), b.storm, "newcomers admitted")
+	rec.must(st.PeersKnown, b.storm, "members that the super peer lists")
+	rec.must(s.book.twice(), 0, "addresses given twice")
+	if m, err := s.procs[0].Memory(); err == nil {
+		rec.add(m.Resident, "MiB", "resident memory of the super peer with %d members", b.storm)
+		rec.add(m.Peak, "MiB", "  highest so far")
+	}
+	return b.renewalStorm(rec, s, all)
+}
+
+// renewalStorm has members come back with their tickets.
+func (b *bench) renewalStorm(rec *recorder, s *site, all []*newcomer) error {
+	all = all[:min(len(all), b.renewals)]
+	if len(all) == 0 {
+		return nil
+	}
+	if _, _, err := s.enter(all[0], 0, true); err != nil {
+		rec.must(0, 1, "renewals by ticket: %v", err)
+		return nil
+	}
+	v, err := s.run(b.ctx, all, 0, b.clients, true)
+	if err != nil {
+		return err
+	}
+	v.record(rec, "renewals by ticket", len(all))
+	rec.must(s.book.twice(), 0, "addresses given twice, renewals included")
+	return nil
+}
+
+// recordMetrics prints what the super peer counted.
+func recordMetrics(rec *recorder, before, after map[string]float64) {
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		short := strings.TrimPrefix(name, "icvpn_")
+		switch counter := strings.Contains(name, "_total"); {
+		case counter && after[name] != before[name]:
+			rec.add(after[name]-before[name], "", "  %s", short)
+		case !counter && before[name] != 0:
+			rec.add(before[name], "", "  %s, before", short)
+		}
+	}
+}
+
+// stormOverSupers has more and more super peers share one number of newcomers.
+func (b *bench) stormOverSupers(rec *recorder) error {
+	var first float64
+	for _, supers := range b.spread {
+		s, err := b.newSite(supers)
+		if err != nil {
+			return err
+		}
+		n := min(b.storm, batch)
+		v, err := s.run(b.ctx, s.newcomers(n, 0), 0, b.clients, false)
+		rec.must(s.book.twice(), 0, "addresses given twice by %d super peers", supers)
+		s.close()
+		if err != nil {
+			return err
+		}
+		first = b.point(rec, v, n, first, fmt.Sprintf("%d newcomers on %d super peers", n, supers))
+	}
+	return nil
+}
+
+// stormOverMembers has more and more members there before the newcomers come.
+func (b *bench) stormOverMembers(rec *recorder) error {
+	if len(b.prefill) == 0 {
+		return nil
+	}
+	s, err := b.newSite(1)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	var first float64
+	there := 0
+	for _, members := range b.prefill {
+		if more := members - there; more > 0 {
+			if _, err := s.run(b.ctx, s.newcomers(more, there), there, b.clients, false); err != nil {
+				return err
+			}
+			there += more
+		}
+		n := min(b.storm, batch)
+		v, err := s.run(b.ctx, s.newcomers(n, there), there, b.clients, false)
+		if err != nil {
+			return err
+		}
+		there += n
+		first = b.point(rec, v, n, first, fmt.Sprintf("%d newcomers with %d members there", n, there-n))
+		if m, err := s.procs[0].Memory(); err == nil {
+			rec.add(m.Resident, "MiB", "  resident memory of the super peer with %d members", there)
+		}
+	}
+	rec.must(s.book.twice(), 0, "addresses given twice among %d members", there)
+	return nil
+}
+
+// point prints one point of a comparison with the first.
+func (b *bench) point(rec *recorder, v *wave, n int, first float64, name string) float64 {
+	each := measure.Milliseconds(v.cpu) / float64(n)
+	rec.add(each, "ms", "%s: processor time of each", name)
+	if first == 0 {
+		return each
+	}
+	rec.add(each/first, "", "  against the first")
+	return first
+}
