@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -51,6 +52,12 @@ func (n *Node) controlLoop(ctx context.Context) error {
 			f()
 		case <-n.awake:
 			n.onSignals()
+		case clone := <-n.cloned:
+			for t := range n.active {
+				n.deleteTunnel(t)
+			}
+			n.closeTunnels()
+			return clone
 		case <-timer.C:
 			n.tick(time.Now())
 		}
@@ -139,6 +146,9 @@ func (n *Node) verifyCredential(_ time.Time, b []byte, epoch uint32) (keyex.Peer
 	c, err := n.trust().VerifyCredential(n.now(), b, epoch)
 	if err != nil {
 		return keyex.Peer{}, err
+	}
+	if v, void := n.table.Void(c.Issuer, c.PID(), c.NotBefore); void {
+		return keyex.Peer{}, fmt.Errorf("node: the credential of %s is void: %s", c.Name, v.Reason)
 	}
 	return keyex.Peer{PID: c.PID(), Key: c.Key, Expires: c.Expires(), Info: c}, nil
 }

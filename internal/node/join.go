@@ -376,6 +376,7 @@ func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
 	}
 	pub := a.cfg.Identity.Public().(ed25519.PublicKey)
 	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary, Instance: a.cfg.Instance}
+	req.Claim = service.SignClaim(a.cfg.Identity, a.cfg.Token.Service, id.FromKey(a.serverKey), a.cfg.Instance, a.now())
 	sealed, err := discovery.Seal(st, "request", pub, req.Encode())
 	if err != nil {
 		return admission.Frame{}, err

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"icvpn/abe"
@@ -22,16 +21,17 @@ import (
 )
 
 // membershipLoop keeps us a member that others find: contact record,
-// directory, public address, renewal.
+// public address, renewal; beside it the directories are read.
 func (n *Node) membershipLoop(ctx context.Context) error {
 	n.enterOverlay(ctx)
-	contact, directory := time.NewTimer(0), time.NewTimer(0)
+	var reading sync.WaitGroup
+	reading.Go(func() { n.directoryLoop(ctx) })
+	defer reading.Wait()
+	contact := time.NewTimer(0)
 	reflect, renew := time.NewTimer(0), time.NewTimer(n.untilRenewal())
-	for _, t := range []*time.Timer{contact, directory, reflect, renew} {
+	for _, t := range []*time.Timer{contact, reflect, renew} {
 		defer t.Stop()
 	}
-	var lastRead time.Time
-	gap := directoryGap
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,17 +40,6 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 			contact.Reset(n.publishContact(ctx))
 		case <-n.contactNow:
 			contact.Reset(n.publishContact(ctx))
-		case <-directory.C:
-			// Somebody may be scanning addresses that nobody has: what has not
-			// changed is read less and less often.
-			gap = min(2*gap, directoryGapMax)
-			if n.readDirectories(ctx) {
-				gap = directoryGap
-			}
-			lastRead = time.Now()
-			directory.Reset(directoryPoll)
-		case <-n.refreshNow:
-			directory.Reset(max(0, gap-time.Since(lastRead)))
 		case <-reflect.C:
 			n.askReflection()
 			n.watchClock()
@@ -159,66 +148,6 @@ func (n *Node) endpoints() []netip.AddrPort {
 		}
 	}
 	return out
-}
-
-// readDirectories learns the members from every super peer's directory and says
-// whether any has changed.
-func (n *Node) readDirectories(ctx context.Context) bool {
-	var wg sync.WaitGroup
-	var changed atomic.Bool
-	for _, sp := range n.trust().Descriptor.SuperPeers {
-		if sp.Has(service.RoleAdmit) {
-			wg.Go(func() {
-				if n.readDirectory(ctx, sp) {
-					changed.Store(true)
-				}
-			})
-		}
-	}
-	wg.Wait()
-	return changed.Load()
-}
-
-func (n *Node) readDirectory(ctx context.Context, sp service.SuperPeer) (changed bool) {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	pid, last := sp.PID(), int64(-1)
-	if seq, read := n.readSeq.Load(pid); read {
-		last = seq.(int64)
-	}
-	data, root, err := n.overlay.GetObjectAfter(ctx, sp.Key, discovery.SaltDirectory, last)
-	if errors.Is(err, overlay.ErrUnchanged) {
-		n.post(n.settleRoster)
-		return false
-	}
-	if err == nil {
-		var d service.Directory
-		if d, err = n.openDirectory(data, root.Seq, sp); err == nil {
-			n.readSeq.Store(pid, d.Seq)
-			n.post(func() { n.onDirectory(pid, d) })
-			return true
-		}
-	}
-	if ctx.Err() == nil {
-		n.log.Debug("directory not read", "super_peer", pid.Short(), "err", err)
-	}
-	return false
-}
-
-func (n *Node) openDirectory(data []byte, seq int64, sp service.SuperPeer) (d service.Directory, err error) {
-	plain, err := n.keys.Load().Open(data, "members", sp.Key, service.MaxDirectory+256)
-	if err != nil {
-		return d, err
-	}
-	return n.trust().OpenDirectory(plain, sp, seq, n.now())
-}
-
-// wantDirectory asks for a read, soon.
-func (n *Node) wantDirectory() {
-	select {
-	case n.refreshNow <- struct{}{}:
-	default:
-	}
 }
 
 // observed are our addresses as super peers see them.

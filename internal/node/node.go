@@ -18,6 +18,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/control"
 	"icvpn/internal/datapath"
+	"icvpn/internal/directory"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/port"
@@ -82,15 +83,14 @@ type Node struct {
 	// replaced as a whole
 	membership atomic.Pointer[Membership]
 	keys       atomic.Pointer[discovery.Keys]
-	routes     atomic.Pointer[map[netip.Addr]*tunnel]
-	members    atomic.Pointer[map[id.ID]bool] // PIDs in the directory
-	left       atomic.Pointer[control.Leave]  // how the leave went
+	ways       atomic.Pointer[ways]
+	followers  atomic.Pointer[map[id.ID]*directory.Follower] // of the super peers' directories
+	left       atomic.Pointer[control.Leave]                 // how the leave went
 
 	// owned by controlLoop
 	machine    *keyex.Machine
 	tunnels    map[id.ID]*tunnel
-	active     map[*tunnel]bool   // those with pairs or a connection under way
-	issuers    map[id.ID]issuance // directories read
+	active     map[*tunnel]bool // those with pairs or a connection under way
 	upkeepAt   time.Time
 	leaving    bool
 	unrouted   unrouted
@@ -110,7 +110,10 @@ type Node struct {
 	refused    rate.Sometimes // key exchanges, for the log
 	contact    contactRecord
 	superPeers *port.Resolver
-	readSeq    sync.Map // sequence number of the directory last read, by super peer
+	table      *directory.Table // who is listed
+	wants      wants
+	retrying   atomic.Bool      // the control loop was told of packets without a tunnel
+	cloned     chan *CloneError // capacity 1
 	clock      clockWatch
 	stop       context.CancelFunc
 	stopped    chan struct{} // closed when Run has returned
@@ -137,7 +140,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, key: cfg.Join.Identity, service: m.Credential.Service,
 		prefix6: service.Prefix6(m.Credential.Service), device: cfg.Device, sad: new(esp.SAD), esp: new(esp.Stats),
-		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{}, issuers: map[id.ID]issuance{},
+		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{},
 		controlIn: make(chan datagram, controlQueue), posts: make(chan func(), controlQueue),
 		refreshNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
 		refused: rate.Sometimes{First: 3, Interval: 10 * time.Second},
@@ -154,8 +157,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
 	n.steps.all = cfg.Steps
-	n.routes.Store(&map[netip.Addr]*tunnel{})
-	n.members.Store(&map[id.ID]bool{})
+	n.ways.Store(&ways{})
+	n.table = directory.NewTable(n.self)
+	n.cloned = make(chan *CloneError, 1)
 	n.membership.Store(m)
 	var err error
 	if n.prefix4, err = netip.ParsePrefix(m.Trust.Descriptor.Prefix4); err != nil {
@@ -238,6 +242,7 @@ func (n *Node) adopt(m *Membership) {
 			n.log.Warn("envelope from the super peer does not open", "err", err)
 		}
 	}
+	n.newFollowers(m.Trust)
 	n.learn(m.Credential.Issuer, m.Members)
 }
 

@@ -2,11 +2,13 @@ package node
 
 import (
 	"crypto/ed25519"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
 	"icvpn/internal/datapath"
+	"icvpn/internal/directory"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
@@ -14,57 +16,122 @@ import (
 )
 
 // Who is in the service, as far as we know. Every super peer lists the members
-// that it admitted; a member proves its credential in a key exchange.
+// that it admitted, in a compact table; a member proves its credential in a key
+// exchange. A tunnel is made for those we have to do with.
 //
-//	directory of super peer S ─> entries[S] ┐
-//	directory of super peer T ─> entries[T] ├─> holder's entry: labels, name, address
-//	key exchange (credential) ─> entries[its issuer], which becomes the holder
+//	directory of super peer S ─> table ─┐
+//	directory of super peer T ─> table ─┼─> holder's word: labels, name, address
+//	key exchange (credential) ─> proof of its issuer, which becomes the holder
 //
 // Two super peers may list one key: the machine has moved, or one of them lies.
 // The first that did is the holder and stays it until the member's own proof,
 // or its silence, says otherwise; so no super peer can give another's member
-// new labels. Addresses of all entries lead to the machine, since each lies in
+// new labels. Addresses of all listings lead to the machine, since each lies in
 // its issuer's own block and the key exchange shows who answers there.
 
-// entry is what one super peer says of a member, or what a credential of its
+// word is what one super peer says of a member, or what a credential of its
 // signature proved.
-type entry struct {
+type word struct {
 	issuer id.ID
 	member *service.Member
-	proved bool
 }
 
-// issuance is what we know of one super peer's directory.
-type issuance struct {
-	seq     int64     // of the last one read
-	expires time.Time // of the last one read: later it says nothing about now
+// ways are the tunnels there are, for the data path and the overlay.
+type ways struct {
+	byAddr map[netip.Addr]*tunnel
+	pids   map[id.ID]bool
 }
 
 // learn takes in members that issuer vouches for, some of all. Control loop, or
 // New.
 func (n *Node) learn(issuer id.ID, members []service.Member) {
-	changed := false
-	for i := range members {
-		m := &members[i]
-		if m.PID() != n.self {
-			_, moved := n.enter(entry{issuer: issuer, member: m})
-			changed = changed || moved
+	n.watchClone(issuer, members)
+	n.onDiff(n.table.Learn(issuer, members))
+}
+
+// onShard takes in all that issuer has to say of 64 hosts: who is not there any
+// more is forgotten. Control loop only.
+func (n *Node) onShard(issuer id.ID, s *directory.Shard) {
+	n.watchClone(issuer, s.Members)
+	n.onDiff(n.table.Replace(issuer, s))
+}
+
+// onDiff brings tunnels up to what the table says now. Machines without a tunnel
+// cost nothing.
+func (n *Node) onDiff(d directory.Diff) {
+	if d.Empty() {
+		return
+	}
+	touched := map[*tunnel]bool{}
+	for _, e := range slices.Concat(d.Joined, d.Changed) {
+		if t := n.tunnels[e.PID()]; t != nil {
+			touched[t] = true
+			t.retryWait, t.retryAt = 0, time.Time{} // admitted anew: it is there
 		}
 	}
-	if changed {
+	for _, e := range d.Gone {
+		if t := n.tunnels[e.PID()]; t != nil {
+			touched[t] = true
+		}
+	}
+	for _, v := range d.Void {
+		if t := n.tunnels[v.PID]; t != nil {
+			touched[t] = true
+		}
+	}
+	for t := range touched {
+		n.refresh(t)
+	}
+	if len(touched) > 0 {
 		n.reroute()
 	}
 }
 
-// onDirectory takes in all that issuer has to say: who is not in it any more is
-// forgotten. Control loop only.
-func (n *Node) onDirectory(issuer id.ID, d service.Directory) {
-	if d.Seq > n.issuers[issuer].seq {
-		n.issuers[issuer] = issuance{seq: d.Seq, expires: time.Unix(d.Expires, 0)}
-		n.learn(issuer, d.Members)
-		n.forget(issuer, d.Members)
+// refresh holds a tunnel against the table: proofs that count no more go, and
+// with the last word about an idle machine the tunnel.
+func (n *Node) refresh(t *tunnel) {
+	if c := t.credential; c != nil && len(t.pairs) > 0 {
+		if v, void := n.table.Void(c.Issuer, t.pid, c.NotBefore); void && v.Reason != directory.ReasonReplaced {
+			n.log.Info("tunnel deleted: the credential is void", "peer", t.name(), "reason", v.Reason)
+			n.deleteTunnel(t)
+		}
 	}
-	n.settleRoster()
+	t.proofs = slices.DeleteFunc(t.proofs, func(w word) bool { return n.isOver(t, w) })
+	if len(t.proofs) == 0 && len(t.pairs) == 0 && t.state == tunnelIdle && !n.table.Has(t.pid) {
+		delete(n.tunnels, t.pid)
+		return
+	}
+	n.settle(t)
+}
+
+// proofGrace is how long a machine may take to appear in its super peer's
+// directory.
+const proofGrace = time.Minute
+
+// isOver says whether what a member proved has ended: by its date, by its super
+// peer's word, or because that does not list it any more and no tunnel is up.
+func (n *Node) isOver(t *tunnel, w word) bool {
+	if n.now().Unix() >= w.member.NotAfter {
+		return true
+	}
+	if _, void := n.table.Void(w.issuer, t.pid, w.member.Issued); void {
+		return len(t.pairs) == 0
+	}
+	if len(t.pairs) > 0 || n.listedBy(t.pid, w.issuer) != nil {
+		return false
+	}
+	f := n.follower(w.issuer)
+	return f != nil && f.CompleteSince(time.Unix(w.member.Issued, 0).Add(proofGrace))
+}
+
+// listedBy returns what issuer lists of a machine, nil for nothing.
+func (n *Node) listedBy(pid, issuer id.ID) *directory.Entry {
+	for _, e := range n.table.Entries(pid, n.now()) {
+		if e.Issuer() == issuer {
+			return e
+		}
+	}
+	return nil
 }
 
 // settleRoster does what every reading of a directory is followed by: what has
@@ -73,136 +140,127 @@ func (n *Node) settleRoster() {
 	n.expire()
 	n.retryUnrouted(time.Now())
 	if n.trust().Policy.Mesh == service.MeshFull {
-		for _, t := range n.tunnels {
-			n.connect(t)
-		}
+		n.meshAll()
 	}
 }
 
-// learnProved takes in the credential of a key exchange. Control loop only.
-func (n *Node) learnProved(c *service.Credential) *tunnel {
-	m := c.Member()
-	t, changed := n.enter(entry{issuer: c.Issuer, member: &m, proved: true})
-	if changed {
+// meshAll sees to a tunnel to everybody.
+func (n *Node) meshAll() {
+	made := false
+	all := n.table.Members(n.now())
+	for _, e := range all {
+		if n.tunnels[e.PID()] == nil {
+			n.settle(n.newTunnel(e.PID()))
+			made = true
+		}
+	}
+	if made {
+		n.reroute()
+	}
+	for _, e := range all {
+		n.connect(n.tunnels[e.PID()])
+	}
+}
+
+// tunnelOf returns the tunnel of a machine that is listed, made if there is none.
+func (n *Node) tunnelOf(pid id.ID) *tunnel {
+	t := n.tunnels[pid]
+	if t == nil {
+		t = n.newTunnel(pid)
+		n.settle(t)
 		n.reroute()
 	}
 	return t
 }
 
-// enter adds or replaces an entry and says whether routes change.
-func (n *Node) enter(e entry) (t *tunnel, changed bool) {
-	pid, proved := e.member.PID(), e.proved
-	if !proved && n.now().Unix() >= e.member.NotAfter {
-		return nil, false // it ended while it was under way
-	}
-	if t = n.tunnels[pid]; t == nil {
-		t = &tunnel{node: n, pid: pid, address6: n.address6(pid)}
-		t.path = n.path.NewTunnel(t, datapath.Policy{})
-		n.tunnels[pid] = t
-	}
-	i := slices.IndexFunc(t.entries, func(old entry) bool { return old.issuer == e.issuer })
-	switch {
-	case i < 0:
-		t.entries = append(t.entries, e)
-		changed = true
-	case !proved && t.entries[i].proved && t.entries[i].member.NotAfter > e.member.NotAfter:
-		return t, false // older than what the member has shown
-	case !proved && t.entries[i].proved && len(t.pairs) > 0 && !sameMember(t.entries[i].member, e.member):
-		return t, false // what its credential says, it says itself
-	default:
-		old := t.entries[i]
-		if e.member.NotAfter > old.member.NotAfter { // it was admitted again: it is there
-			t.retryWait, t.retryAt = 0, time.Time{}
-		}
-		e.proved = proved || old.proved && sameMember(old.member, e.member)
-		t.entries[i] = e
-		changed = old.member.Addr4() != e.member.Addr4()
-	}
-	if proved {
-		t.holder = e.issuer
-	}
-	return t, n.settle(t) || changed
+func (n *Node) newTunnel(pid id.ID) *tunnel {
+	t := &tunnel{node: n, pid: pid, address6: n.address6(pid)}
+	t.path = n.path.NewTunnel(t, datapath.Policy{})
+	n.tunnels[pid] = t
+	return t
 }
 
-// settle puts the holder's entry in force and says whether that changed the
-// address. The holder loses its place when its entry is gone or past its end,
-// or when it has fallen silent and another super peer has not.
-func (n *Node) settle(t *tunnel) (moved bool) {
+// learnProved takes in the credential of a key exchange. Control loop only.
+func (n *Node) learnProved(c *service.Credential) *tunnel {
+	m := c.Member()
+	pid := c.PID()
+	t := n.tunnels[pid]
+	if t == nil {
+		t = n.newTunnel(pid)
+	}
+	if i := slices.IndexFunc(t.proofs, func(w word) bool { return w.issuer == c.Issuer }); i >= 0 {
+		t.proofs = slices.Delete(t.proofs, i, i+1)
+	}
+	t.proofs = append(t.proofs, word{c.Issuer, &m})
+	t.holder = c.Issuer
+	n.table.Prefer(pid, c.Issuer)
+	n.settle(t)
+	n.reroute()
+	return t
+}
+
+// words are what is said of a machine now, one for each super peer: what it has
+// proved, unless the super peer says something newer and no tunnel is up, or
+// nothing else; then listings in the table's order.
+func (n *Node) words(t *tunnel) (all []word) {
 	now := n.now()
-	valid := func(e entry) bool { return now.Unix() < e.member.NotAfter }
-	silent := func(issuer id.ID) bool {
-		i, read := n.issuers[issuer]
-		return read && !now.Before(i.expires)
-	}
-	held := slices.IndexFunc(t.entries, func(e entry) bool { return e.issuer == t.holder && valid(e) })
-	if held < 0 || silent(t.holder) && len(t.pairs) == 0 {
-		for i, e := range t.entries {
-			if !valid(e) || held >= 0 && silent(e.issuer) {
-				continue
-			}
-			if held < 0 || silent(t.entries[held].issuer) || e.member.NotAfter > t.entries[held].member.NotAfter {
-				held = i
-			}
-		}
-	}
-	if held < 0 && (t.member.Load() != nil || len(t.entries) == 0) {
-		return false // whatever was in force stays, for the logs
-	}
-	held = max(held, 0) // nobody is without a name
-	e := t.entries[held]
-	t.holder = e.issuer
-	old := t.member.Swap(e.member)
-	if old == nil || !sameLabels(old.Labels, e.member.Labels) {
-		n.judge(t)
-	}
-	return old == nil || old.Addr4() != e.member.Addr4()
-}
-
-// forget drops what issuer said of machines that it no longer lists. A tunnel
-// that is up keeps what its peer has proved.
-func (n *Node) forget(issuer id.ID, listed []service.Member) {
-	now := make(map[id.ID]bool, len(listed))
-	for i := range listed {
-		now[listed[i].PID()] = true
-	}
-	changed := false
-	for pid, t := range n.tunnels {
-		if now[pid] {
+	listed := n.table.Entries(t.pid, now)
+	for _, w := range t.proofs {
+		if now.Unix() >= w.member.NotAfter {
 			continue
 		}
-		before := len(t.entries)
-		t.entries = slices.DeleteFunc(t.entries, func(e entry) bool {
-			return e.issuer == issuer && (!e.proved || len(t.pairs) == 0)
-		})
-		if len(t.entries) != before {
-			n.settle(t)
-			changed = true
+		for _, e := range listed {
+			if e.Issuer() == w.issuer && e.NotAfter() >= w.member.NotAfter {
+				if m := e.Member(); len(t.pairs) == 0 || sameMember(w.member, &m) {
+					w.member = &m
+				}
+				break
+			}
+		}
+		all = append(all, w)
+	}
+	for _, e := range listed {
+		if !slices.ContainsFunc(all, func(w word) bool { return w.issuer == e.Issuer() }) {
+			m := e.Member()
+			all = append(all, word{e.Issuer(), &m})
 		}
 	}
-	if changed {
-		n.reroute()
+	return all
+}
+
+// settle puts the holder's word in force. The holder loses its place when it has
+// nothing to say any more, or when it has fallen silent and another super peer
+// has not.
+func (n *Node) settle(t *tunnel) {
+	all := n.words(t)
+	held := slices.IndexFunc(all, func(w word) bool { return w.issuer == t.holder })
+	if silent := func(w word) bool { return n.table.Silent(w.issuer, n.now()) }; held < 0 || silent(all[held]) && len(t.pairs) == 0 {
+		if other := slices.IndexFunc(all, func(w word) bool { return !silent(w) }); other >= 0 {
+			held = other
+		}
+	}
+	switch {
+	case len(all) > 0:
+		held = max(held, 0)
+	case t.member.Load() != nil || len(t.proofs) == 0:
+		return // whatever was in force stays, for the logs
+	default:
+		all, held = t.proofs, len(t.proofs)-1 // nobody is without a name
+	}
+	t.holder = all[held].issuer
+	old := t.member.Swap(all[held].member)
+	if old == nil || !sameLabels(old.Labels, all[held].member.Labels) {
+		n.judge(t)
 	}
 }
 
 // expire forgets machines of which nobody says anything that still holds.
 func (n *Node) expire() {
-	unix := n.now().Unix()
-	changed := false
-	for pid, t := range n.tunnels {
-		before := len(t.entries)
-		t.entries = slices.DeleteFunc(t.entries, func(e entry) bool { return unix >= e.member.NotAfter })
-		if len(t.entries) != before {
-			changed = true
-			n.settle(t)
-		}
-		if len(t.entries) == 0 && len(t.pairs) == 0 && t.state == tunnelIdle {
-			delete(n.tunnels, pid)
-			changed = true
-		}
+	n.onDiff(n.table.Expire(n.now()))
+	for _, t := range slices.Collect(maps.Values(n.tunnels)) {
+		n.refresh(t)
 	}
-	if changed {
-		n.reroute()
-	}
+	n.reroute()
 }
 
 // judge compiles the rules for a peer. Flows that are still allowed go on.
@@ -219,40 +277,36 @@ func sameMember(a, b *service.Member) bool {
 	return a.Name == b.Name && a.Addr4() == b.Addr4() && sameLabels(a.Labels, b.Labels)
 }
 
-func sameLabels(a, b map[string]string) bool {
-	return service.LabelText(a) == service.LabelText(b)
-}
+func sameLabels(a, b map[string]string) bool { return maps.Equal(a, b) }
 
-// reroute makes the table of destinations anew. An address that two machines
-// claim belongs to one super peer's block; the lease that ends later is the
-// younger one. IPv6 addresses come from PIDs; of two whose first 64 bits are
-// equal, which takes 2^64 keys to make, the smaller PID has it everywhere.
+// reroute makes the table of tunnels anew; machines without one are found by the
+// control loop. An address that two machines claim belongs to one super peer's
+// block; the lease that ends later is the younger one. IPv6 addresses come from
+// PIDs; of two whose first 64 bits are equal, which takes 2^64 keys to make, the
+// smaller PID has it everywhere.
 func (n *Node) reroute() {
-	routes := make(map[netip.Addr]*tunnel, 2*len(n.tunnels))
+	w := &ways{byAddr: make(map[netip.Addr]*tunnel, 2*len(n.tunnels)), pids: make(map[id.ID]bool, len(n.tunnels))}
 	leases := make(map[netip.Addr]int64, len(n.tunnels))
-	members := make(map[id.ID]bool, len(n.tunnels))
 	for pid, t := range n.tunnels {
-		members[pid] = true
-		for _, e := range t.entries {
-			a := e.member.Addr4()
-			if until, taken := leases[a]; !taken || e.member.NotAfter > until {
-				routes[a], leases[a] = t, e.member.NotAfter
+		w.pids[pid] = true
+		for _, said := range n.words(t) {
+			a := said.member.Addr4()
+			if until, taken := leases[a]; !taken || said.member.NotAfter > until {
+				w.byAddr[a], leases[a] = t, said.member.NotAfter
 			}
 		}
-		a := t.address6
-		if other := routes[a]; other == nil || pid.Compare(other.pid) < 0 {
-			routes[a] = t
+		if other := w.byAddr[t.address6]; other == nil || pid.Compare(other.pid) < 0 {
+			w.byAddr[t.address6] = t
 		}
 	}
-	n.routes.Store(&routes)
-	n.members.Store(&members)
+	n.ways.Store(w)
 }
 
 // mayJoinOverlay says whether a node may be a contact of ours in the overlay: a
 // super peer of the descriptor, or a member that a super peer vouches for.
 // Called for every answer.
 func (n *Node) mayJoinOverlay(pid id.ID, _ netip.AddrPort) bool {
-	if (*n.members.Load())[pid] {
+	if n.table.Has(pid) || n.ways.Load().pids[pid] {
 		return true
 	}
 	_, ok := n.trust().Descriptor.SuperPeer(pid)
@@ -265,11 +319,40 @@ func (n *Node) classOf(key ed25519.PublicKey) overlay.Class {
 	if _, ok := n.trust().Descriptor.SuperPeer(pid); ok {
 		return overlay.ClassSuper
 	}
-	if (*n.members.Load())[pid] {
+	if n.table.Has(pid) || n.ways.Load().pids[pid] {
 		return overlay.ClassMember
 	}
 	return overlay.ClassStranger
 }
 
-// peer returns the tunnel of an overlay address, nil if nobody is known there.
-func (n *Node) peer(a netip.Addr) *tunnel { return (*n.routes.Load())[a] }
+// way returns the tunnel to an overlay address, nil if there is none yet.
+func (n *Node) way(a netip.Addr) *tunnel { return n.ways.Load().byAddr[a] }
+
+// peer returns the tunnel to an overlay address, made if the machine is listed
+// and has none; nil if nobody is known there. Control loop only.
+func (n *Node) peer(a netip.Addr) *tunnel {
+	if t := n.way(a); t != nil {
+		return t
+	}
+	e := n.listedAt(a)
+	if e == nil || n.tunnels[e.PID()] != nil { // its own word is that it is elsewhere
+		return nil
+	}
+	n.tunnelOf(e.PID())
+	return n.way(a)
+}
+
+// listedAt returns who is listed at an overlay address, nil for nobody.
+func (n *Node) listedAt(a netip.Addr) *directory.Entry {
+	var e *directory.Entry
+	switch {
+	case n.prefix4.Contains(a):
+		e, _, _, _ = n.table.At(a)
+	case n.prefix6.Contains(a):
+		e = n.table.ByPrefix(service.PIDPrefix(a))
+	}
+	if e == nil || n.now().Unix() >= e.NotAfter() {
+		return nil
+	}
+	return e
+}

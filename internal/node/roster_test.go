@@ -2,20 +2,44 @@ package node
 
 import (
 	"crypto/ed25519"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"icvpn/internal/directory"
+	"icvpn/internal/id"
 	"icvpn/internal/service"
 )
 
-// listing is what a super peer would publish, as a reader gets it.
-func listing(w *world, sp int, seq int64, ms ...service.Member) (service.SuperPeer, service.Directory) {
-	issuer, _ := w.nodes[0].trust().Descriptor.SuperPeer(w.supers[sp].sp.PID())
-	expires := time.Now().Add(15 * time.Minute)
-	d := service.NewDirectory(w.svc.ID, 1, seq, expires, service.Vouched(issuer, ms, time.Now()))
-	return issuer, d
+// listing are the shards that a super peer would publish, as a reader gets them:
+// of every block that it speaks for, those in which somebody is or was.
+func listing(w *world, p *nodeProc, sp int, ms ...service.Member) (issuer id.ID, all []*directory.Shard) {
+	s, _ := p.trust().Descriptor.SuperPeer(w.supers[sp].sp.PID())
+	block := netip.MustParsePrefix(s.Block4)
+	shards := map[uint32]*directory.Shard{0: {}}
+	for _, m := range service.Vouched(s, ms, time.Now()) {
+		host, _ := directory.HostOf(block, m.Addr4())
+		n := directory.ShardOf(host)
+		if shards[n] == nil {
+			shards[n] = &directory.Shard{Number: n}
+		}
+		shards[n].Members = append(shards[n].Members, m)
+	}
+	return s.PID(), slices.Collect(maps.Values(shards))
+}
+
+// publish has a node read what listing returns.
+func (p *nodeProc) publish(w *world, sp int, ms ...service.Member) (listed int) {
+	issuer, all := listing(w, p, sp, ms...)
+	for _, s := range all {
+		p.onShard(issuer, s)
+		listed += len(s.Members)
+	}
+	p.settleRoster()
+	return listed
 }
 
 // onControlLoop runs f where a node's roster is owned.
@@ -50,13 +74,11 @@ func TestSuperPeerCannotRelabelAnothersMember(t *testing.T) {
 		liar, address := otherOf(w, db)
 		lie := db.membership.Load().Credential.Member()
 		lie.Labels, lie.Address4, lie.NotAfter = map[string]string{"role": "app"}, address, time.Now().Add(40*time.Hour).Unix()
-		issuer, d := listing(w, liar, time.Now().UnixMilli(), lie)
-		if len(d.Members) != 1 {
-			t.Fatal("the lie is not one that passes for its own member: the test shows nothing")
-		}
 		web.onControlLoop(w, func() {
-			web.onDirectory(issuer.PID(), d)
-			got := web.tunnels[db.self]
+			if web.publish(w, liar, lie) != 1 {
+				t.Error("the lie is not one that passes for its own member: the test shows nothing")
+			}
+			got := web.tunnelOf(db.self)
 			if m := got.member.Load(); m.Labels["role"] != "db" || m.Addr4() != db.addr4() {
 				t.Errorf("%s is now %s at %s", m.Name, service.LabelText(m.Labels), m.Addr4())
 			}
@@ -91,7 +113,7 @@ func TestMoveToAnotherSuperPeerIsBelievedOnProof(t *testing.T) {
 		if app.addr4() == old {
 			t.Fatal("the machine has its old address: the test shows nothing")
 		}
-		w.eventually("route to the new address", time.Minute, func() bool { return web.peer(app.addr4()) != nil })
+		w.eventually("route to the new address", 10*time.Minute, func() bool { return web.listedAt(app.addr4()) != nil })
 		w.pingOK(web, app.addr4().String())
 		web.onControlLoop(w, func() {
 			if got := web.tunnels[app.self].member.Load().Addr4(); got != app.addr4() {
@@ -111,11 +133,11 @@ func TestSilentSuperPeerLosesItsMembers(t *testing.T) {
 		second, address := otherOf(w, app)
 		moved := app.membership.Load().Credential.Member()
 		moved.Address4 = address
-		issuer, d := listing(w, second, time.Now().UnixMilli(), moved)
 		web.onControlLoop(w, func() {
+			web.tunnelOf(app.self)
 			first := app.membership.Load().Credential.Issuer
-			web.issuers[first] = issuance{seq: web.issuers[first].seq, expires: time.Now().Add(-time.Second)}
-			web.onDirectory(issuer.PID(), d)
+			web.table.SetExpires(first, web.now().Add(-time.Second).Unix())
+			web.publish(w, second, moved)
 			if got := web.tunnels[app.self].member.Load(); string(got.Address4) != string(address) {
 				t.Errorf("it still stands at %s", got.Addr4())
 			}
@@ -131,15 +153,10 @@ func TestDirectoryDropsWhomItNoLongerLists(t *testing.T) {
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
 		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
 		web.onControlLoop(w, func() {
-			issuer, empty := listing(w, 0, web.issuers[w.supers[0].sp.PID()].seq+1)
-			web.onDirectory(issuer.PID(), empty)
+			web.tunnelOf(app.self)
+			web.publish(w, 0)
 			if web.tunnels[app.self] != nil || web.peer(app.addr4()) != nil || web.mayJoinOverlay(app.self, netip.AddrPortFrom(app.addr, 4500)) {
 				t.Error("a machine that nobody lists is still known")
-			}
-			older, full := listing(w, 0, 1, app.membership.Load().Credential.Member())
-			web.onDirectory(older.PID(), full)
-			if web.tunnels[app.self] != nil {
-				t.Error("an older directory brought it back")
 			}
 		})
 	})
@@ -160,15 +177,13 @@ func TestFormerIssuerDoesNotTakeItsMemberBack(t *testing.T) {
 			web.learnProved(&former)
 			web.learnProved(&moved)
 			got := web.tunnels[app.self]
-			issuer, d := listing(w, 1-second, time.Now().UnixMilli(), former.Member())
-			web.onDirectory(issuer.PID(), d)
+			web.publish(w, 1-second, former.Member())
 			if a := got.member.Load().Addr4(); a != moved.Addr4() {
 				t.Errorf("a listing moved it back to %s", a)
 			}
 			lie := former.Member()
 			lie.Labels = map[string]string{"role": "db"}
-			issuer, d = listing(w, 1-second, time.Now().UnixMilli()+1, lie)
-			web.onDirectory(issuer.PID(), d)
+			web.publish(w, 1-second, lie)
 			if r := got.member.Load().Labels["role"]; r != "app" {
 				t.Errorf("relabelled to %s though another proved it", r)
 			}

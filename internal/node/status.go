@@ -13,6 +13,9 @@ import (
 
 	"icvpn/esp"
 	"icvpn/internal/control"
+	"icvpn/internal/directory"
+	"icvpn/internal/filter"
+	"icvpn/internal/id"
 )
 
 // stats counts what the conductor itself drops; each package counts its own.
@@ -53,9 +56,15 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 		if n.leaving {
 			s.State = control.StateLeaving
 		}
-		for _, t := range n.tunnels {
+		for _, e := range n.table.Members(n.now()) {
 			s.PeersKnown++
-			names.Add(t.name(), t.pid.String())
+			names.Add(e.Name(), e.PID().String())
+		}
+		for _, t := range n.tunnels {
+			if !n.table.Has(t.pid) { // it has proved itself, and is not listed yet
+				s.PeersKnown++
+				names.Add(t.name(), t.pid.String())
+			}
 			if t.state == tunnelUp {
 				s.PeersUp++
 			}
@@ -74,6 +83,11 @@ func (n *Node) Peers(ctx context.Context) (all []control.Peer, err error) {
 	err = n.call(ctx, func() {
 		for _, t := range n.tunnels {
 			all = append(all, n.describe(t))
+		}
+		for _, e := range n.table.Members(n.now()) {
+			if n.tunnels[e.PID()] == nil {
+				all = append(all, n.describeListed(e))
+			}
 		}
 	})
 	slices.SortFunc(all, func(a, b control.Peer) int {
@@ -102,6 +116,17 @@ func (n *Node) describe(t *tunnel) control.Peer {
 		p.State = control.TunnelConnecting
 	}
 	return p
+}
+
+// describeListed is the line of a machine that there is no tunnel to. Control
+// loop only.
+func (n *Node) describeListed(e *directory.Entry) control.Peer {
+	rules, own := n.trust().Policy.Rules, n.membership.Load().Credential.Labels
+	return control.Peer{
+		Name: e.Name(), PID: e.PID().String(), Address4: e.Addr4(), Address6: n.address6(e.PID()), Labels: e.Labels(),
+		Allowed: filter.Compile(rules, own, e.Labels()).MayInitiate(), Reachable: filter.Explain(rules, own, e.Labels(), filter.ToPeer),
+		State: control.TunnelNone,
+	}
 }
 
 // JoinSteps implements control.Handler.
@@ -185,15 +210,21 @@ func (n *Node) lookUp(target string) (*tunnel, netip.Addr) {
 	if addr, err := netip.ParseAddr(target); err == nil {
 		return n.peer(addr), addr
 	}
-	var found *tunnel
-	for _, t := range n.tunnels {
-		m := t.member.Load()
-		if m.Name == target && (found == nil || found.member.Load().NotAfter < m.NotAfter) {
-			found = t // of two with one name the one admitted last
+	var found id.ID
+	var until int64
+	for _, e := range n.table.Members(n.now()) {
+		if e.Name() == target && e.NotAfter() > until {
+			found, until = e.PID(), e.NotAfter() // of two with one name the one admitted last
 		}
 	}
-	if found == nil {
+	for pid, t := range n.tunnels {
+		if m := t.member.Load(); m.Name == target && m.NotAfter > until {
+			found, until = pid, m.NotAfter
+		}
+	}
+	if found.IsZero() {
 		return nil, netip.Addr{}
 	}
-	return found, found.member.Load().Addr4()
+	t := n.tunnelOf(found)
+	return t, t.member.Load().Addr4()
 }

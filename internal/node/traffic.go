@@ -41,13 +41,13 @@ func (n *Node) deviceLoop(ctx context.Context) error {
 
 // routeTo implements datapath.Config.Route.
 func (n *Node) routeTo(dst netip.Addr) *datapath.Tunnel {
-	if t := n.peer(dst); t != nil && n.inService(dst) {
+	if t := n.way(dst); t != nil && n.inService(dst) {
 		return t.path
 	}
 	return nil
 }
 
-// onUnrouted keeps a packet whose destination nobody in the directory has.
+// onUnrouted keeps a packet to whose destination there is no tunnel yet.
 func (n *Node) onUnrouted(pkt []byte) {
 	_, dst, ok := ippkt.Endpoints(pkt)
 	if !ok || !n.inService(dst) {
@@ -55,7 +55,14 @@ func (n *Node) onUnrouted(pkt []byte) {
 		return
 	}
 	n.unrouted.add(dst, pkt, time.Now())
-	n.wantDirectory()
+	if n.listedAt(dst) == nil {
+		n.wantDirectory(dst)
+	} else if !n.retrying.Swap(true) { // it is to get a tunnel
+		n.signal(func() {
+			n.retrying.Store(false)
+			n.retryUnrouted(time.Now())
+		})
+	}
 }
 
 // inService says whether an address belongs to the overlay: there is no other

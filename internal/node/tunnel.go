@@ -33,7 +33,7 @@ const (
 )
 
 // tunnel is one other machine of the service and the way there. It exists for
-// every member we know, and owns a datapath.Tunnel: goroutines and queues exist
+// whom we have to do with, and owns a datapath.Tunnel: goroutines and queues exist
 // only while there is traffic.
 type tunnel struct {
 	// set at start
@@ -60,8 +60,8 @@ type tunnel struct {
 	pairs       []*saPair // newest first
 	installed   int       // pairs ever installed
 	endpoints   []netip.AddrPort
-	entries     []entry             // what super peers say of the peer
-	holder      id.ID               // issuer of the entry in force
+	proofs      []word              // what the peer's credentials said, one of each issuer, newest last
+	holder      id.ID               // issuer of the word in force
 	credential  *service.Credential // of the last key exchange, nil before
 	retryAt     time.Time           // not before this is a failed connection tried again
 	retryWait   time.Duration

@@ -60,6 +60,7 @@ type Request struct {
 	Endpoints []netip.AddrPort
 	Binary    string // version of the binary, for the operator's eyes
 	Instance  service.Instance
+	Claim     service.Claim // that this process asked this super peer now
 }
 
 // Grant makes the peer a member.
@@ -121,6 +122,8 @@ func ParseRequest(b []byte) (r Request, err error) {
 			return errors.New("more labels, endpoints or version text than allowed")
 		case r.Instance.IsZero():
 			return errors.New("it names no instance")
+		case len(r.Claim) != service.ClaimSize:
+			return errors.New("it has no claim")
 		}
 		for k, v := range r.Labels {
 			if !service.ValidLabel(k) || !service.ValidLabel(v) {

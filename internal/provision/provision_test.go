@@ -11,7 +11,7 @@ import (
 	"icvpn/internal/service"
 )
 
-var request = Request{PID: id.ID{1}, Name: "web-1", VM: "i-7", Labels: map[string]string{"zone": "eu"}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4500")}, Binary: "test", Instance: service.Instance{7}}
+var request = Request{PID: id.ID{1}, Name: "web-1", VM: "i-7", Labels: map[string]string{"zone": "eu"}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:4500")}, Binary: "test", Instance: service.Instance{7}, Claim: make(service.Claim, service.ClaimSize)}
 
 var grant = Grant{Credential: []byte{1}, EpochKey: bytes.Repeat([]byte("k"), 32), Epoch: 1, Entries: []Entry{{PID: id.ID{2}, Endpoints: request.Endpoints}}, Observed: netip.MustParseAddr("192.0.2.9")}
 
@@ -51,6 +51,7 @@ func TestRequestFieldsAreChecked(t *testing.T) {
 		"DNS label": func(r *Request) { r.Name = "Web 1" },
 		"label":     func(r *Request) { r.Labels = map[string]string{"zone": "eu\n"} },
 		"VM":        func(r *Request) { r.VM = strings.Repeat("x", 65) },
+		"claim":     func(r *Request) { r.Claim = r.Claim[1:] },
 		"instance":  func(r *Request) { r.Instance = service.Instance{} },
 		"allowed":   func(r *Request) { r.Endpoints = make([]netip.AddrPort, 9) },
 	} {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -148,6 +149,12 @@ func Address6(service, pid id.ID) netip.Addr {
 	a := Prefix6(service).Addr().As16()
 	copy(a[8:], pid[:8])
 	return netip.AddrFrom16(a)
+}
+
+// PIDPrefix returns the 64 bits of a PID that an IPv6 address carries.
+func PIDPrefix(a netip.Addr) uint64 {
+	b := a.As16()
+	return binary.BigEndian.Uint64(b[8:])
 }
 
 func openDescriptor(s Signed, r Root, service id.ID, now time.Time) (*Descriptor, error) {

@@ -11,13 +11,10 @@ import (
 	"icvpn/internal/wire"
 )
 
-// Record limits. A contact is one BEP 44 value of at most MaxRecord bytes; a
-// directory is a chunked object.
+// Record limits. A contact is one BEP 44 value of at most MaxRecord bytes.
 const (
 	MaxRecord     = 600
-	MaxDirectory  = 60 << 10
 	recordContact = "contact"
-	recordMembers = "members"
 )
 
 // Contact says where a member can be reached. The member writes it under its
@@ -57,6 +54,7 @@ type Member struct {
 	NotAfter int64    // Unix seconds
 	Issued   int64    // Unix seconds, when it was admitted last
 	Instance Instance // the process that was
+	Claim    Claim    // the machine's word for it; only where it matters
 }
 
 // PID returns the member's node identifier.
@@ -68,17 +66,6 @@ func (m Member) Addr4() netip.Addr { a, _ := netip.AddrFromSlice(m.Address4); re
 // Member returns the directory entry of a credential.
 func (c *Credential) Member() Member {
 	return Member{Key: c.Key, Name: c.Name, VM: c.VM, Labels: c.Labels, Address4: c.Address4, NotAfter: c.NotAfter, Issued: c.NotBefore, Instance: c.Instance}
-}
-
-// Directory lists the members one super peer admitted, signed as its object.
-type Directory struct {
-	_       struct{} `cbor:",toarray"`
-	Type    string
-	Service id.ID
-	Epoch   uint32
-	Seq     int64
-	Expires int64 // Unix seconds
-	Members []Member
 }
 
 // ErrStale is returned for a record that is older than one seen, expired, or
@@ -131,32 +118,6 @@ func OpenContact(b []byte, service id.ID, seq int64, now time.Time) (Contact, er
 	}
 	c.Endpoints = good
 	return c, nil
-}
-
-// NewDirectory returns the content of a directory.
-func NewDirectory(service id.ID, epoch uint32, seq int64, expires time.Time, members []Member) Directory {
-	return Directory{Type: recordMembers, Service: service, Epoch: epoch, Seq: seq, Expires: expires.Unix(), Members: members}
-}
-
-// Encode returns the bytes to seal.
-func (d Directory) Encode() []byte { return wire.Marshal(d) }
-
-// OpenDirectory reads a directory that was opened and whose signature by the
-// super peer issuer was verified. Entries beyond the issuer's scope are left
-// out: an address outside its block or a label it may not grant.
-func (t *Trust) OpenDirectory(b []byte, issuer SuperPeer, seq int64, now time.Time) (Directory, error) {
-	var d Directory
-	if err := wire.Unmarshal(b, &d, MaxDirectory); err != nil {
-		return d, fmt.Errorf("service: directory: %w", err)
-	}
-	if err := header(d.Type, recordMembers, d.Service, t.Service, d.Expires, now); err != nil {
-		return d, err
-	}
-	if d.Seq != seq {
-		return d, fmt.Errorf("%w: directory of sequence number %d in an object of %d", ErrStale, d.Seq, seq)
-	}
-	d.Members = Vouched(issuer, d.Members, now)
-	return d, nil
 }
 
 // maxLease is longer than any membership that is granted, by a clock's slack.

@@ -377,7 +377,7 @@ func TestContactRoundTripAndFiltering(t *testing.T) {
 		"other service": second(OpenContact(c.Encode(), id.ID{2}, 7, t0)),
 		"other seq":     second(OpenContact(c.Encode(), id.ID{1}, 8, t0)),
 		"expired":       second(OpenContact(c.Encode(), id.ID{1}, 7, t0.Add(time.Hour))),
-		"a directory":   second(OpenContact(NewDirectory(id.ID{1}, 1, 7, t0.Add(time.Hour), nil).Encode(), id.ID{1}, 7, t0)),
+		"another type":  second(OpenContact(Contact{Type: "directory", Service: id.ID{1}, Seq: 7, Expires: t0.Add(time.Hour).Unix()}.Encode(), id.ID{1}, 7, t0)),
 		"trailing byte": second(OpenContact(append(c.Encode(), 0), id.ID{1}, 7, t0)),
 	} {
 		if err == nil {
@@ -388,33 +388,62 @@ func TestContactRoundTripAndFiltering(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-func TestDirectoryLeavesOutWhatItsIssuerMayNotGrant(t *testing.T) {
+func TestVouchedLeavesOutWhatItsIssuerMayNotGrant(t *testing.T) {
 	f := newFixture(t)
 	tr := f.trust(t)
 	issuer := tr.Descriptor.SuperPeers[0]
 	m := func(change func(*Credential)) Member { c := f.credential(change); return c.Member() }
-	d := NewDirectory(f.id, 1, 5, t0.Add(time.Hour), []Member{
+	all := []Member{
 		m(nil),
 		m(func(c *Credential) { c.Labels = map[string]string{"role": "db"} }),
 		m(func(c *Credential) { c.Address4 = []byte{10, 42, 16, 1} }),
 		m(func(c *Credential) { c.NotAfter = t0.Unix() }),
-	})
-	got, err := tr.OpenDirectory(d.Encode(), issuer, 5, t0)
-	if err != nil || len(got.Members) != 1 || got.Members[0].Name != "web-1" {
-		t.Errorf("OpenDirectory = %+v, %v", got.Members, err)
 	}
-	if got, err := tr.OpenDirectory(d.Encode(), tr.Descriptor.SuperPeers[1], 5, t0); err != nil || len(got.Members) != 0 {
-		t.Errorf("a super peer that may not admit vouches for %+v, %v", got.Members, err)
+	if got := Vouched(issuer, all, t0); len(got) != 1 || got[0].Name != "web-1" {
+		t.Errorf("Vouched = %+v", got)
 	}
-	if got := Vouched(issuer, d.Members, time.Unix(issuer.Expires, 0)); len(got) != 0 {
+	if got := Vouched(tr.Descriptor.SuperPeers[1], all, t0); len(got) != 0 {
+		t.Errorf("a super peer that may not admit vouches for %+v", got)
+	}
+	if got := Vouched(issuer, all, time.Unix(issuer.Expires, 0)); len(got) != 0 {
 		t.Errorf("a super peer whose right has ended vouches for %+v", got)
 	}
 	forEver := m(func(c *Credential) { c.NotAfter = 1 << 62 })
 	if got := Vouched(issuer, []Member{forEver}, t0); len(got) != 0 {
 		t.Errorf("listed for ever: %+v", got)
 	}
-	if _, err := tr.OpenDirectory(d.Encode(), issuer, 6, t0); !errors.Is(err, ErrStale) {
-		t.Errorf("error %v, want ErrStale", err)
+}
+
+// TestClaimHoldsForOneProcessAtOneSuperPeer: a claim that another super peer got,
+// or that was made for an earlier admission, pushes nobody out.
+func TestClaimHoldsForOneProcessAtOneSuperPeer(t *testing.T) {
+	key, svc, sp := testKey(9), id.ID{1}, id.ID{2}
+	old := Member{Key: public(key), Issued: t0.Unix() - 3600, Instance: Instance{1}}
+	m := Member{Key: public(key), Issued: t0.Unix(), Instance: Instance{2}}
+	m.Claim = SignClaim(key, svc, sp, m.Instance, t0)
+	if !m.Supersedes(old, svc, sp) {
+		t.Fatal("a later admission with its claim does not count")
+	}
+	for name, change := range map[string]func(m *Member) (service, superPeer id.ID){
+		"no claim":            func(m *Member) (id.ID, id.ID) { m.Claim = nil; return svc, sp },
+		"another super peer":  func(*Member) (id.ID, id.ID) { return svc, id.ID{3} },
+		"another service":     func(*Member) (id.ID, id.ID) { return id.ID{4}, sp },
+		"another process":     func(m *Member) (id.ID, id.ID) { m.Instance = Instance{5}; return svc, sp },
+		"a later admission":   func(m *Member) (id.ID, id.ID) { m.Issued += 3600; return svc, sp },
+		"the same process":    func(m *Member) (id.ID, id.ID) { m.Instance = old.Instance; return svc, sp },
+		"an earlier one":      func(m *Member) (id.ID, id.ID) { m.Issued = old.Issued - 1; return svc, sp },
+		"another's signature": func(m *Member) (id.ID, id.ID) { m.Claim = SignClaim(testKey(8), svc, sp, m.Instance, t0); return svc, sp },
+	} {
+		c := m
+		service, superPeer := change(&c)
+		if c.Supersedes(old, service, superPeer) {
+			t.Errorf("%s: it pushes the machine out", name)
+		}
+	}
+	same := m
+	same.Issued, same.Instance = old.Issued, Instance{0, 9}
+	if old.LaterThan(same) == same.LaterThan(old) {
+		t.Error("two admissions within a second are not in order")
 	}
 }
 
@@ -504,6 +533,5 @@ func FuzzDocuments(f *testing.F) {
 		}
 		ParsePolicy(in)
 		OpenContact(in, fx.id, 1, t0)
-		tr.OpenDirectory(in, tr.Descriptor.SuperPeers[0], 1, t0)
 	})
 }

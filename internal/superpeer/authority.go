@@ -12,6 +12,7 @@ import (
 
 	"icvpn/abe"
 	"icvpn/admission"
+	"icvpn/internal/directory"
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
@@ -54,10 +55,10 @@ type authority struct {
 	mu      sync.Mutex
 	leases  *leases
 	own     map[id.ID]member
-	others  map[id.ID][]service.Member // by super peer
-	listed  map[id.ID]bool             // everyone in others
-	used    map[string]uint32          // admissions by secret ID
-	changed chan struct{}              // the directory needs publishing; capacity 1
+	void    map[id.ID]directory.Tombstone // whom we admitted and took out
+	others  *directory.Table              // whom the other super peers list; has a lock of its own
+	used    map[string]uint32             // admissions by secret ID
+	changed chan struct{}                 // the directory needs publishing; capacity 1
 }
 
 // member is one machine that we admitted.
@@ -67,7 +68,6 @@ type member struct {
 	SecretID string
 	Slot     []byte // of the last grant
 	Admitted int64  // Unix seconds
-	size     int    // of Member in the directory
 }
 
 // grant makes a machine a member (steps iv to vi). observed is the address it
@@ -154,8 +154,14 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, []byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !req.Claim.Holds(who.IDKey, a.trust.Service, a.self.PID(), req.Instance, now.Unix()) {
+		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
+	}
 	old, known := a.own[who.PID]
 	renewal := known && old.SecretID == who.SecretID
+	if known && req.Instance != old.Member.Instance && now.Unix() <= old.Member.Issued {
+		now = time.Unix(old.Member.Issued+1, 0) // the order of two processes must show
+	}
 	if renewal {
 		// "Everyone admitted with this secret since" counts from the first time.
 		who.Admitted = time.Unix(old.Admitted, 0)
@@ -173,11 +179,11 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, la
 	if err := a.trust.Policy.Revoked(c); err != nil {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
 	}
-	if err := a.roomLocked(c.Member(), who.SecretID, now.Unix()); err != nil {
+	if err := a.roomLocked(who.PID, who.SecretID, now.Unix()); err != nil {
 		return nil, nil, err
 	}
 	leased := a.leases.has(who.PID)
-	signed, err := a.enterLocked(c, end, now)
+	signed, err := a.enterLocked(c, req.Claim, end, now)
 	if err != nil {
 		if !leased { // who is refused holds no address
 			a.leases.release(who.PID)
@@ -195,7 +201,7 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, la
 
 // enterLocked leases an address, signs c and saves the member. On an error the
 // caller puts back what was.
-func (a *authority) enterLocked(c *service.Credential, end int64, now time.Time) ([]byte, error) {
+func (a *authority) enterLocked(c *service.Credential, claim service.Claim, end int64, now time.Time) ([]byte, error) {
 	addr, err := a.leases.take(c.PID(), now.Unix(), end)
 	if err != nil {
 		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other()}
@@ -207,7 +213,9 @@ func (a *authority) enterLocked(c *service.Credential, end int64, now time.Time)
 		return nil, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
 	}
 	old, known := a.own[c.PID()]
-	a.own[c.PID()] = member{Member: c.Member(), SecretID: c.SecretID, Slot: c.Slot, Admitted: c.AdmittedAt, size: entrySize(c.Member())}
+	entry := c.Member()
+	entry.Claim = claim
+	a.own[c.PID()] = member{Member: entry, SecretID: c.SecretID, Slot: c.Slot, Admitted: c.AdmittedAt}
 	used := a.used[c.SecretID]
 	if !known || old.SecretID != c.SecretID {
 		a.used[c.SecretID]++
@@ -303,15 +311,13 @@ func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, er
 func (a *authority) membersLocked(now time.Time) (all []service.Member) {
 	for _, m := range a.own {
 		if now.Unix() < m.Member.NotAfter {
-			all = append(all, m.Member)
+			entry := m.Member
+			entry.Claim = nil
+			all = append(all, entry)
 		}
 	}
-	for _, ms := range a.others {
-		for _, m := range ms {
-			if now.Unix() < m.NotAfter { // its super peer may be gone
-				all = append(all, m)
-			}
-		}
+	for _, e := range a.others.Members(now) { // their super peers may be gone
+		all = append(all, e.Member())
 	}
 	return all
 }
@@ -337,7 +343,7 @@ func (a *authority) isMember(pid id.ID) bool {
 	if _, ok := a.own[pid]; ok {
 		return true
 	}
-	return a.listed[pid]
+	return a.others.Has(pid)
 }
 
 // touch says that the directory needs publishing.
@@ -349,32 +355,3 @@ func (a *authority) touch() {
 }
 
 func (a *authority) rules() []filter.Rule { return a.trust.Policy.Rules }
-
-// directory returns the content to publish.
-func (a *authority) directory(now time.Time) service.Directory {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var ms []service.Member
-	for pid, m := range a.own {
-		if now.Unix() >= m.Member.NotAfter {
-			delete(a.own, pid)
-			continue
-		}
-		ms = append(ms, m.Member)
-	}
-	slices.SortFunc(ms, func(x, y service.Member) int { return x.PID().Compare(y.PID()) })
-	return service.NewDirectory(a.trust.Service, a.epoch, now.UnixMilli(), now.Add(directoryLife), ms)
-}
-
-// setOthers takes in what another super peer published.
-func (a *authority) setOthers(sp id.ID, ms []service.Member) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.others[sp] = ms
-	a.listed = map[id.ID]bool{}
-	for _, ms := range a.others {
-		for _, m := range ms {
-			a.listed[m.PID()] = true
-		}
-	}
-}

@@ -113,6 +113,7 @@ func (c newcomer) ask(t *testing.T, a *authority, change func(*provision.Request
 		t.Fatal(err)
 	}
 	r := provision.Request{PID: c.who.PID, Name: "m-1", Instance: service.Instance{1}}
+	r.Claim = service.SignClaim(c.key, a.trust.Service, a.self.PID(), r.Instance, time.Now())
 	if change != nil {
 		change(&r)
 	}

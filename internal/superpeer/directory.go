@@ -4,11 +4,17 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"maps"
 	mrand "math/rand/v2"
+	"net/netip"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"icvpn/abe"
+	"icvpn/internal/directory"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
@@ -16,18 +22,39 @@ import (
 	"icvpn/overlay"
 )
 
+// We chose:
+const (
+	// directoryLook is how often it is seen to whether something has to be put
+	// again or sealed anew; changes do not wait for it.
+	directoryLook = time.Minute
+	// directorySettle gathers admissions that come together into one put.
+	directorySettle = 100 * time.Millisecond
+	// sealBurst times shards are sealed as admissions come, then once in sealEvery.
+	sealBurst = 8
+	sealEvery = 5 * time.Second
+	// putTogether shards are put at once.
+	putTogether = 4
+	// putRetry is the wait after a put that nobody took.
+	putRetry = 5 * time.Second
+	// directoryRead is how often the directories of the others are read.
+	directoryRead = 15 * time.Second
+)
+
 // publishLoop keeps our directory, the envelopes and the service's documents in
 // the overlays (paper, step vi).
 //
-// Sealing is not deterministic, so a directory that is sealed again is new
-// objects to every node that stores it. It is sealed when it changed or has
-// passed half of its life; a refresh in between puts the same bytes again.
+// Sealing is not deterministic, so what is sealed again is new objects to every
+// node that stores it, and news to every reader. Only shards that changed are; a
+// refresh puts the same bytes again.
 func (s *SuperPeer) publishLoop(ctx context.Context) error {
-	refresh, documents := time.NewTimer(0), time.NewTimer(0)
-	defer refresh.Stop()
+	look, documents := time.NewTimer(0), time.NewTimer(0)
+	defer look.Stop()
 	defer documents.Stop()
+	p, err := s.newPublisher()
+	if err != nil {
+		return err
+	}
 	seals := rate.NewLimiter(rate.Every(sealEvery), sealBurst)
-	var current sealedDirectory
 	retry := putRetry
 	for {
 		select {
@@ -35,59 +62,143 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 			return nil
 		case <-documents.C:
 			if s.publishDocuments(ctx) {
-				documents.Reset(jitter(directoryRefresh))
+				documents.Reset(jitter(documentsRefresh))
 			} else {
 				documents.Reset(jitter(putRetry)) // the overlay may have had no other node yet
 			}
 			continue
 		case <-s.authority.changed:
-			current = sealedDirectory{}
 			if !sleep(ctx, directorySettle) || seals.Wait(ctx) != nil {
 				return nil
 			}
-		case <-refresh.C:
+			p.touch()
+		case <-look.C:
 		}
-		wait := directoryRefresh
-		if err := s.publishDirectory(ctx, &current, time.Now()); err != nil && ctx.Err() == nil {
+		wait := directoryLook
+		if err := p.publish(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			s.log.Warn("directory not published", "err", err)
-			wait, retry = retry, min(2*retry, directoryRefresh)
+			wait, retry = retry, min(2*retry, directoryLook)
 		} else {
 			retry = putRetry
 		}
-		refresh.Reset(jitter(wait))
+		look.Reset(jitter(wait))
 	}
 }
+
+// documentsRefresh is how often envelopes and documents are put again.
+const documentsRefresh = 2 * time.Minute
 
 // jitter is between half of d and d: what many do, they do not do together.
 func jitter(d time.Duration) time.Duration { return d/2 + mrand.N(d/2) }
 
-// sealedDirectory is what was sealed last; the zero value is nothing.
-type sealedDirectory struct {
-	seq   int64
-	bytes []byte
-	until time.Time // sealed anew from then on
+// publisher puts our directory. publishLoop owns it.
+type publisher struct {
+	// set at start
+	a       *authority
+	overlay *overlay.Overlay
+
+	writer *directory.Writer
+	sealed uint32 // epoch of the key that everything is sealed to
 }
 
-// publishDirectory stores current, after sealing it anew if it is due.
-func (s *SuperPeer) publishDirectory(ctx context.Context, current *sealedDirectory, now time.Time) error {
-	if !now.Before(current.until) {
-		next, err := s.authority.sealDirectory(now)
+func (s *SuperPeer) newPublisher() (*publisher, error) {
+	a := s.authority
+	block, err := netip.ParsePrefix(a.self.Block4)
+	if err != nil {
+		return nil, err
+	}
+	p := &publisher{a: a, overlay: s.service.overlay, writer: directory.NewWriter(a.trust.Service, block, credentialLife)}
+	p.touch()
+	return p, nil
+}
+
+// touch has every shard looked at: those that were published, and those that
+// somebody is in now.
+func (p *publisher) touch() {
+	p.writer.TouchPublished()
+	p.writer.Touch(p.a.shardNumbers()...)
+}
+
+// publish does what is due: changed shards first, then the root that names them.
+func (p *publisher) publish(ctx context.Context, now time.Time) error {
+	t, err := p.a.target(discovery.Members(), now)
+	if err != nil {
+		return err
+	}
+	if t.statement.Epoch != p.sealed {
+		p.sealed = t.statement.Epoch
+		p.writer.TouchAll()
+	}
+	if err := p.shards(ctx, t.statement, now); err != nil {
+		return err // the root must not name what is not there
+	}
+	root, due := p.writer.Root(t.statement.Epoch, p.a.trust.Descriptor.Generation, now)
+	if !due {
+		return nil
+	}
+	sealed, err := discovery.Seal(t.statement, directory.KindRoot, p.a.self.Key, root.Encode())
+	if err != nil {
+		return err
+	}
+	if err := p.put(ctx, discovery.SaltDirectory, root.Seq, sealed, directory.RootLife); err != nil {
+		p.overtaken(err)
+		return err
+	}
+	p.writer.RootStored(now)
+	return nil
+}
+
+// shards seals those that changed and puts them, and those that the overlay
+// would forget.
+func (p *publisher) shards(ctx context.Context, st abe.Statement, now time.Time) error {
+	for _, content := range p.a.shards(p.writer.Due(now), now) {
+		content.Epoch = st.Epoch
+		if !p.writer.Needs(content, now) {
+			continue
+		}
+		content.Seq = p.writer.NextSeq(now)
+		plain, err := p.writer.Encode(content)
 		if err != nil {
 			return err
 		}
-		*current = next
+		sealed, err := discovery.Seal(st, directory.KindShard, p.a.self.Key, plain)
+		if err != nil {
+			return err
+		}
+		p.writer.Sealed(content, sealed)
 	}
-	return put(ctx, s.service.overlay, s.authority.key, discovery.SaltDirectory, current.seq, current.bytes, directoryLife)
+	again := p.writer.Again(now)
+	errs := make([]error, len(again))
+	g := new(errgroup.Group)
+	g.SetLimit(putTogether)
+	for i, shard := range again {
+		g.Go(func() error {
+			errs[i] = p.put(ctx, directory.SaltShard(shard.Number), shard.Seq, shard.Sealed, directory.ShardLife)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	for i, err := range errs {
+		if err == nil {
+			p.writer.Stored(again[i].Number, now)
+		}
+		p.overtaken(err)
+	}
+	return errors.Join(errs...)
 }
 
-func (a *authority) sealDirectory(now time.Time) (sealedDirectory, error) {
-	t, err := a.target(discovery.Members(), now)
-	if err != nil {
-		return sealedDirectory{}, err
+// overtaken sees to it that what we put is newer than what is there: a clock that
+// was set back makes numbers that are too low.
+func (p *publisher) overtaken(err error) {
+	var newer *overlay.SupersededError
+	if errors.As(err, &newer) {
+		p.writer.AtLeast(newer.Seq)
+		p.writer.TouchAll()
 	}
-	d := a.directory(now)
-	b, err := discovery.Seal(t.statement, "members", a.self.Key, d.Encode())
-	return sealedDirectory{seq: d.Seq, bytes: b, until: now.Add(directoryLife / 2)}, err
+}
+
+func (p *publisher) put(ctx context.Context, salt []byte, seq int64, sealed []byte, life time.Duration) error {
+	return put(ctx, p.overlay, p.a.key, salt, seq, sealed, life)
 }
 
 // put signs and stores an object that is wanted for life; 0 is as long as the
@@ -123,44 +234,149 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) (ok bool) {
 	return ok
 }
 
-// readLoop reads the directories of the other super peers, for the lists we
-// hand out.
+// readLoop reads the directories of the other super peers: for the lists we hand
+// out, for whom we let into the overlay, and for machines that were admitted
+// elsewhere since.
 func (s *SuperPeer) readLoop(ctx context.Context) error {
 	select {
 	case <-s.service.overlay.Ready(): // the others' members, before anybody asks for a list
 	case <-ctx.Done():
 		return nil
 	}
-	read := map[id.ID]int64{} // sequence numbers
+	a := s.authority
+	var all []*directory.Follower
+	for _, sp := range a.trust.Descriptor.SuperPeers {
+		if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
+			all = append(all, directory.NewFollower(sp, directory.Follow{
+				Source: s.service.overlay, Open: a.keys.Open, Trust: func() *service.Trust { return a.trust }, Now: time.Now,
+				Heard: a.others.SetExpires, Take: a.onShard,
+			}))
+		}
+	}
 	for ; ctx.Err() == nil; sleep(ctx, directoryRead) {
-		for _, sp := range s.authority.trust.Descriptor.SuperPeers {
-			if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
-				s.readDirectory(ctx, sp, read)
+		for _, f := range all {
+			_, err := f.Poll(ctx, true)
+			if err == nil {
+				_, err = f.Fetch(ctx, false, directory.MaxShards)
+			}
+			if err != nil && ctx.Err() == nil {
+				s.log.Debug("directory not read", "super_peer", f.SuperPeer().PID().Short(), "err", err)
 			}
 		}
+		a.others.Expire(time.Now())
 	}
 	return nil
 }
 
-// readDirectory reads what sp has published since the last time.
-func (s *SuperPeer) readDirectory(ctx context.Context, sp service.SuperPeer, read map[id.ID]int64) {
-	a, pid := s.authority, sp.PID()
-	last, seen := read[pid]
-	if !seen {
-		last = -1
-	}
-	data, root, err := s.service.overlay.GetObjectAfter(ctx, sp.Key, discovery.SaltDirectory, last)
-	if err == nil {
-		var plain []byte
-		if plain, err = a.keys.Open(data, "members", sp.Key, service.MaxDirectory+256); err == nil {
-			var d service.Directory
-			if d, err = a.trust.OpenDirectory(plain, sp, root.Seq, time.Now()); err == nil {
-				read[pid] = d.Seq
-				a.setOthers(pid, d.Members)
-			}
+// newOthers returns the table of whom the other super peers list.
+func newOthers(trust *service.Trust, self service.SuperPeer) *directory.Table {
+	t := directory.NewTable(id.ID{})
+	t.SetIssuers(slices.DeleteFunc(slices.Clone(trust.Descriptor.SuperPeers), func(sp service.SuperPeer) bool { return sp.PID() == self.PID() }))
+	return t
+}
+
+// onShard takes in what another super peer says of its members. A machine of
+// ours that was admitted there later as another process has a clone: the later
+// admission wins.
+func (a *authority) onShard(issuer id.ID, s *directory.Shard) {
+	for _, e := range a.others.Replace(issuer, s).Joined {
+		if a.isOwn(e.PID()) { // now our word for it needs the machine's claim
+			a.touch()
 		}
 	}
-	if err != nil && !errors.Is(err, overlay.ErrUnchanged) {
-		s.log.Debug("directory not read", "super_peer", pid.Short(), "err", err)
+	now := time.Now()
+	for i := range s.Members {
+		a.supersede(issuer, &s.Members[i], now)
 	}
+}
+
+func (a *authority) isOwn(pid id.ID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.own[pid]
+	return ok
+}
+
+// supersede drops a member of ours that issuer admitted later as another process.
+func (a *authority) supersede(issuer id.ID, m *service.Member, now time.Time) {
+	pid := m.PID()
+	a.mu.Lock()
+	old, own := a.own[pid]
+	a.mu.Unlock()
+	if !own || !m.Supersedes(old.Member, a.trust.Service, issuer) {
+		return
+	}
+	a.log.Warn("a machine of ours was admitted later elsewhere as another process; it is a clone, or has started anew", "peer", old.Member.Name, "pid", pid.Short(), "super_peer", issuer.Short())
+	a.bury(pid, old.Member, directory.ReasonClone, now)
+}
+
+// bury takes a member out. Its lease stays, with a tombstone, until its last
+// credential ends.
+func (a *authority) bury(pid id.ID, dead service.Member, why directory.Reason, now time.Time) {
+	block := a.leases.block
+	host, ok := directory.HostOf(block, dead.Addr4())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if cur, own := a.own[pid]; !ok || !own || cur.Member.Instance != dead.Instance {
+		return // admitted again meanwhile
+	}
+	delete(a.own, pid)
+	if now.Unix() < dead.NotAfter {
+		if a.void == nil {
+			a.void = map[id.ID]directory.Tombstone{}
+		}
+		a.void[pid] = directory.Tombstone{Host: host, PID: pid, Issued: dead.Issued, Until: dead.NotAfter, Reason: why}
+	}
+	a.touch()
+}
+
+// shardNumbers are the shards that we list somebody in.
+func (a *authority) shardNumbers() []uint32 {
+	numbers := map[uint32]bool{}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.own {
+		if host, ok := directory.HostOf(a.leases.block, m.Member.Addr4()); ok {
+			numbers[directory.ShardOf(host)] = true
+		}
+	}
+	for _, v := range a.void {
+		numbers[directory.ShardOf(v.Host)] = true
+	}
+	return slices.Collect(maps.Keys(numbers))
+}
+
+// shards is what these shards are to say now. Whom another super peer lists too
+// comes with its claim.
+func (a *authority) shards(numbers []uint32, now time.Time) []*directory.Shard {
+	all := map[uint32]*directory.Shard{}
+	for _, n := range numbers {
+		all[n] = &directory.Shard{Number: n}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for pid, m := range a.own {
+		if now.Unix() >= m.Member.NotAfter {
+			delete(a.own, pid)
+			continue
+		}
+		host, ok := directory.HostOf(a.leases.block, m.Member.Addr4())
+		s := all[directory.ShardOf(host)]
+		if !ok || s == nil {
+			continue
+		}
+		entry := m.Member
+		if !a.others.Has(pid) {
+			entry.Claim = nil
+		}
+		s.Members = append(s.Members, entry)
+	}
+	for pid, v := range a.void {
+		if _, back := a.own[pid]; back || now.Unix() >= v.Until {
+			delete(a.void, pid)
+		} else if s := all[directory.ShardOf(v.Host)]; s != nil {
+			s.Tombstones = append(s.Tombstones, v)
+		}
+	}
+	return slices.Collect(maps.Values(all))
 }

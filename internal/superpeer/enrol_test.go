@@ -100,6 +100,7 @@ type visitor struct {
 	client *admission.Client
 	key    ed25519.PrivateKey
 	svc    *owner.Service
+	super  id.ID // whom it talks to
 }
 
 // visit connects and does TLS.
@@ -114,6 +115,7 @@ func (g *gate) visit(from netip.Addr, change func(*admission.ClientConfig)) (*vi
 	if err != nil {
 		return nil, err
 	}
+	v.super = id.FromKey(binding.ServerKey)
 	token := g.svc.Tokens[0].Token
 	cfg := admission.ClientConfig{
 		ServiceID: g.svc.ID, Identity: v.key, Binding: binding, SecretID: token.SecretID, Secret: token.Secret,
@@ -189,7 +191,9 @@ func (v *visitor) request(data []byte) (admission.Frame, error) {
 		return admission.Frame{}, err
 	}
 	pub := v.key.Public().(ed25519.PublicKey)
-	sealed, err := discovery.Seal(st, "request", pub, provision.Request{PID: id.FromKey(pub), Name: "web-1", Instance: service.Instance{1}}.Encode())
+	req := provision.Request{PID: id.FromKey(pub), Name: "web-1", Instance: service.Instance{1}}
+	req.Claim = service.SignClaim(v.key, v.svc.ID, v.super, req.Instance, time.Now())
+	sealed, err := discovery.Seal(st, "request", pub, req.Encode())
 	if err != nil {
 		return admission.Frame{}, err
 	}

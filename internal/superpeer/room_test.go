@@ -1,13 +1,14 @@
 package superpeer
 
 import (
+	"crypto/ed25519"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/directory"
 	"icvpn/internal/id"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
@@ -19,14 +20,17 @@ func fill(t *testing.T, a *authority, first newcomer, name func(n int) string) (
 	t.Helper()
 	for n := range 5000 {
 		who := first.who
-		who.IDKey = append([]byte(nil), who.IDKey...)
-		who.IDKey[0], who.IDKey[1] = byte(n), byte(n>>8)
+		seed := make([]byte, ed25519.SeedSize)
+		seed[0], seed[1], seed[2] = byte(n), byte(n>>8), first.key.Seed()[0]
+		key := ed25519.NewKeyFromSeed(seed)
+		who.IDKey = key.Public().(ed25519.PublicKey)
 		who.PID = id.FromKey(who.IDKey)
 		labels, err := a.labels(who, provision.Request{}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
-		req := provision.Request{PID: who.PID, Name: name(n), VM: strings.Repeat("v", 64)}
+		req := provision.Request{PID: who.PID, Name: name(n), VM: strings.Repeat("v", 64), Instance: service.Instance{1}}
+		req.Claim = service.SignClaim(key, a.trust.Service, a.self.PID(), req.Instance, time.Now())
 		if _, _, err := a.admit(who, req, labels, [16]byte{}, time.Now()); err != nil {
 			return n, err
 		}
@@ -53,20 +57,20 @@ func TestOneSecretLeavesRoomForTheOthers(t *testing.T) {
 	}
 }
 
-func TestDirectoryOfLongEntriesFitsItsObject(t *testing.T) {
+func TestShardOfLongEntriesFitsItsObject(t *testing.T) {
 	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
 	a := s.authority
-	a.leases = newLeases(netip.MustParsePrefix("10.42.0.0/18"))
 	long := func(n int) string { return fmt.Sprintf("%s-%04d", strings.Repeat("m", 50), n) }
-	for _, role := range []string{"web", "app"} {
-		n, err := fill(t, a, comer(svc, role, role[0]), long)
-		wantCode(t, "full directory", err, admission.CodeAddresses)
-		if n < 50 {
-			t.Errorf("only %d machines of %s were admitted", n, role)
+	fill(t, a, comer(svc, "web", 1), long)
+	now := time.Now()
+	for _, shard := range a.shards(a.shardNumbers(), now) {
+		for i := range shard.Members {
+			shard.Members[i].Claim = make(service.Claim, service.ClaimSize) // as if all were contested
 		}
-	}
-	if got := len(a.directory(time.Now()).Encode()); got > service.MaxDirectory || got < service.MaxDirectory*9/10 {
-		t.Errorf("the directory takes %d bytes, want nearly %d", got, service.MaxDirectory)
+		b, err := shard.Encode(a.trust.Service, a.leases.block)
+		if err != nil || len(b) > directory.MaxShard/2 {
+			t.Errorf("shard %d of %d members takes %d bytes: %v", shard.Number, len(shard.Members), len(b), err)
+		}
 	}
 }
 

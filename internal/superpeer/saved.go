@@ -42,7 +42,6 @@ func (a *authority) restore(b []byte) error {
 	}
 	a.leases = l
 	for _, m := range s.Members {
-		m.size = entrySize(m.Member)
 		a.own[m.Member.PID()] = m
 	}
 	if s.Used != nil {

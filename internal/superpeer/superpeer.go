@@ -30,20 +30,6 @@ import (
 
 // We chose:
 const (
-	// directoryLife is how long a published directory is believed. It is sealed
-	// anew at half of that, and put again, the same bytes, before nodes that came
-	// meanwhile have to do without.
-	directoryLife    = 15 * time.Minute
-	directoryRefresh = 2 * time.Minute
-	// sealBurst directories are sealed as admissions come, then one in sealEvery.
-	sealBurst = 8
-	sealEvery = 5 * time.Second
-	// directoryRead is how often the directories of the others are read.
-	directoryRead = 15 * time.Second
-	// directorySettle gathers admissions that come together into one put.
-	directorySettle = 100 * time.Millisecond
-	// putRetry is the wait after a put that nobody took.
-	putRetry = 5 * time.Second
 	// replayEntries is four times a peer's nonce set: everybody asks super peers.
 	// Full, it takes some 8 MiB.
 	replayEntries = 1 << 18
@@ -239,7 +225,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		trust: trust, policy: h.Policy, docs: h.Service.Documents, self: self, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), trust.Descriptor.Generation), log: s.log, leases: newLeases(block),
-		own: map[id.ID]member{}, others: map[id.ID][]service.Member{}, used: map[string]uint32{},
+		own: map[id.ID]member{}, others: newOthers(trust, self), used: map[string]uint32{},
 		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1),
 	}
 	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)

@@ -1,0 +1,237 @@
+package directory
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
+	"icvpn/internal/service"
+	"icvpn/overlay"
+)
+
+// Source is where directories are read: *overlay.Overlay.
+type Source interface {
+	GetObjectAfter(ctx context.Context, key ed25519.PublicKey, salt []byte, after int64) ([]byte, overlay.Item, error)
+}
+
+// Asker is a Source that can ask one replica alone.
+type Asker interface {
+	AskItem(ctx context.Context, key ed25519.PublicKey, salt []byte) (overlay.Item, error)
+}
+
+// Follow is what a Follower works with.
+type Follow struct {
+	// Source serves objects whose signature it has verified.
+	Source Source
+	// Open opens a sealed record (discovery.Keys.Open).
+	Open func(sealed []byte, kind string, owner ed25519.PublicKey, limit int) ([]byte, error)
+	// Trust is the verified chain.
+	Trust func() *service.Trust
+	// Now is the service's clock.
+	Now func() time.Time
+	// Heard is told how long a newer root says that it counts.
+	Heard func(issuer id.ID, expires int64)
+	// Take is given every shard that is new or changed. One that nobody is in any
+	// more is an empty one. It takes the shard.
+	Take func(issuer id.ID, s *Shard)
+}
+
+// fetchTogether shards are fetched at once.
+const fetchTogether = 4
+
+// sealOverhead is more than sealing adds to a record.
+const sealOverhead = 256
+
+// Follower reads one super peer's directory, as far as a Reader says. Its methods
+// may be called from several goroutines; one reads at a time.
+type Follower struct {
+	// set at start
+	sp  service.SuperPeer
+	pid id.ID
+	cfg Follow
+
+	turn   chan struct{} // capacity 1: who reads
+	mu     sync.Mutex
+	reader *Reader
+	ends   int64 // of the newest root
+}
+
+// NewFollower returns a follower that has read nothing.
+func NewFollower(sp service.SuperPeer, cfg Follow) *Follower {
+	return &Follower{sp: sp, pid: sp.PID(), cfg: cfg, turn: make(chan struct{}, 1), reader: NewReader()}
+}
+
+// SuperPeer returns whom it follows.
+func (f *Follower) SuperPeer() service.SuperPeer { return f.sp }
+
+// Want says that a packet waits for somebody in a shard.
+func (f *Follower) Want(number uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reader.Want(number)
+}
+
+// Pending says how many shards are left to fetch.
+func (f *Follower) Pending() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	refs, _ := f.reader.Wanted()
+	return len(refs)
+}
+
+// Ends is when the newest root ends, in Unix seconds; 0 before there is one.
+func (f *Follower) Ends() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ends
+}
+
+// Poll asks whether there is a newer root, and reads it. With cheap it asks one
+// replica, if the source can; an answer that is not newer ends it there.
+func (f *Follower) Poll(ctx context.Context, cheap bool) (changed bool, err error) {
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	return f.poll(ctx, cheap)
+}
+
+func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err error) {
+	f.mu.Lock()
+	seq := f.reader.Seq()
+	f.mu.Unlock()
+	if asker, ok := f.cfg.Source.(Asker); ok && cheap && seq >= 0 {
+		if it, err := asker.AskItem(ctx, f.sp.Key, discovery.SaltDirectory); err == nil && it.Seq <= seq {
+			return false, nil
+		}
+	}
+	sealed, it, err := f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, discovery.SaltDirectory, seq)
+	if errors.Is(err, overlay.ErrUnchanged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	plain, err := f.cfg.Open(sealed, KindRoot, f.sp.Key, MaxRoot+sealOverhead)
+	if err != nil {
+		return false, err
+	}
+	root, err := OpenRoot(plain, f.cfg.Trust(), f.sp, it.Seq, f.cfg.Now())
+	if err != nil {
+		return false, err
+	}
+	f.mu.Lock()
+	gone, err := f.reader.OnRoot(root)
+	if err == nil {
+		f.ends = root.Expires
+	}
+	f.mu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	f.cfg.Heard(f.pid, root.Expires)
+	for _, n := range gone {
+		f.cfg.Take(f.pid, &Shard{Number: n})
+	}
+	return true, nil
+}
+
+// CompleteSince says whether everything was read of a root from at or later.
+func (f *Follower) CompleteSince(at time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reader.Complete() && f.reader.Seq() >= at.UnixMilli()
+}
+
+// Fetch reads wanted shards, at most most of them; with urgent only those that
+// packets wait for. Of a shard that is not as the root says, another copy is tried, and
+// a newer root before that.
+func (f *Follower) Fetch(ctx context.Context, urgent bool, most int) (read int, err error) {
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	for range 2 {
+		var n int
+		n, err = f.fetch(ctx, urgent, most)
+		read += n
+		if !errors.Is(err, ErrMismatch) {
+			break
+		}
+		if _, perr := f.poll(ctx, false); perr != nil {
+			break
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reader.Settle()
+	return read, err
+}
+
+func (f *Follower) fetch(ctx context.Context, urgent bool, most int) (read int, err error) {
+	f.mu.Lock()
+	refs, first := f.reader.Wanted()
+	f.mu.Unlock()
+	if urgent {
+		most = min(most, first)
+	}
+	refs = refs[:min(most, len(refs))]
+	g := new(errgroup.Group) // a shard that fails does not hold up the others
+	g.SetLimit(fetchTogether)
+	for _, ref := range refs {
+		g.Go(func() error {
+			err := f.shard(ctx, ref)
+			if err == nil {
+				f.mu.Lock()
+				read++
+				f.mu.Unlock()
+			}
+			return err
+		})
+	}
+	err = g.Wait()
+	return read, err
+}
+
+// shard reads one shard and hands it on.
+func (f *Follower) shard(ctx context.Context, ref Ref) error {
+	sealed, it, err := f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, SaltShard(ref.Number), ref.Seq-1)
+	if err != nil {
+		return fmt.Errorf("directory: shard %d of super peer %s: %w", ref.Number, f.pid.Short(), err)
+	}
+	if err := ref.Check(sealed, it.Seq); err != nil {
+		return err
+	}
+	plain, err := f.cfg.Open(sealed, KindShard, f.sp.Key, MaxShard+sealOverhead)
+	if err != nil {
+		return err
+	}
+	s, err := OpenShard(plain, f.cfg.Trust(), f.sp, ref.Number, ref.Seq, f.cfg.Now())
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	ok := f.reader.OnShard(ref)
+	f.mu.Unlock()
+	if ok {
+		f.cfg.Take(f.pid, s)
+	}
+	return nil
+}
+
+// What discovery.Seal is told of a root and of a shard.
+const (
+	KindRoot  = "directory"
+	KindShard = "shard"
+)

@@ -1,0 +1,244 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	mrand "math/rand/v2"
+	"net/netip"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"icvpn/internal/directory"
+	"icvpn/internal/id"
+	"icvpn/internal/service"
+)
+
+// How the directories are read. An idle peer asks one replica for each root now
+// and then; a packet that waits for somebody makes it look at once, in the one
+// place that an IPv4 address can stand.
+//
+//	timer ─> poll: newer root? ──> shards, as many as the budget allows
+//	packet for an unknown address ─> its super peer, its shard, now
+
+// wants are what packets wait for.
+type wants struct {
+	mu      sync.Mutex
+	issuers map[id.ID]bool
+	all     bool
+}
+
+// newFollowers makes the readers of a descriptor's directories; those of super
+// peers that are as before go on.
+func (n *Node) newFollowers(trust *service.Trust) {
+	n.onDiff(n.table.SetIssuers(trust.Descriptor.SuperPeers))
+	old := map[id.ID]*directory.Follower{}
+	if all := n.followers.Load(); all != nil {
+		old = *all
+	}
+	all := map[id.ID]*directory.Follower{}
+	for _, sp := range trust.Descriptor.SuperPeers {
+		pid := sp.PID()
+		switch f := old[pid]; {
+		case !sp.Has(service.RoleAdmit):
+		case f != nil && reflect.DeepEqual(f.SuperPeer(), sp):
+			all[pid] = f
+		default:
+			all[pid] = directory.NewFollower(sp, directory.Follow{
+				Source: n.overlay, Open: n.openSealed, Trust: n.trust, Now: n.now, Heard: n.table.SetExpires,
+				Take: func(issuer id.ID, s *directory.Shard) { n.post(func() { n.onShard(issuer, s) }) },
+			})
+		}
+	}
+	n.followers.Store(&all)
+}
+
+func (n *Node) openSealed(sealed []byte, kind string, owner ed25519.PublicKey, limit int) ([]byte, error) {
+	return n.keys.Load().Open(sealed, kind, owner, limit)
+}
+
+func (n *Node) follower(issuer id.ID) *directory.Follower { return (*n.followers.Load())[issuer] }
+
+// wantDirectory asks that somebody be looked for at an address, soon.
+func (n *Node) wantDirectory(dst netip.Addr) {
+	_, issuer, shard, ok := n.table.At(dst)
+	f := n.follower(issuer)
+	n.wants.mu.Lock()
+	if ok && f != nil {
+		f.Want(shard)
+		if n.wants.issuers == nil {
+			n.wants.issuers = map[id.ID]bool{}
+		}
+		n.wants.issuers[issuer] = true
+	} else {
+		n.wants.all = true // a PID, so of any super peer
+	}
+	n.wants.mu.Unlock()
+	select {
+	case n.refreshNow <- struct{}{}:
+	default:
+	}
+}
+
+// directoryLoop keeps the table of members.
+func (n *Node) directoryLoop(ctx context.Context) {
+	poll, look := time.NewTimer(0), time.NewTimer(time.Hour)
+	defer poll.Stop()
+	defer look.Stop()
+	every, gap := directoryFirst, directoryGap
+	budget := rate.NewLimiter(rate.Every(shardEvery), shardBurst)
+	first := true
+	var lastLook time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+			changed := n.pollDirectories(ctx, budget, first)
+			switch {
+			case changed && !first:
+				every = directoryPoll
+			default:
+				every = min(2*every, directoryPollMax)
+			}
+			first = false
+			poll.Reset(every/2 + mrand.N(every/2))
+		case <-n.refreshNow:
+			look.Reset(max(0, gap-time.Since(lastLook)))
+		case <-look.C:
+			// Somebody may be scanning addresses that nobody has: what brings nothing
+			// new is read less and less often.
+			gap = min(2*gap, directoryGapMax)
+			if n.lookFor(ctx) {
+				gap = directoryGap
+			}
+			lastLook = time.Now()
+		}
+	}
+}
+
+// pollDirectories asks for newer roots, and fetches what changed: all of it at
+// first, later within the budget.
+func (n *Node) pollDirectories(ctx context.Context, budget *rate.Limiter, first bool) (changed bool) {
+	return n.read(ctx, directoryTimeout, *n.followers.Load(), func(ctx context.Context, f *directory.Follower) (bool, error) {
+		ending := time.Unix(f.Ends(), 0).Sub(n.now()) < directoryPollMax
+		news, err := f.Poll(ctx, !ending)
+		if err != nil {
+			return false, err
+		}
+		most := f.Pending()
+		if !first {
+			most = max(0, min(most, int(budget.Tokens())))
+			budget.AllowN(time.Now(), most)
+		}
+		if most > 0 {
+			_, err = f.Fetch(ctx, false, most)
+		}
+		return news, err
+	})
+}
+
+// lookFor reads where packets wait for somebody: what we know to have changed
+// first, and a newer root if that does not help.
+func (n *Node) lookFor(ctx context.Context) (changed bool) {
+	n.wants.mu.Lock()
+	issuers, all := n.wants.issuers, n.wants.all
+	n.wants.issuers, n.wants.all = nil, false
+	n.wants.mu.Unlock()
+	where := map[id.ID]*directory.Follower{}
+	for pid, f := range *n.followers.Load() {
+		if all || issuers[pid] {
+			where[pid] = f
+		}
+	}
+	return n.read(ctx, lookupTimeout, where, func(ctx context.Context, f *directory.Follower) (bool, error) {
+		if read, err := f.Fetch(ctx, !all, directory.MaxShards); read > 0 {
+			return true, err
+		}
+		news, err := f.Poll(ctx, false)
+		if err != nil || !news {
+			return false, err
+		}
+		// The newcomer may be anywhere in what has changed, if we know no shard.
+		_, err = f.Fetch(ctx, false, directory.MaxShards)
+		return true, err
+	})
+}
+
+// readDirectories reads all there is to read.
+func (n *Node) readDirectories(ctx context.Context) bool {
+	return n.read(ctx, directoryTimeout, *n.followers.Load(), func(ctx context.Context, f *directory.Follower) (bool, error) {
+		news, err := f.Poll(ctx, false)
+		if err != nil {
+			return false, err
+		}
+		read, err := f.Fetch(ctx, false, directory.MaxShards)
+		return news || read > 0, err
+	})
+}
+
+// read has directories read side by side, and then puts in force what came.
+func (n *Node) read(ctx context.Context, limit time.Duration, where map[id.ID]*directory.Follower, how func(context.Context, *directory.Follower) (bool, error)) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var wg sync.WaitGroup
+	var changed atomic.Bool
+	for pid, f := range where {
+		wg.Go(func() {
+			news, err := how(ctx, f)
+			if news {
+				changed.Store(true)
+			}
+			if err != nil && ctx.Err() == nil {
+				n.log.Debug("directory not read", "super_peer", pid.Short(), "err", err)
+			}
+		})
+	}
+	wg.Wait()
+	n.post(n.settleRoster)
+	return changed.Load()
+}
+
+// ErrClone is what Run returns when another process with our identity was
+// admitted later: it is the member now. The error is a *CloneError.
+var ErrClone = errors.New("node: another machine with the same identity was admitted later")
+
+// CloneError says who took our place.
+type CloneError struct {
+	PID   id.ID
+	Name  string
+	VM    string
+	Since time.Time
+}
+
+func (e *CloneError) Error() string {
+	return fmt.Sprintf("another machine with the identity %s of this one, %s on %q, was admitted on %s and is the member now", e.PID.Short(), e.Name, e.VM, e.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
+}
+
+// Is makes errors.Is(err, ErrClone) hold.
+func (e *CloneError) Is(target error) bool { return target == ErrClone }
+
+// watchClone looks for ourselves in what issuer lists. Our own super peer may
+// drop us as it likes; of another's word the other process's claim is the proof.
+// Control loop, or New.
+func (n *Node) watchClone(issuer id.ID, members []service.Member) {
+	c := n.membership.Load().Credential
+	own := c.Member()
+	for i := range members {
+		m := &members[i]
+		if m.PID() != n.self || m.Instance == n.cfg.Join.Instance {
+			continue
+		}
+		if issuer == c.Issuer && m.LaterThan(own) || m.Supersedes(own, n.service, issuer) {
+			select {
+			case n.cloned <- &CloneError{PID: n.self, Name: m.Name, VM: m.VM, Since: time.Unix(m.Issued, 0)}:
+			default:
+			}
+		}
+	}
+}
