@@ -35,7 +35,7 @@ var (
 var cores = map[string][]string{
 	"esp": nil, "keyex": nil, "admission": nil, "abe": nil,
 	"internal/id": nil, "internal/wire": nil, "internal/seal": nil, "internal/filter": nil,
-	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil,
+	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil, "internal/promote": nil,
 	"internal/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
 	"overlay": {
 		"account.go", "bencode.go", "deposit.go", "drop.go", "fetch.go", "get.go", "item.go", "limit.go", "machine.go", "msg.go",
