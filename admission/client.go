@@ -155,6 +155,9 @@ func (c *Client) Limit() int {
 // zero before, and unproven until EventAccepted.
 func (c *Client) ServerTime() time.Time { return c.serverTime }
 
+// Continued says that the ticket was accepted in the place of a secret.
+func (c *Client) Continued() bool { return c.resuming }
+
 // Session returns the new session after EventGranted. It is the caller's.
 func (c *Client) Session() (Session, bool) {
 	s := c.session

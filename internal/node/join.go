@@ -38,6 +38,9 @@ type JoinConfig struct {
 	// MinRoot is the highest sequence number of a root document seen before: an
 	// older chain would bring back owners that were put out.
 	MinRoot uint64
+	// Kept is what this machine has of a membership before. Its ticket is tried
+	// first; the secret is for a super peer that refuses it. May be nil.
+	Kept *Kept
 	// Name, VM, Labels and Endpoints go into the request.
 	Name, VM  string
 	Labels    map[string]string
@@ -56,6 +59,10 @@ type JoinConfig struct {
 	Step func(control.JoinStep)
 }
 
+func (c *JoinConfig) seen() Seen {
+	return Seen{Descriptor: c.MinSeq, Policy: c.MinPolicy, Root: c.MinRoot}
+}
+
 // Membership is what a join yields: the verified chain, our credential and
 // keys. It is replaced as a whole by a renewal.
 type Membership struct {
@@ -68,6 +75,9 @@ type Membership struct {
 	Session    admission.Session // for key continuity
 	SuperPeer  string            // endpoint that admitted us
 	Offset     time.Duration     // the super peer's clock minus ours
+	// Unconfirmed says that it was kept from before this process, and no super
+	// peer has been met since: the clock's offset is of then.
+	Unconfirmed bool
 }
 
 // RefusedError is a super peer's final no. One that lies must not keep a
@@ -165,6 +175,18 @@ func attempt(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error
 	if d.err != nil {
 		return nil, d.err
 	}
+	if !cfg.Kept.serves(cfg.Token, time.Now()) {
+		return admit(ctx, cfg, d)
+	}
+	m, err := admit(ctx, cfg, d)
+	if !needsSecret(err) {
+		return m, err
+	}
+	cfg.Log.Info("super peer wants the enrolment secret instead of the ticket", "addr", d.endpoint, "reason", reason(err))
+	cfg.Kept = nil
+	if d = dial(ctx, cfg, d.endpoint); d.err != nil {
+		return nil, d.err
+	}
 	return admit(ctx, cfg, d)
 }
 
@@ -238,20 +260,25 @@ func admit(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) 
 	a := &admittance{cfg: cfg, endpoint: d.endpoint, began: time.Now().Add(-d.took), m: &Membership{SuperPeer: d.endpoint}}
 	a.step(stepConnect, "super peer "+d.endpoint)
 
-	tc := tls.Client(d.conn, admission.ClientTLS(cfg.Token.Pins()))
+	config := admission.ClientTLS
+	client := admission.ClientConfig{
+		ServiceID: cfg.Token.Service, Identity: cfg.Identity,
+		CheckDescriptor: a.checkDescriptor, SecretID: cfg.Token.SecretID, Secret: cfg.Token.Secret,
+	}
+	if cfg.Kept.serves(cfg.Token, time.Now()) {
+		config = admission.TicketTLS
+		client.Session, client.Request = &cfg.Kept.Session, a.renewal
+	}
+	tc := tls.Client(d.conn, config(cfg.Token.Pins()))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return nil, a.fail(err)
 	}
-	binding, err := admission.BindClient(tc.ConnectionState())
-	if err != nil {
+	var err error
+	if client.Binding, err = admission.BindClient(tc.ConnectionState()); err != nil {
 		return nil, a.fail(err)
 	}
-	a.serverKey = binding.ServerKey
-	a.client, err = admission.NewClient(admission.ClientConfig{
-		ServiceID: cfg.Token.Service, Identity: cfg.Identity, Binding: binding,
-		CheckDescriptor: a.checkDescriptor, SecretID: cfg.Token.SecretID, Secret: cfg.Token.Secret,
-	})
-	if err != nil {
+	a.serverKey = client.Binding.ServerKey
+	if a.client, err = admission.NewClient(client); err != nil {
 		return nil, a.fail(err)
 	}
 	defer a.client.Wipe()
@@ -272,7 +299,8 @@ type admittance struct {
 	began     time.Time // of the current step
 }
 
-// run feeds the machine until the list is here.
+// run feeds the machine until it is done: with the list, or with the grant of a
+// ticket.
 func (a *admittance) run(tc *tls.Conn) error {
 	next := []admission.Frame{a.client.Begin()}
 	for {
@@ -295,6 +323,9 @@ func (a *admittance) run(tc *tls.Conn) error {
 		}
 		if next = out.Send; out.Event == admission.EventListed {
 			return a.onListed(out.Data)
+		}
+		if out.Event == admission.EventGranted && a.client.Continued() {
+			return a.onRenewed(out.Data)
 		}
 		f, ok, err := a.onEvent(out)
 		if err != nil {
@@ -338,8 +369,8 @@ func (a *admittance) checkDescriptor(roots, descriptor []byte, key ed25519.Publi
 	if err != nil {
 		return admission.Params{}, err
 	}
-	if trust.Root.Seq < a.cfg.MinRoot {
-		return admission.Params{}, fmt.Errorf("%w: root document has sequence number %d, %d is known", service.ErrRollback, trust.Root.Seq, a.cfg.MinRoot)
+	if err := checkSeen(trust, a.cfg.seen()); err != nil {
+		return admission.Params{}, err
 	}
 	sp, listed := trust.Descriptor.SuperPeer(id.FromKey(key))
 	if !listed || !sp.Has(service.RoleAdmit) || now.Unix() >= sp.Expires {
@@ -375,13 +406,19 @@ func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
 		return admission.Frame{}, fmt.Errorf("it offers the key of policy %.80q for requests", st.Target.Policy.String())
 	}
 	pub := a.cfg.Identity.Public().(ed25519.PublicKey)
-	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary, Instance: a.cfg.Instance}
-	req.Claim = service.SignClaim(a.cfg.Identity, a.cfg.Token.Service, id.FromKey(a.serverKey), a.cfg.Instance, a.now())
-	sealed, err := discovery.Seal(st, "request", pub, req.Encode())
+	sealed, err := discovery.Seal(st, "request", pub, a.request().Encode())
 	if err != nil {
 		return admission.Frame{}, err
 	}
 	return a.client.Provision(sealed)
+}
+
+// request is what we ask for, by secret or by ticket.
+func (a *admittance) request() provision.Request {
+	pub := a.cfg.Identity.Public().(ed25519.PublicKey)
+	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary, Instance: a.cfg.Instance}
+	req.Claim = service.SignClaim(a.cfg.Identity, a.cfg.Token.Service, id.FromKey(a.serverKey), a.cfg.Instance, a.now())
+	return req
 }
 
 // learnClock compares clocks. The super peer's stood in the descriptor frame;
@@ -403,6 +440,10 @@ func (a *admittance) verifyKey(issuer id.ID) (ed25519.PublicKey, bool) {
 	return a.m.Trust.AuthorityKey(issuer, a.now())
 }
 
+func (a *admittance) verifyKeyAt(t time.Time) abe.Verifier {
+	return func(issuer id.ID) (ed25519.PublicKey, bool) { return a.m.Trust.AuthorityKey(issuer, t) }
+}
+
 // onGranted checks what we were given against the same chain that every other
 // member will check it against.
 func (a *admittance) onGranted(data []byte) error {
@@ -410,11 +451,20 @@ func (a *admittance) onGranted(data []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := a.take(g); err != nil {
+		return err
+	}
+	a.m.Key, err = abe.ParseKey(g.AttributeKey)
+	return err
+}
+
+// take verifies a grant.
+func (a *admittance) take(g provision.Grant) (err error) {
 	if a.m.Trust, err = a.m.Trust.WithPolicy(g.Policy, a.now()); err != nil {
 		return err
 	}
-	if got := a.m.Trust.Policy.Sequence; got < a.cfg.MinPolicy {
-		return fmt.Errorf("%w: policy has sequence number %d, %d is known", service.ErrRollback, got, a.cfg.MinPolicy)
+	if err := checkSeen(a.m.Trust, a.cfg.seen()); err != nil {
+		return err
 	}
 	c, err := a.m.Trust.VerifyCredential(a.now(), g.Credential, g.Epoch)
 	if err != nil {
@@ -431,14 +481,6 @@ func (a *admittance) onGranted(data []byte) error {
 	}
 	a.m.Grant, a.m.Credential = g, c
 	a.step(stepProvision, fmt.Sprintf("%s and %s, %s, until %s", c.Addr4(), c.Addr6(), service.LabelText(c.Labels), c.Expires().UTC().Format("2006-01-02 15:04 UTC")))
-	return a.unlock()
-}
-
-// unlock reads the attribute key.
-func (a *admittance) unlock() (err error) {
-	if a.m.Key, err = abe.ParseKey(a.m.Grant.AttributeKey); err != nil {
-		return err
-	}
 	return nil
 }
 

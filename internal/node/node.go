@@ -1,12 +1,14 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,16 +236,24 @@ func (n *Node) installEpoch(m *Membership) error {
 // installed. In a running node only the control loop calls it.
 func (n *Node) adopt(m *Membership) {
 	n.setClock(m.Offset)
-	keys := discovery.NewKeys(n.service, m.Key, n.authorityKey, n.epochSecret)
+	old := n.membership.Load()
 	n.membership.Store(m)
+	if n.keys.Load() == nil || m.Key != old.Key || !slices.EqualFunc(m.Grant.Envelopes, old.Grant.Envelopes, bytes.Equal) {
+		n.openEnvelopes(m)
+	}
+	n.newFollowers(m.Trust)
+	n.learn(m.Credential.Issuer, m.Members)
+}
+
+// openEnvelopes makes the keys of the policies that we satisfy, some 10 ms each.
+func (n *Node) openEnvelopes(m *Membership) {
+	keys := discovery.NewKeys(n.service, m.Key, n.authorityKey, n.epochSecret)
 	n.keys.Store(keys)
 	for _, e := range m.Grant.Envelopes {
 		if _, err := keys.AddEnvelope(e, n.now()); err != nil {
 			n.log.Warn("envelope from the super peer does not open", "err", err)
 		}
 	}
-	n.newFollowers(m.Trust)
-	n.learn(m.Credential.Issuer, m.Members)
 }
 
 // now is the service's clock: ours and the offset learnt at admission.

@@ -314,33 +314,6 @@ func idOf(p *nodeProc, name string) (pid id.ID) {
 	return pid
 }
 
-func TestKeptMembershipIsVerifiedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, "")
-		key := newIdentity(t)
-		m, err := Join(w.ctx, w.joinConfig("web", "web-1", key))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := m.Encode()
-		got, err := DecodeMembership(b, w.svc.ID, key, time.Now())
-		if err != nil || got.Credential.Addr4() != m.Credential.Addr4() || string(got.Session.Ticket) != string(m.Session.Ticket) || len(got.Session.Ticket) == 0 {
-			t.Fatalf("DecodeMembership: %v", err)
-		}
-		if _, err := DecodeMembership(b, w.svc.ID, newIdentity(t), time.Now()); err == nil {
-			t.Error("accepted for another identity")
-		}
-		if _, err := DecodeMembership(b, w.svc.ID, key, time.Now().Add(25*time.Hour)); err == nil {
-			t.Error("accepted after its credential expired")
-		}
-		for i := 0; i < len(b); i += 37 {
-			if _, err := DecodeMembership(b[:i], w.svc.ID, key, time.Now()); err == nil {
-				t.Errorf("accepted a truncation to %d bytes", i)
-			}
-		}
-	})
-}
-
 func TestSuperPeerRestartGivesNoAddressTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, "")

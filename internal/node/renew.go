@@ -10,8 +10,12 @@ import (
 )
 
 // untilRenewal is the wait until a third of the credential's life is left, with
-// jitter so that those admitted together do not come back together.
+// jitter so that those admitted together do not come back together. A membership
+// that was kept from before is confirmed as soon as a super peer answers.
 func (n *Node) untilRenewal() time.Duration {
+	if n.membership.Load().Unconfirmed {
+		return retryRenewal()
+	}
 	c := n.membership.Load().Credential
 	life := time.Duration(c.NotAfter-c.NotBefore) * time.Second
 	left := c.Expires().Sub(n.now())
@@ -19,15 +23,20 @@ func (n *Node) untilRenewal() time.Duration {
 	return max(0, wait-mrand.N(max(1, life/20)))
 }
 
-// renew is admitted again, by any super peer. It returns when to do it next;
-// until it works the old membership stands.
+// retryRenewal is the wait after a renewal that did not work.
+func retryRenewal() time.Duration { return time.Minute + mrand.N(time.Minute) }
+
+// renew is admitted again, by ticket, or by the secret where the ticket is
+// refused. It returns when to do it next; until it works the old membership
+// stands, and its ticket with it: a super peer takes one twice from the process
+// that it was given to, so an answer that was lost costs nothing.
 func (n *Node) renew(ctx context.Context) time.Duration {
 	cfg := n.cfg.Join
 	cfg.MinSeq = n.trust().Descriptor.Seq
 	cfg.Step = nil
 	cfg.MinPolicy = n.trust().Policy.Sequence
 	cfg.MinRoot = n.trust().Root.Seq
-	cfg.Prefer = n.membership.Load().SuperPeer
+	cfg.Prefer, cfg.Kept = n.membership.Load().SuperPeer, n.membership.Load().Kept()
 	if n.membership.Load().Credential.Expires().Sub(n.now()) > lastResort {
 		// Another super peer would lease another address and publish it, though we do
 		// not take it yet.
@@ -45,7 +54,7 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 			n.log.Warn("membership not renewed", "err", err, "expires", n.membership.Load().Credential.Expires())
 			n.steps.warn("the membership could not be renewed: " + err.Error())
 		}
-		return time.Minute + mrand.N(time.Minute)
+		return retryRenewal()
 	}
 	n.steps.warn("")
 	n.log.Info("membership renewed", "expires", m.Credential.Expires(), "super_peer", m.SuperPeer)

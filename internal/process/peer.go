@@ -122,11 +122,9 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 		return err
 	}
 	join := p.joinConfig(h)
-	if b, err := p.dir.Get(fileMembership); err == nil {
-		join.Prefer = node.SuperPeerOf(b)
-		clear(b)
-	}
 	first := join
+	first.Kept, first.Prefer = p.kept()
+	join.Prefer = first.Prefer
 	first.Accept = p.collides // not of renewals: what collides by then came after us
 	m, err := p.join(ctx, first)
 	if err != nil {
@@ -192,13 +190,29 @@ func (p *peer) join(ctx context.Context, cfg node.JoinConfig) (*node.Membership,
 	}
 	if kerr == nil {
 		defer clear(b)
-		m, kerr = node.DecodeMembership(b, p.token.Service, p.key, time.Now())
+		m, kerr = node.DecodeMembership(b, p.token.Service, p.key, node.Seen{Descriptor: max(cfg.MinSeq, p.token.MinSeq), Policy: cfg.MinPolicy, Root: cfg.MinRoot}, moment())
 	}
 	if kerr != nil {
 		return nil, fmt.Errorf("%w; the membership kept from before serves no more (%v)", err, kerr)
 	}
 	p.log.Warn("no super peer admits now; going on with the membership kept from before", "expires", m.Credential.Expires(), "err", err)
 	return m, nil
+}
+
+// kept is what a former process of this machine left for coming back with, and
+// the super peer that admitted it.
+func (p *peer) kept() (*node.Kept, string) {
+	b, err := p.dir.Get(fileMembership)
+	if err != nil {
+		return nil, ""
+	}
+	defer clear(b)
+	k, superPeer, err := node.DecodeKept(b)
+	if err != nil {
+		p.log.Warn("the membership kept from before cannot be read; the enrolment secret serves instead", "err", err)
+		return nil, ""
+	}
+	return k, superPeer
 }
 
 // openTUN makes the interface and names the flag that helps where a name is
@@ -238,7 +252,7 @@ func (p *peer) save(m *node.Membership) error {
 			return err
 		}
 	}
-	b := m.Encode()
+	b := m.Encode(moment())
 	defer clear(b)
 	return p.dir.Put(fileMembership, b)
 }

@@ -50,6 +50,7 @@ type authority struct {
 	save      func([]byte) error // persists members and leases; called with mu held
 	entries   func() []provision.Entry
 	targets   targets
+	tickets   tickets
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -98,7 +99,7 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if others := a.namesakes(c.Name, c.PID(), now); len(others) > 0 {
 		a.log.Warn("another machine has this name, too; both are reachable by address", "peer", c.Name, "pid", c.PID().Short(), "others", others)
 	}
-	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife)}, nil
+	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: a.memoOf(labels).of(c)}, nil
 }
 
 // openRequest opens the sealed request: that the peer could seal it proves that
@@ -154,15 +155,15 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, []byte, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !req.Claim.Holds(who.IDKey, a.trust.Service, a.self.PID(), req.Instance, now.Unix()) {
+	if !who.Continued && !req.Claim.Holds(who.IDKey, a.trust.Service, a.self.PID(), req.Instance, now.Unix()) {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
 	}
 	old, known := a.own[who.PID]
-	renewal := known && old.SecretID == who.SecretID
+	renewal := known && old.SecretID == who.SecretID || who.Continued
 	if known && req.Instance != old.Member.Instance && now.Unix() <= old.Member.Issued {
 		now = time.Unix(old.Member.Issued+1, 0) // the order of two processes must show
 	}
-	if renewal {
+	if renewal && known {
 		// "Everyone admitted with this secret since" counts from the first time.
 		who.Admitted = time.Unix(old.Admitted, 0)
 	}

@@ -176,16 +176,26 @@ func (x session) Verifier(_ id.ID, secretID string) (admission.Verifier, bool) {
 	return v, ok
 }
 
-func (x session) Continue(admission.Authenticated, *admission.Ticket, []byte) (admission.Granted, error) {
-	return admission.Granted{}, admission.ErrTicketUsed
+func (x session) Continue(who admission.Authenticated, ticket *admission.Ticket, request []byte) (admission.Granted, error) {
+	return x.granted(who.PID, func(now time.Time) (admission.Granted, error) {
+		return x.s.authority.renew(who, ticket, request, x.remote, now)
+	})
 }
 
 func (x session) Provision(who admission.Authenticated, request []byte) (admission.Granted, error) {
+	return x.granted(who.PID, func(now time.Time) (admission.Granted, error) {
+		return x.s.authority.grant(who, request, x.remote, now)
+	})
+}
+
+// granted bounds how often a machine is granted anything, and remembers where a
+// member comes from.
+func (x session) granted(pid id.ID, grant func(now time.Time) (admission.Granted, error)) (admission.Granted, error) {
 	now := time.Now()
-	if !x.s.door.grants.allow(now, who.PID) {
+	if !x.s.door.grants.allow(now, pid) {
 		return admission.Granted{}, &admission.Refusal{Code: admission.CodeBusy, Detail: "this machine was granted its membership too often of late"}
 	}
-	g, err := x.s.authority.grant(who, request, x.remote, now)
+	g, err := grant(now)
 	if err == nil {
 		x.s.door.admitted(now, x.remote)
 	}

@@ -65,7 +65,7 @@ var resultNames = [numResults]string{"granted", "rate_limited", "tls_failed", "a
 // admissions counts how admissions ended. The zero value is ready.
 type admissions struct {
 	results [numResults]atomic.Uint64
-	refused [admission.CodeInternal + 1]atomic.Uint64
+	refused [admission.CodeClone + 1]atomic.Uint64
 }
 
 func (a *admissions) count(r result) { a.results[r].Add(1) }
@@ -84,14 +84,14 @@ func (a *admissions) end(code admission.Code) {
 		a.count(resultGranted)
 		return
 	}
-	a.refused[min(code, admission.CodeInternal)].Add(1)
+	a.refused[min(code, admission.CodeClone)].Add(1)
 }
 
 func (a *admissions) counts() (all []metrics.Count) {
 	for r, name := range resultNames {
 		all = append(all, metrics.Count{Name: name, N: a.results[r].Load()})
 	}
-	for c := admission.CodeWrongSecret; c <= admission.CodeInternal; c++ {
+	for c := admission.CodeWrongSecret; c <= admission.CodeClone; c++ {
 		all = append(all, metrics.Count{Name: c.String(), N: a.refused[c].Load()})
 	}
 	return all

@@ -226,7 +226,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), trust.Descriptor.Generation), log: s.log, leases: newLeases(block),
 		own: map[id.ID]member{}, others: newOthers(trust, self), used: map[string]uint32{},
-		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1),
+		targets: targets{byPolicy: map[string]*target{}}, tickets: newSpentTickets(), changed: make(chan struct{}, 1),
 	}
 	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)
 	a.entries = s.entries

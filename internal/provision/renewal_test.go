@@ -1,0 +1,96 @@
+package provision
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"icvpn/internal/service"
+)
+
+func whole() Grant {
+	g := grant
+	g.AttributeKey, g.SlotCiphertext, g.Publish, g.Envelopes = []byte{2}, []byte{3}, []byte{4}, [][]byte{{5}}
+	g.Policy = service.Signed{Type: "policy", Body: []byte{6}, Sigs: []service.Signature{}}
+	g.Version = version
+	return g
+}
+
+// only returns g without the parts that are kept.
+func only(g Grant, kept Parts) Renewed {
+	if kept&PartKey != 0 {
+		g.AttributeKey, g.SlotCiphertext = nil, nil
+	}
+	if kept&PartPolicy != 0 {
+		g.Policy = service.Signed{}
+	}
+	if kept&PartEpoch != 0 {
+		g.EpochKey = nil
+	}
+	if kept&PartSealing != 0 {
+		g.Publish, g.Envelopes = nil, nil
+	}
+	return Renewed{Kept: kept, Grant: g}
+}
+
+func TestRenewedOverTheOldGrantIsTheNewOne(t *testing.T) {
+	want := whole()
+	for kept := range AllParts + 1 {
+		r, err := ParseRenewed(only(want, kept).Encode())
+		if err != nil {
+			t.Fatalf("kept %04b: %v", kept, err)
+		}
+		got, err := r.Over(want)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("kept %04b: %+v, %v", kept, got, err)
+		}
+		if got, err := r.Over(Grant{Epoch: 1}); err == nil && kept == 0 && !reflect.DeepEqual(got, want) {
+			t.Error("a whole grant depends on the old one")
+		}
+	}
+}
+
+func TestRenewedPartsAreThereOrKept(t *testing.T) {
+	for kept := range AllParts + 1 {
+		for _, part := range []Parts{PartKey, PartPolicy, PartEpoch, PartSealing} {
+			r := only(whole(), kept)
+			r.Kept ^= part
+			if _, err := ParseRenewed(r.Encode()); err == nil && (kept&part == 0 || part == PartKey || part == PartEpoch) {
+				t.Errorf("kept %04b said to be %04b", kept, r.Kept)
+			}
+		}
+	}
+	if _, err := ParseRenewed(Renewed{Kept: AllParts + 1, Grant: whole()}.Encode()); err == nil {
+		t.Error("an unknown part is kept")
+	}
+}
+
+func TestKeptEpochKeyIsOfTheGrantsEpoch(t *testing.T) {
+	r := only(whole(), PartEpoch)
+	r.Grant.Epoch++
+	if _, err := r.Over(whole()); err == nil {
+		t.Error("the key of epoch 1 serves epoch 2")
+	}
+}
+
+func TestRenewalIsReadStrictly(t *testing.T) {
+	good := Renewal{Request: request.Encode(), Holds: PartKey | PartPolicy}.Encode()
+	r, q, err := ParseRenewal(good)
+	if err != nil || r.Holds != PartKey|PartPolicy || q.PID != request.PID {
+		t.Fatalf("%+v, %+v, %v", r, q, err)
+	}
+	for i := range good {
+		if _, _, err := ParseRenewal(good[:i]); err == nil {
+			t.Errorf("accepted a truncation to %d bytes", i)
+		}
+	}
+	for name, b := range map[string][]byte{
+		"trailing byte": append(bytes.Clone(good), 0),
+		"unknown part":  Renewal{Request: request.Encode(), Holds: 0x80}.Encode(),
+		"no request":    Renewal{}.Encode(),
+	} {
+		if _, _, err := ParseRenewal(b); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package superpeer
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/admission"
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
+	"icvpn/internal/ledger"
+	"icvpn/internal/provision"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+)
+
+// memo is what a super peer wants to be reminded of when the machine comes back
+// with its ticket, maybe to another super peer: to whom the ticket was given,
+// and what the grant was made of. What is made of the same is not sent again.
+type memo struct {
+	_        struct{} `cbor:",toarray"`
+	Instance service.Instance
+	Issued   int64  // of the credential, Unix seconds
+	Slot     []byte // of the attribute key, which the credential names
+	Epoch    uint32
+	Key      mark
+	Policy   mark
+	Sealing  mark
+}
+
+// mark is the beginning of a SHA-256: equal marks, equal parts.
+type mark [16]byte
+
+func markOf(domain string, v any) mark {
+	h := sha256.New()
+	h.Write(wire.Label(domain))
+	h.Write(wire.Marshal(v))
+	return mark(h.Sum(nil))
+}
+
+const maxMemo = 256
+
+// memoOf describes a grant with these labels as it is now.
+func (a *authority) memoOf(labels map[string]string) memo {
+	attrs := discovery.Attributes(a.rules(), labels)
+	d := a.trust.Descriptor
+	return memo{
+		Epoch:   a.epoch,
+		Key:     markOf("key", []any{d.ABEHash, d.Generation, attrs}),
+		Policy:  markOf("policy", a.policy.Body),
+		Sealing: markOf("sealing", []any{a.epoch, d.Generation, a.readers(labels), a.opened(attrs)}),
+	}
+}
+
+// readers is the policy of those who may find a machine with these labels.
+func (a *authority) readers(labels map[string]string) string {
+	p, ok := discovery.PolicyOf(a.rules(), labels)
+	if !ok {
+		return ""
+	}
+	return p.String()
+}
+
+// opened are the policies whose envelopes a machine gets.
+func (a *authority) opened(attrs map[string]string) []string {
+	var out []string
+	for _, t := range a.targets.all() {
+		if t.target.Matches(abe.Attributes{Service: a.trust.Service, Generation: t.target.Generation, Labels: attrs}) {
+			out = append(out, t.target.Policy.String())
+		}
+	}
+	return out
+}
+
+// holds returns the parts of a grant made of m that one made of old has as well.
+func (m memo) holds(old memo) (p provision.Parts) {
+	if m.Key == old.Key && len(old.Slot) == abe.SlotSize {
+		p |= provision.PartKey
+	}
+	if m.Policy == old.Policy {
+		p |= provision.PartPolicy
+	}
+	if m.Epoch == old.Epoch {
+		p |= provision.PartEpoch
+	}
+	if m.Sealing == old.Sealing {
+		p |= provision.PartSealing
+	}
+	return p
+}
+
+// of completes m for a credential.
+func (m memo) of(c *service.Credential) []byte {
+	m.Instance, m.Issued, m.Slot = c.Instance, c.NotBefore, c.Slot
+	return wire.Marshal(m)
+}
+
+// renew makes a machine with a ticket a member for another life. Whether its
+// secret still admits, and to which labels, is decided anew; what it has from
+// before is not made anew.
+func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, request []byte, observed netip.Addr, now time.Time) (admission.Granted, error) {
+	var before memo
+	if err := wire.Unmarshal(t.Memo, &before, maxMemo); err != nil {
+		return admission.Granted{}, fmt.Errorf("superpeer: memo: %w", err)
+	}
+	r, req, err := provision.ParseRenewal(request)
+	if err != nil {
+		return admission.Granted{}, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	}
+	if req.PID != who.PID {
+		return admission.Granted{}, &admission.Refusal{Code: admission.CodeRequest, Detail: "it names another peer"}
+	}
+	labels, err := a.labels(who, req, now)
+	if err != nil {
+		return admission.Granted{}, err
+	}
+	if err := a.useTicket(t, before, req.Instance, now); err != nil {
+		return admission.Granted{}, err
+	}
+	m := a.memoOf(labels)
+	kept := m.holds(before) & r.Holds
+	slot := &abe.Slot{}
+	if kept&provision.PartKey != 0 {
+		slot.ID = abe.SlotID(before.Slot)
+	} else if slot, err = a.slot(labels); err != nil {
+		return admission.Granted{}, err
+	}
+	c, signed, err := a.admit(who, req, labels, slot.ID, now)
+	if err != nil {
+		if kept&provision.PartKey == 0 {
+			a.slots.Add(slot) // nobody has seen it
+		}
+		return admission.Granted{}, err
+	}
+	g, err := a.renewed(c, signed, slot, kept, observed, now)
+	if err != nil {
+		return admission.Granted{}, err
+	}
+	a.log.Info("renewed", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
+	return admission.Granted{Bytes: provision.Renewed{Kept: kept, Grant: g}.Encode(), Expires: now.Add(sessionLife), Memo: m.of(c)}, nil
+}
+
+// useTicket decides who may use a ticket. The process that it was given to may
+// until another one has come back with this identity: then two have it, and the
+// later one is the member (docs/adr/0019). Another process is that machine,
+// started again, if it is the first to show the ticket; otherwise it has to show
+// the secret.
+func (a *authority) useTicket(t *admission.Ticket, before memo, by service.Instance, now time.Time) error {
+	if by == before.Instance {
+		if m, ok := a.entryOf(t.PID, now); ok && laterThan(m, before) {
+			return clone(m)
+		}
+	}
+	earlier, first := a.tickets.UseTicket(ledger.Ticket{ID: t.ID, PID: t.PID, Instance: by, Expires: t.Expires.Unix()}, now)
+	switch {
+	case first, earlier.Instance == by: // again: its answer was lost
+		return nil
+	case by == before.Instance:
+		return &admission.Refusal{Code: admission.CodeClone, Detail: "its ticket was used by another process"}
+	}
+	return admission.ErrTicketUsed
+}
+
+// laterThan says whether m was admitted after the grant of a memo, as another
+// process.
+func laterThan(m service.Member, before memo) bool {
+	if m.Instance == before.Instance {
+		return false
+	}
+	return m.Issued > before.Issued || m.Issued == before.Issued && string(m.Instance[:]) > string(before.Instance[:])
+}
+
+// clone tells the earlier of two machines about the later.
+func clone(m service.Member) error {
+	return &admission.Refusal{Code: admission.CodeClone, Detail: fmt.Sprintf("%s on %s, since %s", m.Name, m.VM, time.Unix(m.Issued, 0).UTC().Format(time.RFC3339))}
+}
+
+// entryOf returns the latest entry of a PID that we or another super peer list.
+func (a *authority) entryOf(pid id.ID, now time.Time) (latest service.Member, ok bool) {
+	a.mu.Lock()
+	if m, own := a.own[pid]; own {
+		latest, ok = m.Member, true
+	}
+	a.mu.Unlock()
+	for _, e := range a.others.Entries(pid, now) {
+		if m := e.Member(); !ok || m.Issued > latest.Issued {
+			latest, ok = m, true
+		}
+	}
+	return latest, ok
+}
+
+// renewed gathers what has changed.
+func (a *authority) renewed(c *service.Credential, signed []byte, slot *abe.Slot, kept provision.Parts, observed netip.Addr, now time.Time) (provision.Grant, error) {
+	if kept == provision.AllParts {
+		return provision.Grant{
+			Credential: signed, Epoch: a.epoch, Entries: a.entries(), Observed: observed, SessionExpires: now.Add(sessionLife).Unix(),
+		}, nil
+	}
+	g, err := a.assemble(c, signed, slot, observed, now)
+	if err != nil {
+		return g, err
+	}
+	if kept&provision.PartKey != 0 {
+		g.AttributeKey, g.SlotCiphertext = nil, nil
+	}
+	if kept&provision.PartPolicy != 0 {
+		g.Policy = service.Signed{}
+	}
+	if kept&provision.PartEpoch != 0 {
+		g.EpochKey = nil
+	}
+	if kept&provision.PartSealing != 0 {
+		g.Publish, g.Envelopes = nil, nil
+	}
+	return g, nil
+}
