@@ -44,10 +44,11 @@ type Ledger struct {
 	pending map[id.ID]chan struct{} // PIDs with a Reservation; closed at its end
 	tickets map[[16]byte]Ticket
 	spent   queue[[16]byte] // tickets by end
+	dropped [][16]byte      // forgotten, and on disk still
 	tombs   map[id.ID]Tombstone
 	fading  queue[id.ID] // tombstones by end
 	marks   map[string]uint64
-	shards  map[int]*shard
+	shards  map[uint32]*shard
 	changes *list.List // of *shard, last changed first
 	version uint64     // of the last change
 	gone    []*Entry   // ended since the last Expire
@@ -57,7 +58,6 @@ type Ledger struct {
 type usage struct {
 	uses     uint32 // admissions ever, those under way too
 	members  int    // live, and under way
-	bytes    int    // of those, in directories
 	underway uint32 // uses that are not on disk yet
 }
 
@@ -67,7 +67,7 @@ func Open(home Home, cfg Config, now time.Time) (*Ledger, error) {
 	l := &Ledger{
 		cfg: cfg, book: newBook(cfg.Block, cfg.Life, cfg.Grace), members: map[id.ID]*Entry{}, secrets: map[string]*usage{},
 		pending: map[id.ID]chan struct{}{}, tickets: map[[16]byte]Ticket{}, tombs: map[id.ID]Tombstone{},
-		marks: map[string]uint64{}, shards: map[int]*shard{}, changes: list.New(),
+		marks: map[string]uint64{}, shards: map[uint32]*shard{}, changes: list.New(),
 	}
 	p, err := home.enter(l.first)
 	if err != nil {
@@ -297,9 +297,7 @@ func (l *Ledger) enter(e *Entry) {
 	l.unbury(e.pid)
 	l.members[e.pid] = e
 	l.ends.Set(e.pid, e.Member.NotAfter)
-	u := l.usage(e.SecretID)
-	u.members++
-	u.bytes += len(e.encoded)
+	l.usage(e.SecretID).members++
 	l.changed(e.host).hosts[e.host] = e
 	e.version = l.version
 }
@@ -312,9 +310,7 @@ func (l *Ledger) leave(pid id.ID) *Entry {
 	}
 	delete(l.members, pid)
 	l.ends.Remove(pid)
-	u := l.usage(e.SecretID)
-	u.members--
-	u.bytes -= len(e.encoded)
+	l.usage(e.SecretID).members--
 	if s := l.changed(e.host); s.hosts[e.host] == e {
 		delete(s.hosts, e.host)
 	}
@@ -383,7 +379,8 @@ func (l *Ledger) Uses(secretID string) uint32 {
 }
 
 // Expire forgets what has ended by now: members, tickets, tombstones. It
-// returns the members that have ended since the last call, and costs what
+// returns the members that have ended since the last call, also with an error
+// of the disk, on which they are then until the next opening. It costs what
 // there is to forget. Once a minute is often enough: nothing that has ended is
 // answered meanwhile, only counted.
 func (l *Ledger) Expire(now time.Time) ([]*Entry, error) {
@@ -391,16 +388,15 @@ func (l *Ledger) Expire(now time.Time) ([]*Entry, error) {
 	l.expire(now.Unix())
 	gone := l.gone
 	l.gone = nil
-	var spent [][16]byte
 	for {
 		t, end, ok := l.spent.Min()
 		if !ok || now.Unix() < end {
 			break
 		}
-		l.spent.Remove(t)
-		delete(l.tickets, t)
-		spent = append(spent, t)
+		l.forget(t)
 	}
+	spent := l.dropped
+	l.dropped = nil
 	l.mu.Unlock()
 	if len(gone) == 0 && len(spent) == 0 {
 		return nil, nil
@@ -417,7 +413,7 @@ func (l *Ledger) Expire(now time.Time) ([]*Entry, error) {
 	}})
 	if err != nil {
 		l.mu.Lock()
-		l.gone = append(l.gone, gone...) // again next time
+		l.dropped = append(l.dropped, spent...) // again next time
 		l.mu.Unlock()
 	}
 	return gone, err

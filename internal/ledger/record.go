@@ -89,6 +89,8 @@ const (
 	ReasonRevoked
 	// ReasonLeft: it said goodbye.
 	ReasonLeft
+	// ReasonReplaced: another super peer admitted the same process later.
+	ReasonReplaced
 )
 
 // Tombstone says that somebody is a member no longer though his credential has

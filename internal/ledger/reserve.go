@@ -13,7 +13,9 @@ import (
 type Claim struct {
 	PID      id.ID
 	SecretID string
-	Size     int // of the member's entry in directories
+	// Continued says that the machine was a member already, of another super peer
+	// maybe: it is no further use of its secret.
+	Continued bool
 }
 
 // View is what a Claim is judged by, without what its PID has already. It is
@@ -26,7 +28,7 @@ type View struct {
 // Renewal says whether the PID is a member by the same secret.
 func (v View) Renewal() bool {
 	e := v.l.members[v.c.PID]
-	return e != nil && e.SecretID == v.c.SecretID
+	return v.c.Continued || e != nil && e.SecretID == v.c.SecretID
 }
 
 // Uses returns how many admissions a secret has had, those under way included.
@@ -37,17 +39,16 @@ func (v View) Uses(secretID string) uint32 {
 	return 0
 }
 
-// Taken returns how many members a secret has, and their bytes in directories.
-func (v View) Taken(secretID string) (members, bytes int) {
+// Taken returns how many members a secret has, those under way included.
+func (v View) Taken(secretID string) int {
 	u := v.l.secrets[secretID]
 	if u == nil {
-		return 0, 0
+		return 0
 	}
-	members, bytes = u.members, u.bytes
 	if e := v.l.members[v.c.PID]; e != nil && e.SecretID == secretID {
-		members, bytes = members-1, bytes-len(e.encoded)
+		return u.members - 1
 	}
-	return members, bytes
+	return u.members
 }
 
 // Addresses returns how many there are in the block.
@@ -58,13 +59,14 @@ func (v View) Addresses() int { return v.l.book.size() }
 type Reservation struct {
 	// Addr is the address that is leased with Commit.
 	Addr netip.Addr
-	// Admitted is when a renewing machine first showed its secret; 0 for others.
-	Admitted int64
+	// Before is the entry that the PID has so far, nil for one that is no member.
+	Before *Entry
 
 	l       *Ledger
 	claim   Claim
 	hold    hold
 	renewal bool
+	ended   bool
 }
 
 // Grant is what Commit makes true, all of it or nothing.
@@ -76,7 +78,7 @@ type Grant struct {
 	// SlotKey names the prepared slot that this machine gets, nil if it was not
 	// kept here: it is forgotten.
 	SlotKey []byte
-	// Ticket, if it stood in for the secret, is spent.
+	// Ticket, if one stood in for the secret, is spent.
 	Ticket *Ticket
 }
 
@@ -101,13 +103,10 @@ func (l *Ledger) Reserve(c Claim, now time.Time, allowed func(View) error) (*Res
 	if err != nil {
 		return nil, err
 	}
-	r := &Reservation{Addr: l.book.address(h.host), l: l, claim: c, hold: h, renewal: v.Renewal()}
+	r := &Reservation{Addr: l.book.address(h.host), Before: l.members[c.PID], l: l, claim: c, hold: h, renewal: v.Renewal()}
 	u := l.usage(c.SecretID)
 	u.members++
-	u.bytes += c.Size
-	if r.renewal {
-		r.Admitted = l.members[c.PID].Admitted
-	} else {
+	if !r.renewal {
 		u.uses++
 		u.underway++
 	}
@@ -115,10 +114,13 @@ func (l *Ledger) Reserve(c Claim, now time.Time, allowed func(View) error) (*Res
 	return r, nil
 }
 
-// Release ends r as if it had never been.
+// Release ends r as if it had never been. After Commit it does nothing.
 func (r *Reservation) Release() {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
+	if r.ended {
+		return
+	}
 	r.end()
 	r.l.book.undo(r.hold)
 	if !r.renewal {
@@ -129,11 +131,11 @@ func (r *Reservation) Release() {
 // end gives back the room that r held for itself.
 func (r *Reservation) end() {
 	l := r.l
+	r.ended = true
 	close(l.pending[r.claim.PID])
 	delete(l.pending, r.claim.PID)
 	u := l.usage(r.claim.SecretID)
 	u.members--
-	u.bytes -= r.claim.Size
 	if !r.renewal {
 		u.underway--
 	}

@@ -27,7 +27,7 @@ const ShardSize = 1 << shardBits
 
 // shard is the members whose host numbers have the same high bits.
 type shard struct {
-	n       int
+	n       uint32
 	hosts   map[uint32]*Entry
 	tombs   map[id.ID]Tombstone
 	version uint64
@@ -43,7 +43,7 @@ type Shard struct {
 
 // changed returns the shard of a host, and notes that it changes.
 func (l *Ledger) changed(host uint32) *shard {
-	n := int(host >> shardBits)
+	n := host >> shardBits
 	s := l.shards[n]
 	if s == nil {
 		s = &shard{n: n, hosts: map[uint32]*Entry{}, tombs: map[id.ID]Tombstone{}}
@@ -58,7 +58,7 @@ func (l *Ledger) changed(host uint32) *shard {
 
 // Changed returns the numbers of the shards that changed after version since,
 // sorted, and the version that is now.
-func (l *Ledger) Changed(since uint64) (shards []int, version uint64) {
+func (l *Ledger) Changed(since uint64) (shards []uint32, version uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for e := l.changes.Front(); e != nil; e = e.Next() {
@@ -72,8 +72,18 @@ func (l *Ledger) Changed(since uint64) (shards []int, version uint64) {
 	return shards, l.version
 }
 
+// Touch has the shard of a member count as changed: what is said of him
+// elsewhere changes what is to be said here.
+func (l *Ledger) Touch(pid id.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.members[pid]; e != nil {
+		l.changed(e.host)
+	}
+}
+
 // Shard returns the shard of the host numbers n<<6 to n<<6 + 63.
-func (l *Ledger) Shard(n int) Shard {
+func (l *Ledger) Shard(n uint32) Shard {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.shards[n]
@@ -94,25 +104,24 @@ func (l *Ledger) Shard(n int) Shard {
 
 // Drop makes t.PID a member no longer, if its entry was issued at t.Issued or
 // before, and keeps the tombstone until t.Until. Its address stays leased: its
-// credential goes on until then. It says whether there was such an entry.
+// credential goes on until then. It says whether there was such an entry, which
+// is out also when the disk does not take it: then a restart brings it back.
 func (l *Ledger) Drop(t Tombstone) (dropped bool, err error) {
-	err = l.commit(&change{
-		stage: func(b *batch) {
-			if dropped = l.dies(t); !dropped {
-				return
-			}
+	l.mu.Lock()
+	if dropped = l.dies(t); dropped {
+		l.leave(t.PID)
+		l.bury(t)
+	}
+	l.mu.Unlock()
+	if !dropped {
+		return false, nil
+	}
+	return true, l.commit(&change{stage: func(b *batch) {
+		if l.members[t.PID] == nil && l.pending[t.PID] == nil { // not back, nor on the way
 			b.add(op{bucketMembers, string(t.PID[:]), nil})
 			b.add(t.op())
-		},
-		apply: func() {
-			if dropped = l.dies(t); !dropped {
-				return
-			}
-			l.leave(t.PID)
-			l.bury(t)
-		},
-	})
-	return dropped && err == nil, err
+		}
+	}})
 }
 
 // dies says whether t is the end of the entry that its PID has. Who is being
