@@ -38,6 +38,8 @@ type Follow struct {
 	Now func() time.Time
 	// Heard is told how long a newer root says that it counts.
 	Heard func(issuer id.ID, expires int64)
+	// Helpers is given those of each newer root. May be nil.
+	Helpers func(issuer id.ID, all []Helper)
 	// Take is given every shard that is new or changed. One that nobody is in any
 	// more is an empty one. It takes the shard.
 	Take func(issuer id.ID, s *Shard)
@@ -139,6 +141,9 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 		return false, err
 	}
 	f.cfg.Heard(f.pid, root.Expires)
+	if f.cfg.Helpers != nil {
+		f.cfg.Helpers(f.pid, root.Helpers)
+	}
 	for _, n := range gone {
 		f.cfg.Take(f.pid, &Shard{Number: n})
 	}

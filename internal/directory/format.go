@@ -42,6 +42,7 @@ type Root struct {
 	Generation uint32
 	Block      string // the block that host numbers count in
 	Shards     []Ref  // by number, ascending; a shard that nobody is in is missing
+	Helpers    []Helper
 }
 
 // Ref names one version of a shard.
@@ -307,6 +308,7 @@ func OpenRoot(b []byte, trust *service.Trust, issuer service.SuperPeer, seq int6
 			return nil, fmt.Errorf("directory: root names shard %d out of order or bounds", ref.Number)
 		}
 	}
+	r.Helpers = believable(r.Helpers, now)
 	return r, nil
 }
 

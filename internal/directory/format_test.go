@@ -100,8 +100,9 @@ func TestShardVector(t *testing.T) {
 	if got := hex.EncodeToString(mustEncode(t, s)); got != want {
 		t.Errorf("shard is %s", got)
 	}
-	r := Root{Service: id.ID{7}, Epoch: 3, Seq: 6, Expires: t0.Unix(), Generation: 1, Block: blockA.String(), Shards: []Ref{{Number: 1, Seq: 5, Count: 1, Sum: bytes.Repeat([]byte{8}, 32)}}}
-	const wantRoot = "88696469726563746f727954070000000000000000000000000000000000000003061a6ae729c0016c31302e34322e302e302f3138818401050158200808080808080808080808080808080808080808080808080808080808080808"
+	r := Root{Service: id.ID{7}, Epoch: 3, Seq: 6, Expires: t0.Unix(), Generation: 1, Block: blockA.String(), Shards: []Ref{{Number: 1, Seq: 5, Count: 1, Sum: bytes.Repeat([]byte{8}, 32)}},
+		Helpers: []Helper{{PID: id.ID{9}, Addr: netip.MustParseAddrPort("198.51.100.7:4500"), Roles: HelperStore | HelperReflect, Since: t0.Unix(), Until: t0.Add(HelperLife).Unix()}}}
+	const wantRoot = "89696469726563746f727954070000000000000000000000000000000000000003061a6ae729c0016c31302e34322e302e302f3138818401050158200808080808080808080808080808080808080808080808080808080808080808818554090000000000000000000000000000000000000046c63364079411031a6ae729c01a6ae72d44"
 	if got := hex.EncodeToString(r.Encode()); got != wantRoot {
 		t.Errorf("root is %s", got)
 	}

@@ -35,6 +35,7 @@ type Writer struct {
 	dirty   map[uint32]bool
 	changed bool      // since the last root
 	until   time.Time // the root is sealed anew from then on
+	helpers []Helper
 }
 
 // written is a shard as it was published.
@@ -44,6 +45,7 @@ type written struct {
 	sealed  []byte
 	again   time.Time // put again from then on; zero: not put yet
 	soonest int64     // published end that is reached first
+	stale   bool      // to be sealed anew in any case
 }
 
 // NewWriter returns a writer of a block whose credentials last for life.
@@ -71,7 +73,7 @@ func (w *Writer) TouchPublished() {
 func (w *Writer) TouchAll() {
 	for n, s := range w.shards {
 		w.dirty[n] = true
-		s.content.Epoch = 0 // differs from whatever comes
+		s.stale = true
 	}
 	w.changed = true
 }
@@ -103,7 +105,7 @@ func (w *Writer) Needs(s *Shard, now time.Time) bool {
 	}
 	slices.SortFunc(s.Members, func(a, b service.Member) int { return bytes.Compare(a.Address4, b.Address4) })
 	slices.SortFunc(s.Tombstones, func(a, b Tombstone) int { return cmp.Compare(a.Host, b.Host) })
-	if old == nil || old.content.Epoch != s.Epoch || len(old.content.Members) != len(s.Members) || !slices.Equal(old.content.Tombstones, s.Tombstones) {
+	if old == nil || old.stale || old.content.Epoch != s.Epoch || len(old.content.Members) != len(s.Members) || !slices.Equal(old.content.Tombstones, s.Tombstones) {
 		return true
 	}
 	soonest := int64(1<<63 - 1)
@@ -179,7 +181,7 @@ func (w *Writer) Root(epoch, generation uint32, now time.Time) (Root, bool) {
 	if !w.changed && now.Before(w.until) {
 		return Root{}, false
 	}
-	r := Root{Service: w.service, Epoch: epoch, Seq: w.NextSeq(now), Expires: now.Add(RootLife).Unix(), Generation: generation, Block: w.block.String()}
+	r := Root{Service: w.service, Epoch: epoch, Seq: w.NextSeq(now), Expires: now.Add(RootLife).Unix(), Generation: generation, Block: w.block.String(), Helpers: w.helpers}
 	for _, n := range slices.Sorted(maps.Keys(w.shards)) {
 		r.Shards = append(r.Shards, w.shards[n].ref)
 	}
