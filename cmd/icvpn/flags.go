@@ -51,7 +51,7 @@ type fieldFlag struct {
 
 // Set keeps the last value; values of lists and mappings add up.
 func (f *fieldFlag) Set(text string) error {
-	if f.field.Kind == config.List || f.field.Kind == config.Mapping {
+	if f.field.Kind == config.List || f.field.Kind == config.OneOrMore || f.field.Kind == config.Mapping {
 		if before, ok := f.given[f.field.Key]; ok {
 			text = before + "," + text
 		}

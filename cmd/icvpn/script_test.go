@@ -90,7 +90,7 @@ func fakeEngine() engine {
 			return fakeLife(ctx)
 		},
 		super: func(ctx context.Context, c config.Super, log *slog.Logger) error {
-			fmt.Printf("super handover=%s state_dir=%s\n", filepath.Base(c.Handover), filepath.Base(c.StateDir))
+			fmt.Printf("super handover=%s state_dir=%s\n", filepath.Base(c.HandOvers[0].File), filepath.Base(c.StateDir))
 			return fakeLife(ctx)
 		},
 		create: func(_ context.Context, o createOptions, out io.Writer) error {

@@ -106,7 +106,14 @@ func (a *app) printStatus(s control.Status) {
 	}
 	t.row(p.dim("state"), a.stateLine(s))
 	row("name", s.Name)
-	row("service", withID(s.ServiceName, s.Service))
+	if len(s.Services) < 2 {
+		row("service", withID(s.ServiceName, s.Service))
+	}
+	for _, of := range s.Services {
+		if len(s.Services) > 1 {
+			row("service", fmt.Sprintf("%s, %s, %d members, grant %s", withID(of.Name, of.Service), of.State, of.PeersKnown, a.expiry(of.CredentialExpires)))
+		}
+	}
 	row("addresses", addresses(s.Address4, s.Address6))
 	row("labels", labels(s.Labels))
 	if s.Interface != "" {

@@ -19,6 +19,7 @@ const (
 	maxAdvertise = 8    // endpoints of one contact record
 	maxLabels    = 16   // labels of one credential
 	maxPath      = 4095 // PATH_MAX less the final zero
+	maxServices  = 32   // of one super peer: each takes some 30 MB and a share of the door
 )
 
 // MTUs of a TUN interface.
@@ -77,6 +78,22 @@ func setAdvertise(dst *[]string, v value) complaint {
 	for _, addr := range v.list {
 		if problem, wayOut := CheckAddress(addr); problem != "" {
 			return complaint{problem, wayOut}
+		}
+	}
+	*dst = v.list
+	return complaint{}
+}
+
+func setPaths(dst *[]string, v value) complaint {
+	if len(v.list) > maxServices {
+		return complaint{fmt.Sprintf("%d files, the limit is %d", len(v.list), maxServices), "serve the others from another machine"}
+	}
+	for i, path := range v.list {
+		if problem, wayOut := checkPath(path); problem != "" {
+			return complaint{problem, wayOut}
+		}
+		if slices.Contains(v.list[:i], path) {
+			return complaint{quoted(path) + " is there twice", "give one for each service"}
 		}
 	}
 	*dst = v.list

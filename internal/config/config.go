@@ -1,6 +1,9 @@
 package config
 
-import "log/slog"
+import (
+	"fmt"
+	"log/slog"
+)
 
 // Peer is the configuration of `icvpn up`. Get one from LoadPeer, which fills
 // in every default.
@@ -23,14 +26,23 @@ type Peer struct {
 
 // Super is the configuration of `icvpn super`. Get one from LoadSuper.
 type Super struct {
-	// Handover is the sealed file that `icvpn service create` made for this
-	// super peer. Required.
-	Handover string
-	// HandoverKeyFile holds the key that opens Handover. Default: none, the
-	// hand-over is not sealed to a key file.
-	HandoverKeyFile string
+	// HandOvers are those of the services to serve, at least one, at most
+	// maxServices.
+	HandOvers []HandOver
 
 	Process
+
+	files, keys []string // of HandOvers, as they were given
+}
+
+// HandOver is where the owner's hand-over for one service lies.
+type HandOver struct {
+	// File is the sealed file that `icvpn service create` made for this super
+	// peer.
+	File string
+	// KeyFile holds the key that opens File. Empty: none was given, which is good
+	// only for a hand-over that was taken over before.
+	KeyFile string
 }
 
 // Process is what peers and super peers have in common.
@@ -123,14 +135,33 @@ func LoadSuper(src Source) (Super, error) {
 	if _, err := apply(src, superFields, &c); err != nil {
 		return Super{}, err
 	}
-	if c.Handover == "" {
+	if len(c.files) == 0 {
 		return Super{}, missing(src, "handover",
 			"write handover: FILE with the file that icvpn service create made for this super peer")
+	}
+	if len(c.keys) > 0 && len(c.keys) != len(c.files) {
+		return Super{}, &Error{Where: src.File, Field: "handover_key_file",
+			Problem: fmt.Sprintf("%s for %s", count(len(c.keys), "key file"), count(len(c.files), "hand-over")),
+			WayOut:  "give one for each handover, in the same order"}
+	}
+	for i, file := range c.files {
+		h := HandOver{File: file}
+		if len(c.keys) > 0 {
+			h.KeyFile = c.keys[i]
+		}
+		c.HandOvers = append(c.HandOvers, h)
 	}
 	if err := c.finish(src.host(), "icvpn-super"); err != nil {
 		return Super{}, err
 	}
 	return c, nil
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func defaultProcess() Process {

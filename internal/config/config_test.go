@@ -143,8 +143,8 @@ func TestRelativePathsAreRelativeToTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Handover != "etc/h" || c.HandoverKeyFile != "/abs/k" || c.SealKeyFile != "s" {
-		t.Errorf("got %q, %q, %q", c.Handover, c.HandoverKeyFile, c.SealKeyFile)
+	if c.HandOvers[0] != (HandOver{"etc/h", "/abs/k"}) || c.SealKeyFile != "s" {
+		t.Errorf("got %q, %q", c.HandOvers, c.SealKeyFile)
 	}
 }
 
@@ -161,6 +161,29 @@ func TestLaterLayersWin(t *testing.T) {
 	}
 	if c.Name != "flag" || c.Listen != ":2" || c.Log.Level != slog.LevelError {
 		t.Errorf("got name %q, listen %q, level %v", c.Name, c.Listen, c.Log.Level)
+	}
+}
+
+func TestSeveralHandOversGoWithTheirKeys(t *testing.T) {
+	path := write(t, "handover: [/a/shop.handover, wiki.handover]\nhandover_key_file: [shop.key, /b/wiki.key]\n")
+	c, err := LoadSuper(Source{File: path, Host: testHost})
+	dir := filepath.Dir(path)
+	want := []HandOver{{"/a/shop.handover", filepath.Join(dir, "shop.key")}, {filepath.Join(dir, "wiki.handover"), "/b/wiki.key"}}
+	if err != nil || !reflect.DeepEqual(c.HandOvers, want) {
+		t.Errorf("got %q, %v", c.HandOvers, err)
+	}
+	c, err = LoadSuper(Source{Host: testHost, Flags: map[string]string{"handover": "a,b"}})
+	if err != nil || !reflect.DeepEqual(c.HandOvers, []HandOver{{File: "a"}, {File: "b"}}) {
+		t.Errorf("flags: got %q, %v", c.HandOvers, err)
+	}
+	for flags, want := range map[[2]string]string{
+		{"a,b", "k"}: "1 key file for 2 hand-overs",
+		{"a,a", ""}:  "there twice",
+	} {
+		_, err := LoadSuper(Source{Host: testHost, Flags: map[string]string{"handover": flags[0], "handover_key_file": flags[1]}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", flags, err, want)
+		}
 	}
 }
 

@@ -12,6 +12,8 @@ const (
 	Number
 	List
 	Mapping
+	// OneOrMore is a list that in a file may also be written as the one text in it.
+	OneOrMore
 )
 
 // required stands in Field.Default where there is none.
@@ -57,7 +59,7 @@ type field[C any] struct {
 type value struct {
 	text  string            // Text
 	n     int               // Number
-	list  []string          // List
+	list  []string          // List, OneOrMore
 	pairs map[string]string // Mapping
 }
 
@@ -97,16 +99,16 @@ var peerFields = append([]field[Peer]{
 
 var superFields = append([]field[Super]{
 	{
-		Field: Field{Key: "handover", Arg: "FILE", Default: required, Sample: "super-1.handover",
-			Doc: "the sealed file that icvpn service create made for this super peer"},
+		Field: Field{Key: "handover", Kind: OneOrMore, Arg: "FILE", Default: required, Sample: "super-1.handover",
+			Doc: "the sealed file that icvpn service create made for this super peer; a list serves several services"},
 		path: true,
-		set:  func(c *Super, v value) complaint { return setText(&c.Handover, v, checkPath) },
+		set:  func(c *Super, v value) complaint { return setPaths(&c.files, v) },
 	},
 	{
-		Field: Field{Key: "handover_key_file", Arg: "FILE", Default: "none", Sample: "super-1.key",
-			Doc: "file with the key that opens the hand-over"},
+		Field: Field{Key: "handover_key_file", Kind: OneOrMore, Arg: "FILE", Default: "none", Sample: "super-1.key",
+			Doc: "file with the key that opens the hand-over; of several, one for each in the same order"},
 		path: true,
-		set:  func(c *Super, v value) complaint { return setText(&c.HandoverKeyFile, v, checkPath) },
+		set:  func(c *Super, v value) complaint { return setPaths(&c.keys, v) },
 	},
 }, processFields("/var/lib/icvpn-super", func(c *Super) *Process { return &c.Process })...)
 

@@ -47,8 +47,11 @@ func (a *applier[C]) file(path string) error {
 	}
 	for _, s := range settings {
 		f := a.fields[slices.IndexFunc(a.fields, func(f field[C]) bool { return f.Key == s.key })]
-		if f.path && s.value.text != "" && !filepath.IsAbs(s.value.text) {
-			s.value.text = filepath.Join(filepath.Dir(path), s.value.text)
+		if f.path {
+			s.value.text = beside(path, s.value.text)
+			for i, p := range s.value.list {
+				s.value.list[i] = beside(path, p)
+			}
 		}
 		if err := f.set(a.c, s.value).at(place(path, s.line), s.key); err != nil {
 			return err
@@ -56,6 +59,14 @@ func (a *applier[C]) file(path string) error {
 		a.from[s.key] = layerFile
 	}
 	return nil
+}
+
+// beside resolves a path that stands in a file.
+func beside(file, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(file), path)
 }
 
 // environment looks up known variables only. Unknown ICVPN_ ones are no error:
@@ -99,7 +110,7 @@ func (a *applier[C]) text(f field[C], text string) complaint {
 			return complaint{quoted(text) + " is not a whole number", "write digits only"}
 		}
 		v.n = n
-	case List:
+	case List, OneOrMore:
 		v.list = splitList(text)
 	case Mapping:
 		v.pairs = map[string]string{}

@@ -213,6 +213,8 @@ func (r *reader) field(f Field, entry *ast.MappingValueNode) error {
 		v.list, c = listOf(entry.Value)
 	case Mapping:
 		v.pairs, c = pairsOf(entry.Value)
+	case OneOrMore:
+		v.list, c = oneOrMoreOf(entry.Value)
 	}
 	if err := c.at(place(r.path, lineOf(entry)), f.Key); err != nil {
 		return err
@@ -248,6 +250,14 @@ func numberOf(n ast.Node) (int, complaint) {
 		return 0, complaint{"has no value", "give one or remove the line"}
 	}
 	return 0, complaint{"want a whole number, not " + nodeWord(n), "write digits without quotes"}
+}
+
+func oneOrMoreOf(n ast.Node) ([]string, complaint) {
+	if _, ok := n.(*ast.SequenceNode); ok {
+		return listOf(n)
+	}
+	text, c := textOf(n)
+	return []string{text}, c
 }
 
 func listOf(n ast.Node) ([]string, complaint) {

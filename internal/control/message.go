@@ -63,6 +63,21 @@ type Status struct {
 	TxBytes           uint64            `json:"tx_bytes"`
 	// Warnings are sentences for the operator: what is not as it should be.
 	Warnings []string `json:"warnings"`
+	// Services are those of a super peer, which may be several; the fields above
+	// are of the first.
+	Services []ServiceStatus `json:"services,omitempty"`
+}
+
+// ServiceStatus is one service of a super peer.
+type ServiceStatus struct {
+	Service           string    `json:"service"` // 40 hexadecimal digits
+	Name              string    `json:"name"`
+	PID               string    `json:"pid"` // of the super peer in it
+	State             State     `json:"state"`
+	Endpoints         []string  `json:"endpoints"`
+	Epoch             uint32    `json:"epoch"`
+	CredentialExpires time.Time `json:"credential_expires,omitzero"`
+	PeersKnown        int       `json:"peers_known"`
 }
 
 // TunnelState says how far the tunnel to a peer is.
@@ -91,6 +106,8 @@ type Peer struct {
 	Address4 netip.Addr        `json:"address4"`
 	Address6 netip.Addr        `json:"address6"`
 	Labels   map[string]string `json:"labels"`
+	// Service is the name of its service, where the process serves several.
+	Service string `json:"service,omitempty"`
 	// Allowed is the policy's verdict, Reachable the same as a sentence that
 	// names the rule, or the lack of one.
 	Allowed       bool        `json:"allowed"`

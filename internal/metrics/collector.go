@@ -46,7 +46,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	defer c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancel()
-	w := writer{out}
+	w := writer{out: out}
 	status, err := c.src.Status(ctx)
 	if err != nil {
 		status.State = "" // whoever does not answer is not up

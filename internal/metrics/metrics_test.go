@@ -59,11 +59,21 @@ func newPeer() *fake {
 	}}
 }
 
+func superOf(service string) Service {
+	return Service{
+		Name: service, Overlays: []Overlay{newOverlay("service"), newOverlay("universal")},
+		Super: &Super{Admissions: []Count{{"granted", 7}}, MaxLeases: 254},
+	}
+}
+
 func newSuper() *fake {
-	return &fake{status: status(control.RoleSuper, control.StateUp), snapshot: Snapshot{
+	st := status(control.RoleSuper, control.StateUp)
+	for _, name := range []string{"shop", "wiki"} {
+		st.Services = append(st.Services, control.ServiceStatus{Name: name, CredentialExpires: st.CredentialExpires, Epoch: 3, PeersKnown: 5})
+	}
+	return &fake{status: st, snapshot: Snapshot{
 		Underlay: new(underlay.Stats), Port: new(port.Stats), Control: []*seal.Stats{new(seal.Stats)},
-		Overlays: []Overlay{newOverlay("service"), newOverlay("universal")},
-		Super:    &Super{Admissions: []Count{{"granted", 7}}, MaxLeases: 254},
+		Services: []Service{superOf("shop"), superOf("wiki")},
 	}}
 }
 

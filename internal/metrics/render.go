@@ -3,6 +3,7 @@ package metrics
 import (
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,7 +18,15 @@ import (
 )
 
 // writer renders one scrape. Each metric stands in one place: name, help, value.
-type writer struct{ out chan<- prometheus.Metric }
+type writer struct {
+	out    chan<- prometheus.Metric
+	common []label // of every metric
+}
+
+// of returns a writer of the metrics of one service of several.
+func (w writer) of(service string) writer {
+	return writer{w.out, append(w.common[:len(w.common):len(w.common)], label{"service", service})}
+}
 
 type label struct{ name, value string }
 
@@ -31,7 +40,7 @@ func (w writer) gauge(name, help string, v float64, labels ...label) {
 
 func (w writer) emit(typ prometheus.ValueType, name, help string, v float64, labels []label) {
 	var names, values []string
-	for _, l := range labels {
+	for _, l := range append(labels[:len(labels):len(labels)], w.common...) {
 		names, values = append(names, l.name), append(values, l.value)
 	}
 	w.out <- prometheus.MustNewConstMetric(prometheus.NewDesc("icvpn_"+name, help, names, nil), typ, v, values...)
@@ -54,12 +63,22 @@ func (w writer) status(s control.Status) {
 		up = 1
 	}
 	w.gauge("up", "Whether this machine takes part in its service: 1 when icvpn status says up.", up)
+	if len(s.Services) > 0 {
+		for _, of := range s.Services {
+			w.of(of.Name).membership(of.CredentialExpires, of.Epoch, of.PeersKnown)
+		}
+		return
+	}
 	if s.CredentialExpires.IsZero() {
 		return // not admitted yet
 	}
-	w.gauge("credential_expiry_seconds", "Unix time at which the credential, or the owner's grant to the super peer, ends.", float64(s.CredentialExpires.Unix()))
-	w.gauge("epoch", "Number of the group key in use.", float64(s.Epoch))
-	w.gauge("members", "Members of the service that this process knows, itself excepted.", float64(s.PeersKnown))
+	w.membership(s.CredentialExpires, s.Epoch, s.PeersKnown)
+}
+
+func (w writer) membership(expires time.Time, epoch uint32, members int) {
+	w.gauge("credential_expiry_seconds", "Unix time at which the credential, or the owner's grant to the super peer, ends.", float64(expires.Unix()))
+	w.gauge("epoch", "Number of the group key in use.", float64(epoch))
+	w.gauge("members", "Members of the service that this process knows, itself excepted.", float64(members))
 }
 
 func (w writer) snapshot(s Snapshot, filtered []filtered) {
@@ -80,6 +99,13 @@ func (w writer) snapshot(s Snapshot, filtered []filtered) {
 	}
 	if s.Super != nil {
 		w.super(s.Super)
+	}
+	for i := range s.Services {
+		of, in := &s.Services[i], w.of(s.Services[i].Name)
+		for j := range of.Overlays {
+			in.overlay(&of.Overlays[j])
+		}
+		in.super(of.Super)
 	}
 }
 

@@ -33,8 +33,16 @@ type Snapshot struct {
 	Control  []*seal.Stats
 	Overlays []Overlay
 
-	Peer  *Peer  // of a peer
-	Super *Super // of a super peer
+	Peer     *Peer     // of a peer
+	Super    *Super    // of a super peer, apart from its service
+	Services []Service // of a super peer
+}
+
+// Service is what a super peer has for one of its services.
+type Service struct {
+	Name     string
+	Overlays []Overlay
+	Super    *Super
 }
 
 // Overlay is this process's node in one overlay.

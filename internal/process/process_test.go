@@ -43,7 +43,7 @@ func newService(t *testing.T, name string, n int) (dir string) {
 func superConfig(t *testing.T, dir string, i int) config.Super {
 	t.Helper()
 	name := filepath.Join(dir, owner.SuperName(i))
-	return config.Super{Handover: name + ".handover", HandoverKeyFile: name + ".key", Process: config.Process{
+	return config.Super{HandOvers: []config.HandOver{{File: name + ".handover", KeyFile: name + ".key"}}, Process: config.Process{
 		StateDir: filepath.Join(t.TempDir(), "state"), Listen: "127.0.0.1:0", ControlSocket: filepath.Join(t.TempDir(), "c.sock"),
 	}}
 }
@@ -89,18 +89,18 @@ var quiet = slog.New(slog.DiscardHandler)
 func TestHandOverIsKeptAndServesAlone(t *testing.T) {
 	c := superConfig(t, newService(t, "shop", 1), 0)
 	dir := openState(t, c.StateDir)
-	first, fresh, err := handOver(dir, c)
+	first, fresh, err := handOver(dir, c.HandOvers[0])
 	if err != nil || fresh == nil {
 		t.Fatalf("first start: fresh %v, %v", fresh != nil, err)
 	}
 	if err := dir.Put(fileHandOver, fresh); err != nil {
 		t.Fatal(err)
 	}
-	if again, fresh, err := handOver(dir, c); err != nil || fresh != nil || again.Service.ID != first.Service.ID {
+	if again, fresh, err := handOver(dir, c.HandOvers[0]); err != nil || fresh != nil || again.Service.ID != first.Service.ID {
 		t.Errorf("second start with the same files: fresh %v, %v", fresh != nil, err)
 	}
-	c.Handover = filepath.Join(t.TempDir(), "gone")
-	if alone, fresh, err := handOver(dir, c); err != nil || fresh != nil || pidOf(alone) != pidOf(first) {
+	c.HandOvers[0].File = filepath.Join(t.TempDir(), "gone")
+	if alone, fresh, err := handOver(dir, c.HandOvers[0]); err != nil || fresh != nil || pidOf(alone) != pidOf(first) {
 		t.Errorf("start without the files: fresh %v, %v", fresh != nil, err)
 	}
 }
@@ -109,7 +109,7 @@ func TestHandOverOfSomebodyElseIsRefused(t *testing.T) {
 	shop, other := newService(t, "shop", 2), newService(t, "other", 1)
 	c := superConfig(t, shop, 0)
 	dir := openState(t, c.StateDir)
-	_, fresh, err := handOver(dir, c)
+	_, fresh, err := handOver(dir, c.HandOvers[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,28 +118,25 @@ func TestHandOverOfSomebodyElseIsRefused(t *testing.T) {
 	}
 	second := superConfig(t, shop, 1)
 	second.StateDir = c.StateDir
-	_, _, err = handOver(dir, second)
-	wantError(t, err, c.StateDir, "belongs to super peer", second.Handover, "--state-dir")
+	_, _, err = handOver(dir, second.HandOvers[0])
+	wantError(t, err, c.StateDir, "belongs to super peer", second.HandOvers[0].File, "--state-dir")
 	foreign := superConfig(t, other, 0)
 	foreign.StateDir = c.StateDir
-	_, _, err = handOver(dir, foreign)
-	wantError(t, err, c.StateDir, "belongs to service shop (", foreign.Handover, "is for service other (", "--state-dir")
+	_, _, err = handOver(dir, foreign.HandOvers[0])
+	wantError(t, err, c.StateDir, "belongs to service shop (", foreign.HandOvers[0].File, "is for service other (", "--state-dir")
 }
 
 func TestHandOverNamesTheFileThatIsMissing(t *testing.T) {
 	c := superConfig(t, newService(t, "shop", 1), 0)
 	dir := openState(t, c.StateDir)
-	whole := c
-	c.HandoverKeyFile = ""
-	_, _, err := handOver(dir, c)
-	wantError(t, err, c.Handover, "is sealed", "handover_key_file")
-	c.HandoverKeyFile = filepath.Join(t.TempDir(), "absent")
-	_, _, err = handOver(dir, c)
-	wantError(t, err, c.HandoverKeyFile, "cannot be read")
-	c = whole
-	c.Handover = filepath.Join(t.TempDir(), "absent")
-	_, _, err = handOver(dir, c)
-	wantError(t, err, c.Handover, "does not exist", "service owner")
+	absent := filepath.Join(t.TempDir(), "absent")
+	whole := c.HandOvers[0]
+	_, _, err := handOver(dir, config.HandOver{File: whole.File})
+	wantError(t, err, whole.File, "is sealed", "handover_key_file")
+	_, _, err = handOver(dir, config.HandOver{File: whole.File, KeyFile: absent})
+	wantError(t, err, absent, "cannot be read")
+	_, _, err = handOver(dir, config.HandOver{File: absent, KeyFile: whole.KeyFile})
+	wantError(t, err, absent, "does not exist", "service owner")
 }
 
 func TestSuperClosesItsSocketsWithoutAControlSocket(t *testing.T) {

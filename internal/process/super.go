@@ -27,11 +27,11 @@ func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger)
 		return err
 	}
 	defer dir.Close()
-	h, fresh, err := handOver(dir, c)
+	all, err := openServices(dir, c)
 	if err != nil {
 		return err
 	}
-	defer clear(fresh)
+	defer all.close()
 	udp, tcp, err := sockets(ctx, c.Listen)
 	if err != nil {
 		return err
@@ -39,17 +39,19 @@ func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger)
 	// Run closes them, too, but it may never be reached.
 	defer udp.Close()
 	defer tcp.Close()
-	sp, err := superpeer.New(superpeer.Config{HandOver: h, Store: dir, UDP: udp, TCP: tcp, Binary: binary, Process: os.Getpid(), Log: log})
-	if err != nil {
-		return err
-	}
-	if fresh != nil {
-		if err := dir.Put(fileHandOver, fresh); err != nil {
+	host := superpeer.NewHost(udp, tcp, log)
+	for _, v := range all.all {
+		_, err := host.Add(superpeer.Config{
+			HandOver: v.handOver, Store: v.dir, Binary: binary, Process: os.Getpid(), Log: log.With("service", nameOnly(v.handOver.Service)),
+		})
+		if err != nil {
 			return err
 		}
-		log.Info("hand-over taken over into the state directory; its two files may be removed", "service", h.Service.ID.Short())
 	}
-	return serve(ctx, c.Process, sp, sp.Run, log)
+	if err := all.keep(log); err != nil {
+		return err
+	}
+	return serve(ctx, c.Process, host, host.Run, log)
 }
 
 // serve runs the control socket, and the metrics if they have an address, around

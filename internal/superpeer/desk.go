@@ -111,3 +111,11 @@ func (k *desk) do(ctx context.Context, stranger bool, f func()) bool {
 	defer func() { <-k.slots }()
 	return k.workers.do(ctx, stranger, f)
 }
+
+// running is the number of this service's connections under way, once they have
+// said whose they are.
+func (k *desk) running() int {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	return k.taken
+}

@@ -138,4 +138,3 @@ func (h *Host) named(name string) *SuperPeer {
 	}
 	return nil
 }
-

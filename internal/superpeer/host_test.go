@@ -240,4 +240,3 @@ func listenLocal(t testing.TB) net.Listener {
 	}
 	return l
 }
-
