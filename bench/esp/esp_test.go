@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 func TestCommandLine(t *testing.T) {
 	for _, c := range []struct{ args, contestants, settings, err string }{
-		{"", "icvpn-aes128cbc-sha256 icvpn-aes128gcm wireguard-go no-crypto no-tunnel", "on off off-udp", ""},
+		{"", "icvpn-aes128cbc-sha256 icvpn-aes128gcm wireguard-go no-crypto edges no-tunnel", "on off off-udp", ""},
 		{"-run no-tunnel,wireguard-go -settings off", "wireguard-go no-tunnel", "off", ""},
 		{"-run all-suites -settings off-udp,on", "icvpn-aes128cbc-sha256 icvpn-aes256cbc-sha512 icvpn-aes128gcm icvpn-aes256gcm icvpn-chacha20poly1305", "on off-udp", ""},
 		{"-versus /bin/false -run icvpn-aes128gcm,no-tunnel -settings on", "icvpn-aes128gcm versus-aes128gcm no-tunnel", "on", ""},
