@@ -269,9 +269,9 @@ func admit(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) 
 		config = admission.TicketTLS
 		client.Session, client.Request = &cfg.Kept.Session, a.renewal
 	}
-	tc := tls.Client(d.conn, config(cfg.Token.Pins()))
+	tc := tls.Client(d.conn, named(cfg.Token, d.endpoint, config(cfg.Token.Pins())))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, a.fail(err)
+		return nil, a.fail(explainHandshake(err))
 	}
 	var err error
 	if client.Binding, err = admission.BindClient(tc.ConnectionState()); err != nil {
