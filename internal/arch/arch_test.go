@@ -39,7 +39,7 @@ var cores = map[string][]string{
 	"internal/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
 	"overlay": {
 		"account.go", "bencode.go", "deposit.go", "drop.go", "fetch.go", "get.go", "item.go", "limit.go", "machine.go", "msg.go",
-		"object.go", "outbox.go", "publish.go", "put.go", "query.go", "respond.go", "stats.go", "store.go", "table.go", "timers.go",
+		"object.go", "outbox.go", "publish.go", "put.go", "query.go", "respond.go", "share.go", "stats.go", "store.go", "table.go", "timers.go",
 		"token.go", "upkeep.go", "walk.go",
 	},
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"icvpn/internal/seal"
-	"icvpn/internal/wire"
 	"icvpn/overlay"
 )
 
@@ -70,47 +69,6 @@ func IsAnswer(typ seal.Type, payload []byte) bool {
 		return ok
 	}
 	return false
-}
-
-// reflectMessage asks for, or tells, the address a datagram came from
-// (docs/protocol/tunnel.md). Observed is invalid in a query.
-type reflectMessage struct {
-	_        struct{} `cbor:",toarray"`
-	Version  uint8
-	TxID     []byte // 8 bytes, the querier's
-	Observed netip.AddrPort
-}
-
-const maxReflect = 64
-
-// ReflectQuery returns a query; it is to be padded to seal.PadQuery.
-func ReflectQuery(tx [8]byte) []byte {
-	return wire.Marshal(reflectMessage{Version: 1, TxID: tx[:]})
-}
-
-// AnswerReflect returns the answer to a query that came from an address; false
-// for anything else.
-func AnswerReflect(query []byte, from netip.AddrPort) ([]byte, bool) {
-	m, ok := parseReflect(query)
-	if !ok || m.Observed.IsValid() {
-		return nil, false
-	}
-	m.Observed = from
-	return wire.Marshal(m), true
-}
-
-// ParseReflected reads an answer.
-func ParseReflected(answer []byte) (tx [8]byte, observed netip.AddrPort, ok bool) {
-	m, ok := parseReflect(answer)
-	if !ok || !m.Observed.IsValid() {
-		return tx, observed, false
-	}
-	return [8]byte(m.TxID), m.Observed, true
-}
-
-func parseReflect(b []byte) (m reflectMessage, ok bool) {
-	err := wire.Unmarshal(b, &m, maxReflect)
-	return m, err == nil && m.Version == 1 && len(m.TxID) == 8
 }
 
 // Resolver turns host:port into addresses, in the background, so that Addrs is
