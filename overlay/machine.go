@@ -29,6 +29,7 @@ type Machine struct {
 
 	now     time.Time
 	timers  timers
+	in      message // what is being received
 	out     outbox
 	calls   []*Call
 	stopped error // ErrNotRunning before Start and after Stop
@@ -104,15 +105,18 @@ func (m *Machine) receive(pkt []byte, from netip.AddrPort, via Transport) Drop {
 	if !dialable(from) {
 		return DropAddress
 	}
-	msg, why := parse(pkt)
-	if why != DropNone {
+	var why Drop
+	if m.in, why = parse(pkt); why != DropNone {
 		return why
 	}
-	m.stats.received(&msg, len(pkt))
-	if msg.kind == query {
-		return m.answer(&msg, from, via)
+	m.stats.received(&m.in, len(pkt))
+	if m.in.kind == query {
+		why = m.answer(&m.in, from, via)
+	} else {
+		why = m.onAnswer(&m.in, from)
 	}
-	return m.onAnswer(&msg, from)
+	m.in = message{} // it points into pkt
+	return why
 }
 
 // Stop ends every call with ErrNotRunning and forgets what was planned. Items and

@@ -29,7 +29,7 @@ type publications struct {
 }
 
 // Publish puts the object, or an item as an Object with a Root alone, now and then
-// again at a sixteenth, an eighth, a quarter and then each half of its Life, until Unpublish, retrying from 1 s up to every 30 s
+// again after an eighth, a quarter and then each half of its Life, until Unpublish, retrying from 1 s up to every 30 s
 // while there is no quorum. One with a higher sequence number takes the place of
 // the one before.
 func (m *Machine) Publish(obj Object) error {
@@ -107,7 +107,7 @@ func (m *Machine) onPublished(pub *publication, err error) {
 		pub.retry = firstRetry
 		// The first copies of one who was early are where others were that early: the
 		// next ones come sooner than they must.
-		wait := life / 16 << min(pub.puts, 3)
+		wait := life / 8 << min(pub.puts, 2)
 		pub.puts++
 		m.publishAfter(pub, wait-time.Duration(float64(wait)*0.2*m.rand.Float64()))
 	case errors.Is(err, ErrSuperseded):

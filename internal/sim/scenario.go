@@ -131,8 +131,10 @@ func (s *scenario) strike() {
 	}
 	s.killed = int(math.Round(s.cfg.Dead * float64(len(alive))))
 	s.rand.Shuffle(len(alive), func(i, j int) { alive[i], alive[j] = alive[j], alive[i] })
-	for _, n := range alive[:s.killed] {
-		s.bury(n)
+	for i, n := range alive {
+		if i < s.killed || n.super && s.cfg.orphaned {
+			s.bury(n)
+		}
 	}
 }
 
