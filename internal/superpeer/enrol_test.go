@@ -96,11 +96,12 @@ func (h countWarns) WithGroup(string) slog.Handler              { return h }
 
 // visitor is a machine at the gate.
 type visitor struct {
-	conn   *tls.Conn
-	client *admission.Client
-	key    ed25519.PrivateKey
-	svc    *owner.Service
-	super  id.ID // whom it talks to
+	conn    *tls.Conn
+	client  *admission.Client
+	key     ed25519.PrivateKey
+	svc     *owner.Service
+	super   id.ID  // whom it talks to
+	granted func() // if not nil: called when the session is there
 }
 
 // visit connects and does TLS.
@@ -153,6 +154,9 @@ func (v *visitor) enter() error {
 		case admission.EventAccepted:
 			next, err = v.request(out.Data)
 		case admission.EventGranted:
+			if v.granted != nil {
+				v.granted()
+			}
 			next, err = v.client.List(nil)
 		case admission.EventListed:
 			return nil
