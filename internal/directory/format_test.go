@@ -192,7 +192,7 @@ func FuzzOpen(f *testing.F) {
 	sp := superPeer(1, blockA)
 	f.Add(mustEncode(f, sampleShard()))
 	f.Add(Root{Service: id.ID{7}, Seq: 5, Expires: t0.Add(time.Minute).Unix(), Block: sp.Block4, Shards: []Ref{{Number: 1, Seq: 5, Count: 3, Sum: make([]byte, 32)}}}.Encode())
-	table := NewTable(id.ID{})
+	table := NewTable(id.ID{7}, id.ID{})
 	table.SetIssuers([]service.SuperPeer{sp})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := OpenShard(b, trustOf(sp), sp, 1, 5, t0); err == nil {

@@ -19,10 +19,11 @@ import (
 //
 // Two super peers may list one machine: it has moved, or one of them lies. The
 // one that listed it first stays its holder until it lists it no more, falls
-// silent, or the machine has proved otherwise (Prefer); so no super peer can
-// give another's member new labels.
+// silent, or the machine says otherwise, by its claim or a proof (Prefer); so no
+// super peer can give another's member new labels.
 type Table struct {
 	mu     sync.RWMutex
+	svc    id.ID
 	self   id.ID             // is left out
 	blocks map[id.ID]*block  // by super peer
 	byBase []*block          // ascending
@@ -126,9 +127,9 @@ func (d *Diff) add(o Diff) {
 	d.Void = append(d.Void, o.Void...)
 }
 
-// NewTable returns an empty table that leaves out self.
-func NewTable(self id.ID) *Table {
-	return &Table{self: self, blocks: map[id.ID]*block{}, chains: map[uint64]*Entry{}, labels: map[string]*labelSet{}}
+// NewTable returns an empty table of a service that leaves out self.
+func NewTable(svc, self id.ID) *Table {
+	return &Table{svc: svc, self: self, blocks: map[id.ID]*block{}, chains: map[uint64]*Entry{}, labels: map[string]*labelSet{}}
 }
 
 // SetIssuers adopts a descriptor: of a super peer that is not in it any more, or
@@ -253,10 +254,12 @@ func (t *Table) setLocked(b *block, host uint32, slot **Entry, m *service.Member
 		}
 		*slot = t.newEntry(b, host, m)
 		t.link(*slot)
+		t.contest(*slot)
 		d.Joined = append(d.Joined, *slot)
 	case !old.says(m):
 		e := t.newEntry(b, host, m)
 		t.swap(old, e)
+		t.contest(e)
 		*slot = e
 		d.Changed = append(d.Changed, e)
 	}
@@ -264,8 +267,12 @@ func (t *Table) setLocked(b *block, host uint32, slot **Entry, m *service.Member
 
 // says whether m adds nothing to e.
 func (e *Entry) says(m *service.Member) bool {
-	return e.notAfter == m.NotAfter && (e.claim != nil) == (len(m.Claim) > 0) && e.issued == m.Issued && e.instance == m.Instance && e.Name() == m.Name &&
+	return e.notAfter == m.NotAfter && e.sameClaim(m.Claim) && e.issued == m.Issued && e.instance == m.Instance && e.Name() == m.Name &&
 		e.text[e.name:] == m.VM && maps.Equal(e.labels.labels, m.Labels)
+}
+
+func (e *Entry) sameClaim(c service.Claim) bool {
+	return e.claim == nil && len(c) == 0 || e.claim != nil && string(e.claim[:]) == string(c)
 }
 
 func (t *Table) newEntry(b *block, host uint32, m *service.Member) *Entry {
@@ -355,6 +362,24 @@ func (t *Table) swap(old, e *Entry) {
 			at.next = e
 			return
 		}
+	}
+}
+
+// contest puts e before what others list of the machine if the machine itself
+// asked for e last.
+func (t *Table) contest(e *Entry) {
+	first := t.chains[prefixOf(e.pid)]
+	if e.claim == nil || first == e && e.next == nil {
+		return
+	}
+	m := e.Member()
+	for o := first; o != nil; o = o.next {
+		if o != e && o.pid == e.pid && !m.LaterThan(o.Member()) {
+			return
+		}
+	}
+	if m.Claimed(t.svc, e.block.pid) {
+		t.prefer(e.pid, e.block.pid)
 	}
 }
 
@@ -523,6 +548,10 @@ func (t *Table) ByPrefix(bits uint64) (first *Entry) {
 func (t *Table) Prefer(pid, issuer id.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.prefer(pid, issuer)
+}
+
+func (t *Table) prefer(pid, issuer id.ID) {
 	var before *Entry
 	for e := t.chains[prefixOf(pid)]; e != nil; before, e = e, e.next {
 		if e.pid == pid && e.block.pid == issuer {

@@ -13,7 +13,7 @@ import (
 )
 
 func newTable(all ...service.SuperPeer) *Table {
-	t := NewTable(id.ID{})
+	t := NewTable(id.ID{7}, id.ID{})
 	t.SetIssuers(all)
 	return t
 }
@@ -253,5 +253,50 @@ func BenchmarkReplaceShard(b *testing.B) {
 		} else {
 			tb.Replace(sp.PID(), one)
 		}
+	}
+}
+
+// TestLastAdmissionOfAMachineCounts: an admission that broke off at one super
+// peer and went through at another leaves two listings. The machine's claims
+// tell which is the later, in whatever order they are read.
+func TestLastAdmissionOfAMachineCounts(t *testing.T) {
+	one, two := superPeer(1, blockA), superPeer(2, blockB)
+	key := testKey(1)
+	listed := func(block netip.Prefix, sp service.SuperPeer, after time.Duration, claim bool) service.Member {
+		m := fake(block, 1, 1, "web")
+		m.Key = public(key)
+		if claim {
+			m.Claim = service.SignClaim(key, id.ID{7}, sp.PID(), m.Instance, t0.Add(after))
+		}
+		return m
+	}
+	broken, good := listed(blockA, one, 0, true), listed(blockB, two, time.Millisecond, true)
+	for name, order := range map[string][]service.SuperPeer{"the broken one first": {one, two}, "the broken one last": {two, one}} {
+		tb := newTable(one, two)
+		for _, sp := range order {
+			m := broken
+			if sp.PID() == two.PID() {
+				m = good
+			}
+			tb.Replace(sp.PID(), listing(0, m))
+		}
+		if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != two.PID() {
+			t.Errorf("%s: it stands at %s", name, e.Addr4())
+		}
+	}
+	tb := newTable(one, two)
+	tb.Replace(one.PID(), listing(0, listed(blockA, one, 0, false)))
+	tb.Replace(two.PID(), listing(0, listed(blockB, two, time.Hour, false)))
+	if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != one.PID() {
+		t.Error("a listing without the machine's claim counts")
+	}
+	tb.Replace(two.PID(), listing(0, good))
+	if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != two.PID() {
+		t.Error("a claim that came later does not count")
+	}
+	forged := listed(blockA, two, time.Minute, true) // made for another super peer
+	tb.Replace(one.PID(), listing(0, forged))
+	if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != two.PID() {
+		t.Error("a claim for another super peer counts")
 	}
 }

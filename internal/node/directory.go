@@ -231,7 +231,7 @@ func (n *Node) watchClone(issuer id.ID, members []service.Member) {
 	own := c.Member()
 	for i := range members {
 		m := &members[i]
-		if m.PID() != n.self || m.Instance == n.cfg.Join.Instance {
+		if m.PID() != n.self || m.Instance == n.cfg.Join.Instance || m.Instance == own.Instance {
 			continue
 		}
 		if issuer == c.Issuer && m.LaterThan(own) || m.Supersedes(own, n.service, issuer) {

@@ -57,6 +57,8 @@ type JoinConfig struct {
 	Log    *slog.Logger
 	// Step is told of each finished step. May be nil.
 	Step func(control.JoinStep)
+
+	asked *int64 // Unix ms of the last claim; attempts of a join come one after the other
 }
 
 func (c *JoinConfig) seen() Seen {
@@ -117,6 +119,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 	if cfg.Instance.IsZero() {
 		rand.Read(cfg.Instance[:])
 	}
+	cfg.asked = new(int64)
 	conns := dialAll(ctx, cfg)
 	var failures []string
 	var clock *ClockError
@@ -417,7 +420,8 @@ func (a *admittance) onAccepted(data []byte) (admission.Frame, error) {
 func (a *admittance) request() provision.Request {
 	pub := a.cfg.Identity.Public().(ed25519.PublicKey)
 	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary, Instance: a.cfg.Instance}
-	req.Claim = service.SignClaim(a.cfg.Identity, a.cfg.Token.Service, id.FromKey(a.serverKey), a.cfg.Instance, a.now())
+	*a.cfg.asked = max(a.now().UnixMilli(), *a.cfg.asked+1) // super peers' clocks differ; the order must show
+	req.Claim = service.SignClaim(a.cfg.Identity, a.cfg.Token.Service, id.FromKey(a.serverKey), a.cfg.Instance, time.UnixMilli(*a.cfg.asked))
 	return req
 }
 

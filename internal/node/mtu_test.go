@@ -14,7 +14,7 @@ import (
 func (p *nodeProc) innerMTU(w *world, to *nodeProc) (mtu int) {
 	w.t.Helper()
 	p.onControlLoop(w, func() {
-		if way := p.tunnels[to.self].path.Way(); way != nil {
+		if way := p.tunnelOf(to.self).path.Way(); way != nil {
 			mtu = way.MTU
 		}
 	})

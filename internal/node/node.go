@@ -160,7 +160,7 @@ func New(cfg Config) (*Node, error) {
 	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
 	n.steps.all = cfg.Steps
 	n.ways.Store(&ways{})
-	n.table = directory.NewTable(n.self)
+	n.table = directory.NewTable(n.service, n.self)
 	n.cloned = make(chan *CloneError, 1)
 	n.membership.Store(m)
 	var err error

@@ -24,9 +24,10 @@ const (
 // admit could push another's member out by listing its key.
 type Claim []byte
 
-// SignClaim makes a claim.
+// SignClaim makes a claim. The time is in milliseconds and grows from claim to
+// claim of a process, so that the last one shows.
 func SignClaim(key ed25519.PrivateKey, service, superPeer id.ID, instance Instance, at time.Time) Claim {
-	c := binary.BigEndian.AppendUint64(nil, uint64(at.Unix())) //nolint:gosec // after 1970
+	c := binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli())) //nolint:gosec // after 1970
 	return append(c, wire.Sign(key, domainClaim, service[:], superPeer[:], instance[:], c)...)
 }
 
@@ -36,15 +37,18 @@ func (c Claim) Holds(key ed25519.PublicKey, service, superPeer id.ID, instance I
 	if len(c) != ClaimSize {
 		return false
 	}
-	at := int64(binary.BigEndian.Uint64(c)) //nolint:gosec // compared only
+	at := c.milli() / 1000
 	return at >= admitted-claimSlack && at <= admitted+claimSlack &&
 		wire.Verify(key, c[8:], domainClaim, service[:], superPeer[:], instance[:], c[:8])
 }
 
+func (c Claim) milli() int64 { return int64(binary.BigEndian.Uint64(c)) } //nolint:gosec // compared only
+
 // Supersedes says whether m, which superPeer lists, is the same machine as old
-// and was admitted later as another process: then old's process is no member
-// any more. Whoever is admitted last wins, since a machine that crashed must be
-// back at once. With one number of seconds the greater instance is the later.
+// and asked to be admitted later: as another process, which is a clone or the
+// machine started anew, or as the same one, whose admission for old broke off or
+// that has moved. Whoever asks last wins, since a machine that crashed must be
+// back at once.
 func (m Member) Supersedes(old Member, service, superPeer id.ID) bool {
 	return m.LaterThan(old) && m.Claimed(service, superPeer)
 }
@@ -55,10 +59,23 @@ func (m Member) Claimed(service, superPeer id.ID) bool {
 }
 
 // LaterThan is Supersedes for the word of the super peer that admitted old: it
-// needs no claim, for it may drop its own members as it likes.
+// needs no claim, for it may drop its own members as it likes. Of two processes
+// within one moment the one with the greater instance is the later.
 func (m Member) LaterThan(old Member) bool {
-	if m.Instance == old.Instance || m.Instance.IsZero() || !ed25519.PublicKey(m.Key).Equal(ed25519.PublicKey(old.Key)) {
+	if !ed25519.PublicKey(m.Key).Equal(ed25519.PublicKey(old.Key)) {
 		return false
 	}
-	return m.Issued > old.Issued || m.Issued == old.Issued && string(m.Instance[:]) > string(old.Instance[:])
+	if at, before := m.asked(), old.asked(); at != before {
+		return at > before
+	}
+	return string(m.Instance[:]) > string(old.Instance[:])
+}
+
+// asked is when the machine asked for its admission, in milliseconds; where only
+// the admission is known, its second.
+func (m Member) asked() int64 {
+	if len(m.Claim) == ClaimSize {
+		return m.Claim.milli()
+	}
+	return 1000 * m.Issued
 }

@@ -425,14 +425,20 @@ func TestClaimHoldsForOneProcessAtOneSuperPeer(t *testing.T) {
 		t.Fatal("a later admission with its claim does not count")
 	}
 	for name, change := range map[string]func(m *Member) (service, superPeer id.ID){
-		"no claim":            func(m *Member) (id.ID, id.ID) { m.Claim = nil; return svc, sp },
-		"another super peer":  func(*Member) (id.ID, id.ID) { return svc, id.ID{3} },
-		"another service":     func(*Member) (id.ID, id.ID) { return id.ID{4}, sp },
-		"another process":     func(m *Member) (id.ID, id.ID) { m.Instance = Instance{5}; return svc, sp },
-		"a later admission":   func(m *Member) (id.ID, id.ID) { m.Issued += 3600; return svc, sp },
-		"the same process":    func(m *Member) (id.ID, id.ID) { m.Instance = old.Instance; return svc, sp },
-		"an earlier one":      func(m *Member) (id.ID, id.ID) { m.Issued = old.Issued - 1; return svc, sp },
-		"another's signature": func(m *Member) (id.ID, id.ID) { m.Claim = SignClaim(testKey(8), svc, sp, m.Instance, t0); return svc, sp },
+		"no claim":           func(m *Member) (id.ID, id.ID) { m.Claim = nil; return svc, sp },
+		"another super peer": func(*Member) (id.ID, id.ID) { return svc, id.ID{3} },
+		"another service":    func(*Member) (id.ID, id.ID) { return id.ID{4}, sp },
+		"another process":    func(m *Member) (id.ID, id.ID) { m.Instance = Instance{5}; return svc, sp },
+		"a later admission":  func(m *Member) (id.ID, id.ID) { m.Issued += 3600; return svc, sp },
+		"an earlier one": func(m *Member) (id.ID, id.ID) {
+			m.Issued = old.Issued - 1
+			m.Claim = SignClaim(key, svc, sp, m.Instance, time.Unix(m.Issued, 0))
+			return svc, sp
+		},
+		"another's signature": func(m *Member) (id.ID, id.ID) {
+			m.Claim = SignClaim(testKey(8), svc, sp, m.Instance, t0)
+			return svc, sp
+		},
 	} {
 		c := m
 		service, superPeer := change(&c)
@@ -440,7 +446,13 @@ func TestClaimHoldsForOneProcessAtOneSuperPeer(t *testing.T) {
 			t.Errorf("%s: it pushes the machine out", name)
 		}
 	}
+	moved := m // an admission that broke off, and went through elsewhere in the same second
+	moved.Claim = SignClaim(key, svc, id.ID{3}, m.Instance, t0.Add(time.Millisecond))
+	if !moved.Supersedes(m, svc, id.ID{3}) || m.Supersedes(moved, svc, sp) {
+		t.Error("the process's last admission is not the one that counts")
+	}
 	same := m
+	same.Claim = nil
 	same.Issued, same.Instance = old.Issued, Instance{0, 9}
 	if old.LaterThan(same) == same.LaterThan(old) {
 		t.Error("two admissions within a second are not in order")

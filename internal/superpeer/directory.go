@@ -270,7 +270,7 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 
 // newOthers returns the table of whom the other super peers list.
 func newOthers(trust *service.Trust, self service.SuperPeer) *directory.Table {
-	t := directory.NewTable(id.ID{})
+	t := directory.NewTable(trust.Service, id.ID{})
 	t.SetIssuers(slices.DeleteFunc(slices.Clone(trust.Descriptor.SuperPeers), func(sp service.SuperPeer) bool { return sp.PID() == self.PID() }))
 	return t
 }
@@ -306,8 +306,12 @@ func (a *authority) supersede(issuer id.ID, m *service.Member, now time.Time) {
 	if !own || !m.Supersedes(old.Member, a.trust.Service, issuer) {
 		return
 	}
-	a.log.Warn("a machine of ours was admitted later elsewhere as another process; it is a clone, or has started anew", "peer", old.Member.Name, "pid", pid.Short(), "super_peer", issuer.Short())
-	a.bury(pid, old.Member, directory.ReasonClone, now)
+	why := directory.ReasonReplaced
+	if m.Instance != old.Member.Instance {
+		why = directory.ReasonClone
+	}
+	a.log.Info("a machine of ours was admitted later elsewhere", "peer", old.Member.Name, "pid", pid.Short(), "super_peer", issuer.Short(), "reason", why)
+	a.bury(pid, old.Member, why, now)
 }
 
 // bury takes a member out. Its lease stays, with a tombstone, until its last
