@@ -44,7 +44,12 @@ const (
 
 	// regularRate is how many connections of known sources are let in in a second,
 	// for each service. That of strangers is admission's default.
-	regularRate = 100
+	regularRate = 1000
+	// regularRatePerNetwork is how many of one network, and regularBurst how many
+	// at once: a data center's machines behind one address renew when the super
+	// peer they used dies.
+	regularRatePerNetwork = 100
+	regularBurst          = 512
 	// helloRate is how many ClientHellos are read in a second by a host of several
 	// services: reading one takes some 10 us.
 	helloRate = 5000
@@ -57,7 +62,10 @@ const (
 
 // door is who may come in, how many at a time, and at which pace.
 type door struct {
-	workers  *workers
+	workers *workers
+	// renewals are the workers of whoever comes with a ticket, so that newcomers
+	// and members wait for their own kind only.
+	renewals *workers
 	throttle *admission.Throttle
 	refusals *quiet
 	grants   *grants
@@ -73,10 +81,11 @@ type door struct {
 func newDoor() *door {
 	return &door{
 		workers:  newWorkers(2 * runtime.GOMAXPROCS(0)),
+		renewals: newWorkers(2 * runtime.GOMAXPROCS(0)),
 		throttle: admission.NewThrottle(admission.ThrottleConfig{}),
 		refusals: newQuiet(), grants: newGrants(),
 		strangers: admission.NewLimiter(admission.LimiterConfig{}),
-		regulars:  admission.NewLimiter(admission.LimiterConfig{TotalRate: regularRate}),
+		regulars:  admission.NewLimiter(admission.LimiterConfig{Rate: regularRatePerNetwork, Burst: regularBurst, TotalRate: regularRate}),
 		places:    places{byAddress: map[netip.Prefix]int{}, byNetwork: map[netip.Prefix]int{}},
 		known:     known{bySource: map[netip.Prefix]*list.Element{}, byNetwork: map[netip.Prefix]int{}, recent: list.New()},
 	}

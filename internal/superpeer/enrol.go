@@ -102,7 +102,7 @@ func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Sour
 		if err != nil {
 			return err
 		}
-		out, err := s.step(ctx, m, f, first, from)
+		out, err := s.step(ctx, m, f, first, from, !binding.Hybrid)
 		if err != nil {
 			return err
 		}
@@ -126,16 +126,23 @@ func deadline(m *admission.Server) time.Time {
 	return time.Now().Add(stepWait)
 }
 
-// step gives the machine a frame when a worker is free. A newcomer is told
-// "busy" at once if too many wait; whoever has begun waits for a while.
-func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.Frame, first bool, from admission.Source) (out admission.ServerOutput, err error) {
-	if first && s.desk.crowded(from.Known) {
+// step gives the machine a frame when a worker is free. Whoever comes is told
+// "busy" at once if too many wait; whoever has begun waits for a while. A key
+// exchange without ML-KEM is that of a ticket: admission lets it do nothing else.
+func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.Frame, first bool, from admission.Source, ticket bool) (out admission.ServerOutput, err error) {
+	crowded := func() bool { return s.desk.crowded(from.Known) }
+	_, proved := m.Who()
+	do := func(ctx context.Context, f func()) bool { return s.desk.do(ctx, !proved && !from.Known, f) }
+	if ticket {
+		crowded = func() bool { return s.door.renewals.crowded(true) }
+		do = func(ctx context.Context, f func()) bool { return s.door.renewals.do(ctx, false, f) }
+	}
+	if first && crowded() {
 		return m.Refuse(s.busy()), nil
 	}
-	_, proved := m.Who()
 	wait, cancel := context.WithTimeout(ctx, stepWait)
 	defer cancel()
-	if !s.desk.do(wait, !proved && !from.Known, func() { out, err = m.Step(time.Now(), f) }) {
+	if !do(wait, func() { out, err = m.Step(time.Now(), f) }) {
 		return m.Refuse(s.busy()), nil
 	}
 	if out.Cause != nil {

@@ -1,0 +1,106 @@
+package superpeer
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"icvpn/admission"
+	"icvpn/internal/id"
+	"icvpn/internal/provision"
+	"icvpn/internal/service"
+)
+
+// renew visits with a ticket and everything else still at hand.
+func (g *gate) renew(v *visitor, s *admission.Session) error {
+	conn := tls.Client(g.dial(newcomerAt), admission.TicketTLS(nil))
+	if err := conn.Handshake(); err != nil {
+		return err
+	}
+	defer conn.NetConn().Close()
+	binding, err := admission.BindClient(conn.ConnectionState())
+	if err != nil {
+		return err
+	}
+	r := &visitor{conn: conn, key: v.key, svc: g.svc, super: g.PID()}
+	r.client, err = admission.NewClient(admission.ClientConfig{
+		ServiceID: g.svc.ID, Identity: v.key, Binding: binding, Session: s,
+		CheckDescriptor: func(_, _ []byte, _ ed25519.PublicKey) (admission.Params, error) { return g.admission.Params, nil },
+		Request: func() ([]byte, error) {
+			req := provision.Request{PID: id.FromKey(v.key.Public().(ed25519.PublicKey)), Name: "web-1", Instance: service.Instance{1}}
+			req.Claim = service.SignClaim(v.key, g.svc.ID, g.PID(), req.Instance, time.Now())
+			return provision.Renewal{Request: req.Encode(), Holds: provision.AllParts}.Encode(), nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	out, err := r.exchange(r.client.Begin())
+	if err != nil {
+		return err
+	}
+	if _, err = r.exchange(out.Send[0]); err != nil {
+		return err
+	}
+	f, err := admission.ReadFrame(conn, r.client.Limit())
+	if err != nil {
+		return err
+	}
+	if _, err = r.client.Step(time.Now(), f); err == nil {
+		*s, _ = r.client.Session()
+	}
+	return err
+}
+
+// enterForTicket is admitted by secret.
+func (g *gate) enterForTicket(t *testing.T) (*visitor, *admission.Session) {
+	t.Helper()
+	v, err := g.visit(newcomerAt, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(admission.Session)
+	v.granted = func() { *s, _ = v.client.Session() }
+	if err := v.enter(); err != nil {
+		t.Fatal(err)
+	}
+	return v, s
+}
+
+// TestNewcomersAndRenewalsDoNotWaitForEachOther: all workers of the one kind at
+// work, and as many waiting as may, are nothing to the other.
+func TestNewcomersAndRenewalsDoNotWaitForEachOther(t *testing.T) {
+	atTheGate(t, func(t *testing.T, g *gate) {
+		v, s := g.enterForTicket(t)
+		occupy := func(w *workers) (free func()) {
+			release := make(chan struct{})
+			for range cap(w.all) {
+				go w.do(t.Context(), false, func() { <-release })
+			}
+			synctest.Wait()
+			w.waiting.Add(2 * maxQueue)
+			return func() {
+				w.waiting.Add(-2 * maxQueue)
+				close(release)
+				synctest.Wait()
+			}
+		}
+		free := occupy(g.door.workers)
+		if err := g.renew(v, s); err != nil {
+			t.Errorf("renewal in a storm of newcomers: %v", err)
+		}
+		wantCode(t, "newcomer in it", g.admit(host(1), nil), admission.CodeBusy)
+		free()
+		free = occupy(g.door.renewals)
+		if err := g.admit(host(2), nil); err != nil {
+			t.Errorf("newcomer in a storm of renewals: %v", err)
+		}
+		wantCode(t, "renewal in it", g.renew(v, s), admission.CodeBusy)
+		free()
+		if err := g.renew(v, s); err != nil {
+			t.Errorf("renewal: %v", err)
+		}
+	})
+}
