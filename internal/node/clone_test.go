@@ -1,0 +1,103 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"icvpn/internal/service"
+)
+
+// admitVia has a machine admitted by one super peer, and returns its membership.
+func (w *world) admitVia(sp int, role, name string, key ed25519.PrivateKey) *Membership {
+	w.t.Helper()
+	cfg := w.joinConfig(role, name, key)
+	cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, w.supers[sp].endpoint)
+	m, err := Join(w.ctx, cfg)
+	if err != nil {
+		w.t.Fatalf("join %s: %v", name, err)
+	}
+	return m
+}
+
+// TestMachineAdmittedLastWins: a copy of a machine joins, by the same super peer
+// or by another. The first one leaves with a clear error, and everybody else finds
+// the copy.
+func TestMachineAdmittedLastWins(t *testing.T) {
+	for name, elsewhere := range map[string]bool{"by the same super peer": false, "by another super peer": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 2, "")
+				key := newIdentity(t)
+				web, app := w.start("web", "web-1"), w.startAs("app", "app-1", key)
+				w.pingOK(web, "app-1")
+				via, _ := otherOf(w, app)
+				if !elsewhere {
+					via = 1 - via
+				}
+				time.Sleep(5 * time.Second)
+				clone := w.admitVia(via, "app", "app-2", key)
+				w.eventually("the first one leaves", 10*time.Minute, func() bool {
+					select {
+					case <-app.Stopped():
+						return true
+					default:
+						return false
+					}
+				})
+				var gone *CloneError
+				if <-app.done; !errors.As(app.err, &gone) || !errors.Is(app.err, ErrClone) || gone.Name != "app-2" {
+					t.Fatalf("it ended with %v", app.err)
+				}
+				w.eventually("everybody else knows the copy, and only it", 20*time.Minute, func() bool {
+					all := web.table.Entries(app.self, web.now())
+					return len(all) == 1 && all[0].Member().Instance == clone.Credential.Instance && all[0].Addr4() == clone.Credential.Addr4()
+				})
+			})
+		})
+	}
+}
+
+// TestForgedCloneMovesNobody: a super peer lists another's member as admitted
+// later, by itself; without the machine's claim nobody believes it.
+func TestForgedCloneMovesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		app := w.start("app", "app-1")
+		liar, address := otherOf(w, app)
+		forged := app.membership.Load().Credential.Member()
+		forged.Address4, forged.Instance, forged.Issued = address, service.Instance{1}, time.Now().Unix()+60
+		app.onControlLoop(w, func() {
+			if app.publish(w, liar, forged) != 1 {
+				t.Error("the lie is not one that passes for its own member: the test shows nothing")
+			}
+		})
+		time.Sleep(time.Minute)
+		select {
+		case <-app.Stopped():
+			t.Errorf("a listing without a claim ended a machine: %v", app.err)
+		default:
+		}
+	})
+}
+
+// TestTunnelsAreMadeOnDemand: a machine that is listed costs no tunnel until there
+// is a packet for it.
+func TestTunnelsAreMadeOnDemand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.eventually("directory", 40*time.Second, func() bool { return web.table.Has(app.self) })
+		web.onControlLoop(w, func() {
+			if len(web.tunnels) != 0 {
+				t.Errorf("%d tunnels without a packet", len(web.tunnels))
+			}
+		})
+		if err := web.dev.Inject(udp(web.addr4(), app.addr4(), 1000, 2000, 1)); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("the packet arrives", 10*time.Second, func() bool { return len(app.got) == 1 })
+	})
+}
