@@ -39,6 +39,7 @@ const (
 	maxKeySize      = 16 << 10 // 16 labels of the longest kind need 13 kB
 	maxEnvelopeSize = 32 << 10 // 16 conditions on one label need 22 kB
 	maxSlotSize     = 24 << 10
+	maxKeptSlot     = 32 << 10 // with its labels beside it
 	maxStatement    = 600      // one BEP 44 value
 	maxSealed       = 64 << 10 // member lists are sealed too, before chunking
 

@@ -1,132 +1,57 @@
 package abe
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"sync"
-
-	"icvpn/internal/wire"
+	"time"
 )
 
-// A Slot is what one newcomer gets, made before he is known: a key for a label
-// set with a random slot attribute, and the ABE envelope of that slot, by which
-// its holder can be sealed to. It is given out once.
-type Slot struct {
-	ID         SlotID
-	Key        []byte // Key.Bytes
-	Ciphertext []byte // Params.SealTo of Secret to Target
-	Secret     Secret // the authority's PolicySeed of Target: any authority finds it again
-	Target     Target // ForSlot(ID)
-
-	labels map[string]string
-}
-
-// NewSlot makes a slot for a label set (WithLabels), some 100 to 200 ms. A nil
-// random means crypto/rand.
-func (a *Authority) NewSlot(random io.Reader, labels map[string]string, generation uint32) (*Slot, error) {
-	random = reader(random)
-	var slot SlotID
-	if _, err := io.ReadFull(random, slot[:]); err != nil {
-		return nil, fmt.Errorf("abe: slot: %w", err)
-	}
-	key, err := a.KeyGen(random, Attributes{Service: a.service, Generation: generation, Slot: slot, Labels: labels})
-	if err != nil {
-		return nil, err
-	}
-	t := Target{Service: a.service, Generation: generation, Policy: ForSlot(slot)}
-	secret, err := a.PolicySeed(t)
-	if err != nil {
-		return nil, err
-	}
-	ct, err := a.params.SealTo(random, t, secret)
-	if err != nil {
-		return nil, err
-	}
-	return &Slot{
-		ID: slot, Key: key.Bytes(), Ciphertext: ct, Secret: secret, Target: t, labels: maps.Clone(labels),
-	}, nil
-}
-
-// Labels returns the label set that s was made for.
-func (s *Slot) Labels() map[string]string { return maps.Clone(s.labels) }
-
-// slotWire is how an authority hands a slot to a super peer that has no seed.
-type slotWire struct {
-	_          struct{} `cbor:",toarray"`
-	Version    uint8
-	Key        []byte
-	Ciphertext []byte
-	Secret     [SecretSize]byte
-}
-
-// Bytes marshals s. It is as secret as the key in it.
-func (s *Slot) Bytes() []byte {
-	return wire.Marshal(slotWire{Version: 1, Key: s.Key, Ciphertext: s.Ciphertext, Secret: s.Secret})
-}
-
-var errSlot = errors.New("abe: malformed slot")
-
-// ParseSlot reads what Bytes wrote and checks that the key opens the envelope
-// to the secret, so that a bad slot is not found by a newcomer.
-func ParseSlot(b []byte) (*Slot, error) {
-	var w slotWire
-	if err := wire.Unmarshal(b, &w, maxSlotSize); err != nil || w.Version != 1 {
-		return nil, errSlot
-	}
-	key, err := ParseKey(w.Key)
-	if err != nil {
-		return nil, err
-	}
-	a := key.attrs
-	t := Target{Service: a.Service, Generation: a.Generation, Policy: ForSlot(a.Slot)}
-	secret, err := key.Unseal(t, w.Ciphertext)
-	if err != nil {
-		return nil, err
-	}
-	if secret != w.Secret {
-		return nil, errSlot
-	}
-	return &Slot{
-		ID: a.Slot, Key: w.Key, Ciphertext: w.Ciphertext, Secret: secret, Target: t, labels: a.Labels,
-	}, nil
-}
-
-// Wipe erases key and secret.
-func (s *Slot) Wipe() {
-	clear(s.Key)
-	s.Secret.Wipe()
-}
-
-// Format writes a redaction for every verb.
-func (s Slot) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
-
-// LogValue is a redaction.
-func (s Slot) LogValue() slog.Value { return slog.StringValue(redacted) }
-
 // Pool keeps slots ready, so that no admission waits for ABE: 20 keys a second
-// and core is all that KeyGen gives. It makes nothing itself: in idle time its
-// owner asks Need, calls NewSlot and gives the result to Add. Safe for
-// concurrent use.
+// and core is all that KeyGen gives. How many of a label set it wants grows
+// with what is taken, and shrinks again when nobody comes.
+//
+// In a storm that empties a label set, newcomers share its cohort slot: one that
+// was held back for that, the same for everybody until CohortLife after its
+// first use. Their label sets are equal, so it opens what their own would; it
+// only does not tell them apart (docs/adr/0020-abe-keys-in-a-storm.md).
+//
+// Pool makes nothing itself: in idle time its owner asks Need, calls NewSlot
+// and gives the result to Add. Safe for concurrent use.
 type Pool struct {
-	depth int
+	min, max int
 
 	mu         sync.Mutex
 	generation uint32
 	sets       map[string]*poolSet // by labelSet
 }
 
+// CohortLife is how long one cohort slot is given out.
+const CohortLife = time.Hour
+
+// poolIdle is how long nobody takes a label set's slots before it wants half
+// as many.
+const poolIdle = time.Hour
+
 type poolSet struct {
 	labels map[string]string
 	slots  []*Slot
+	depth  int       // wanted, from Pool.min to Pool.max
+	taken  time.Time // last time one was
+
+	cohort      *Slot
+	cohortSince time.Time // when it was first given out; zero: it was not
 }
 
-// NewPool returns a pool that wants depth slots of each label set, all of one
-// generation.
-func NewPool(depth int, generation uint32) *Pool {
-	return &Pool{depth: max(depth, 0), generation: generation, sets: make(map[string]*poolSet)}
+// NewPool returns a pool that wants at least min and at most max slots of each
+// label set, all of one generation.
+func NewPool(min, max int, generation uint32) *Pool {
+	if min < 0 {
+		min = 0
+	}
+	if max < min {
+		max = min
+	}
+	return &Pool{min: min, max: max, generation: generation, sets: make(map[string]*poolSet)}
 }
 
 // Want names a label set to keep ready; its caller bounds how many there are.
@@ -140,57 +65,125 @@ func (p *Pool) setLocked(labels map[string]string) *poolSet {
 	name := labelSet(labels)
 	s := p.sets[name]
 	if s == nil {
-		s = &poolSet{labels: maps.Clone(labels)}
+		s = &poolSet{labels: maps.Clone(labels), depth: p.min}
 		p.sets[name] = s
 	}
 	return s
 }
 
-// Need returns the label set that lacks most slots, and the generation to make
-// one for; false when every set is full.
-func (p *Pool) Need() (labels map[string]string, generation uint32, ok bool) {
+// Sets returns how many label sets are wanted.
+func (p *Pool) Sets() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fewest, name := p.depth, ""
-	for n, s := range p.sets {
-		// Ties go by name, so that what is made does not depend on map order.
-		if len(s.slots) < fewest || ok && len(s.slots) == fewest && n < name {
-			fewest, name, labels, ok = len(s.slots), n, s.labels, true
-		}
-	}
-	return maps.Clone(labels), p.generation, ok
+	return len(p.sets)
 }
 
-// Add takes s, and wipes it if the pool is of another generation, does not
-// want its label set or has enough of it.
-func (p *Pool) Add(s *Slot) bool {
+// Need is a slot that the pool lacks.
+type Need struct {
+	Labels     map[string]string
+	Generation uint32
+	Cohort     bool // it is to be the cohort's
+	Urgent     bool // the label set has less than it always has
+}
+
+// Need returns what the label set lacks that has fewest slots; false when every
+// set has what it wants.
+func (p *Pool) Need(now time.Time) (n Need, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *poolSet
+	name := ""
+	for at, s := range p.sets {
+		s.rest(now, p.min)
+		if len(s.slots) >= s.depth && !s.cohortDue(now) {
+			continue
+		}
+		// Ties go by name, so that what is made does not depend on map order.
+		if best == nil || len(s.slots) < len(best.slots) || len(s.slots) == len(best.slots) && at < name {
+			best, name = s, at
+		}
+	}
+	if best == nil {
+		return Need{}, false
+	}
+	return Need{
+		Labels: maps.Clone(best.labels), Generation: p.generation,
+		Cohort: best.cohortDue(now), Urgent: len(best.slots) < p.min,
+	}, true
+}
+
+// cohortDue says whether the next slot is to be the cohort's: there is none, or
+// its hour has passed, and a lone newcomer finds a slot of his own.
+func (s *poolSet) cohortDue(now time.Time) bool {
+	if s.depth < 2 || len(s.slots) == 0 {
+		return false
+	}
+	return s.cohort == nil || !s.cohortSince.IsZero() && now.Sub(s.cohortSince) >= CohortLife
+}
+
+// rest halves the depth for each time that nobody came for long.
+func (s *poolSet) rest(now time.Time, least int) {
+	if s.depth > least && now.Sub(s.taken) >= poolIdle {
+		s.depth = max(s.depth/2, least)
+		s.taken = now
+	}
+}
+
+// grow wants twice as many: what is there did not last.
+func (p *Pool) grow(s *poolSet) { s.depth = min(max(2*s.depth, 1), p.max) }
+
+// Add takes s, as the cohort's slot if cohort says so, and wipes it if the pool
+// is of another generation, does not want its label set or has enough of it.
+// It returns the cohort's former slot, wiped, so that nobody keeps it either.
+func (p *Pool) Add(s *Slot, cohort bool) (former SlotID, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := p.sets[labelSet(s.labels)]
-	if set == nil || s.Target.Generation != p.generation || len(set.slots) >= p.depth {
+	if set == nil || s.Target.Generation != p.generation || !cohort && len(set.slots) >= p.max {
 		s.Wipe()
-		return false
+		return former, false
 	}
-	set.slots = append(set.slots, s)
-	return true
+	if !cohort {
+		set.slots = append(set.slots, s)
+		return former, true
+	}
+	if set.cohort != nil {
+		former = set.cohort.ID
+		set.cohort.Wipe()
+	}
+	set.cohort, set.cohortSince = s, time.Time{}
+	return former, true
 }
 
-// Take returns a slot for labels and forgets it, oldest first; false when none
-// is ready.
-func (p *Pool) Take(labels map[string]string) (*Slot, bool) {
+// Take returns a slot for labels and forgets it, oldest first; when none is
+// ready, a copy of the cohort's; false when there is none either.
+func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := p.sets[labelSet(labels)]
-	if set == nil || len(set.slots) == 0 {
-		return nil, false
+	if set == nil {
+		return nil, false, false
 	}
-	s := set.slots[0]
-	set.slots[0] = nil
-	set.slots = set.slots[1:]
-	return s, true
+	set.taken = now
+	if len(set.slots) <= set.depth/2 {
+		p.grow(set)
+	}
+	if len(set.slots) > 0 {
+		s := set.slots[0]
+		set.slots[0] = nil
+		set.slots = set.slots[1:]
+		return s, false, true
+	}
+	if set.cohort == nil {
+		return nil, false, false
+	}
+	if set.cohortSince.IsZero() {
+		set.cohortSince = now
+	}
+	return set.cohort.clone(), true, true
 }
 
-// Len returns how many slots are ready for labels.
+// Len returns how many slots are ready for labels, the cohort's not counted.
 func (p *Pool) Len(labels map[string]string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,6 +203,9 @@ func (p *Pool) Reset(generation uint32) {
 		for _, s := range set.slots {
 			s.Wipe()
 		}
-		set.slots = nil
+		if set.cohort != nil {
+			set.cohort.Wipe()
+		}
+		set.slots, set.cohort = nil, nil
 	}
 }

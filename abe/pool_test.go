@@ -1,76 +1,11 @@
 package abe
 
 import (
-	"bytes"
-	"maps"
-	"sync"
 	"testing"
+	"time"
 )
 
-var testSlot = sync.OnceValue(func() *Slot {
-	s, err := testAuthority().NewSlot(testRand("slot"), labels("tier", "app"), testGeneration)
-	if err != nil {
-		panic(err)
-	}
-	return s
-})
-
-func TestSlotKeyOpensItsOwnEnvelopeAndItsLabels(t *testing.T) {
-	s := testSlot()
-	k, err := ParseKey(s.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if k.Attributes().Slot != s.ID || s.ID == (SlotID{}) {
-		t.Error("key of another slot")
-	}
-	if got, err := k.Unseal(s.Target, s.Ciphertext); err != nil || got != s.Secret {
-		t.Errorf("own envelope: %v", err)
-	}
-	if !opens(k, sealTierApp()) {
-		t.Error("the labels' policy does not open")
-	}
-	if seed, err := testAuthority().PolicySeed(s.Target); err != nil || seed != s.Secret {
-		t.Error("another authority would not find the slot's secret")
-	}
-	if _, err := keyFor(t, attributes("tier", "app")).sk.Decrypt(s.Ciphertext); err == nil {
-		t.Error("a key without the slot opens its envelope")
-	}
-}
-
-func TestSlotsDiffer(t *testing.T) {
-	a, err := testAuthority().NewSlot(nil, labels("tier", "app"), testGeneration)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.ID == testSlot().ID || a.Secret == testSlot().Secret || bytes.Equal(a.Key, testSlot().Key) {
-		t.Error("two slots are alike")
-	}
-	if _, err := testAuthority().NewSlot(bytes.NewReader(nil), labels(), testGeneration); err == nil {
-		t.Error("a dry source of randomness accepted")
-	}
-}
-
-func TestSlotRoundTrip(t *testing.T) {
-	s := testSlot()
-	b := s.Bytes()
-	q, err := ParseSlot(b)
-	if err != nil || q.ID != s.ID || q.Secret != s.Secret || !q.Target.Equal(s.Target) || !maps.Equal(q.Labels(), s.Labels()) {
-		t.Fatalf("ParseSlot: %v", err)
-	}
-	for i := 0; i < len(b); i += 97 {
-		if _, err := ParseSlot(b[:i]); err == nil {
-			t.Errorf("truncation to %d bytes accepted", i)
-		}
-	}
-	if _, err := ParseSlot(append(bytes.Clone(b), 0)); err == nil {
-		t.Error("trailing byte accepted")
-	}
-	b[len(b)-1] ^= 1
-	if _, err := ParseSlot(b); err == nil {
-		t.Error("another secret than the envelope's accepted")
-	}
-}
+var poolNow = time.Unix(1_800_000_000, 0)
 
 // fakeSlot is enough for the pool, which opens nothing.
 func fakeSlot(n byte, labels map[string]string, generation uint32) *Slot {
@@ -80,80 +15,227 @@ func fakeSlot(n byte, labels map[string]string, generation uint32) *Slot {
 	}
 }
 
+// fill gives the pool all that it needs and returns how many that were.
+func fill(t *testing.T, p *Pool, now time.Time) (made int) {
+	t.Helper()
+	for n := byte(1); ; n++ {
+		need, ok := p.Need(now)
+		if !ok {
+			return made
+		}
+		if _, ok := p.Add(fakeSlot(n, need.Labels, need.Generation), need.Cohort); !ok {
+			t.Fatal("refused what it needed")
+		}
+		made++
+	}
+}
+
 func TestPoolFillsTheEmptiestSet(t *testing.T) {
-	p := NewPool(2, testGeneration)
-	if _, _, ok := p.Need(); ok {
+	p := NewPool(2, 8, testGeneration)
+	if _, ok := p.Need(poolNow); ok {
 		t.Error("an empty pool needs something")
 	}
 	p.Want(labels("tier", "app"))
 	p.Want(labels("tier", "web"))
 	p.Want(labels("tier", "web"))
 	made := map[string]int{}
-	for range 4 {
-		want, generation, ok := p.Need()
-		if !ok || generation != testGeneration {
+	for range 6 {
+		need, ok := p.Need(poolNow)
+		if !ok || need.Generation != testGeneration {
 			t.Fatal("a pool that is not full needs nothing")
 		}
-		made[want["tier"]]++
-		if !p.Add(fakeSlot(1, want, generation)) {
+		if have := p.Len(need.Labels); need.Cohort != (have == 1 && made[need.Labels["tier"]] == 1) || need.Urgent != (have < 2) {
+			t.Errorf("with %d slots of %v: %+v", have, need.Labels, need)
+		}
+		made[need.Labels["tier"]]++
+		if _, ok := p.Add(fakeSlot(1, need.Labels, need.Generation), need.Cohort); !ok {
 			t.Error("refused what it needed")
 		}
 		if a, b := p.Len(labels("tier", "app")), p.Len(labels("tier", "web")); a-b > 1 || b-a > 1 {
 			t.Errorf("filled unevenly: %d, %d", a, b)
 		}
 	}
-	if made["app"] != 2 || made["web"] != 2 {
+	if made["app"] != 3 || made["web"] != 3 { // two and the cohort's each
 		t.Errorf("made %v", made)
 	}
-	if _, _, ok := p.Need(); ok {
+	if _, ok := p.Need(poolNow); ok {
 		t.Error("a full pool needs something")
 	}
 }
 
 func TestPoolGivesEachSlotOnceAndOldestFirst(t *testing.T) {
-	p, app := NewPool(3, testGeneration), labels("tier", "app")
+	p, app := NewPool(3, 3, testGeneration), labels("tier", "app")
 	p.Want(app)
 	for n := range byte(3) {
-		p.Add(fakeSlot(n+1, app, testGeneration))
+		p.Add(fakeSlot(n+1, app, testGeneration), false)
 	}
 	for n := range byte(3) {
-		if s, ok := p.Take(app); !ok || s.ID != (SlotID{n + 1}) {
+		if s, cohort, ok := p.Take(app, poolNow); !ok || cohort || s.ID != (SlotID{n + 1}) {
 			t.Errorf("take %d: %v", n, ok)
 		}
 	}
-	if _, ok := p.Take(app); ok {
+	if _, _, ok := p.Take(app, poolNow); ok {
 		t.Error("a slot was given twice")
 	}
-	if _, ok := p.Take(labels("tier", "db")); ok || p.Len(labels("tier", "db")) != 0 {
+	if _, _, ok := p.Take(labels("tier", "db"), poolNow); ok || p.Len(labels("tier", "db")) != 0 {
 		t.Error("a slot for labels that nobody wanted")
 	}
 }
 
+func TestEmptyPoolGivesTheCohortSlotForAnHour(t *testing.T) {
+	p, app := NewPool(2, 8, testGeneration), labels("tier", "app")
+	p.Want(app)
+	p.Want(labels("tier", "web"))
+	fill(t, p, poolNow)
+	own := map[SlotID]bool{}
+	for range 2 {
+		s, cohort, ok := p.Take(app, poolNow)
+		if !ok || cohort || own[s.ID] {
+			t.Fatal("a machine with a slot in the pool gets none of its own")
+		}
+		own[s.ID] = true
+	}
+	first, cohort, ok := p.Take(app, poolNow)
+	if !ok || !cohort || own[first.ID] {
+		t.Fatalf("an empty pool gives %v, cohort %v", ok, cohort)
+	}
+	second, _, _ := p.Take(app, poolNow.Add(time.Minute))
+	if second.ID != first.ID || &second.Key[0] == &first.Key[0] {
+		t.Error("the second of a cohort has another slot, or the same bytes in memory")
+	}
+	fill(t, p, poolNow.Add(CohortLife-time.Second))
+	for { // there are slots again
+		s, cohort, _ := p.Take(app, poolNow.Add(CohortLife-time.Second))
+		if cohort {
+			if s.ID != first.ID {
+				t.Error("another cohort slot within the hour")
+			}
+			break
+		}
+	}
+	later := poolNow.Add(CohortLife)
+	if s, cohort, ok := p.Take(app, later); !ok || !cohort || s.ID != first.ID {
+		t.Error("nothing to give while the next cohort slot is being made")
+	}
+	p.Add(fakeSlot(100, app, testGeneration), false)
+	need, ok := p.Need(later)
+	if !ok || !need.Cohort {
+		t.Fatalf("after the hour the cohort needs %+v", need)
+	}
+	if former, ok := p.Add(fakeSlot(101, need.Labels, testGeneration), true); !ok || former != first.ID {
+		t.Errorf("former cohort slot %v", former)
+	}
+	p.Take(app, later)
+	if s, cohort, _ := p.Take(app, later); !cohort || s.ID != (SlotID{101}) || first.Key[0] == 0 {
+		t.Error("the next hour's slot is not given, or a slot that was given out is wiped")
+	}
+}
+
+func TestPoolGrowsWithDemandAndRests(t *testing.T) {
+	p, app := NewPool(2, 16, testGeneration), labels("tier", "app")
+	p.Want(app)
+	fill(t, p, poolNow)
+	for _, want := range []int{4, 8, 16, 16} {
+		for {
+			if _, cohort, ok := p.Take(app, poolNow); cohort || !ok {
+				break
+			}
+		}
+		fill(t, p, poolNow)
+		if p.Len(app) < want && p.Len(app) < 16 || p.Len(app) > 16 {
+			t.Errorf("after a storm it keeps %d, want %d", p.Len(app), want)
+		}
+	}
+	for range 16 {
+		p.Take(app, poolNow)
+	}
+	now := poolNow
+	for range 10 {
+		now = now.Add(poolIdle)
+		p.Need(now)
+	}
+	fill(t, p, now)
+	if p.Len(app) != 2 {
+		t.Errorf("long after the storm it keeps %d, want 2", p.Len(app))
+	}
+}
+
+func TestPoolOfOneKeepsNoCohort(t *testing.T) {
+	p, app := NewPool(1, 1, testGeneration), labels("tier", "app")
+	p.Want(app)
+	if made := fill(t, p, poolNow); made != 1 {
+		t.Errorf("made %d", made)
+	}
+}
+
 func TestPoolWipesWhatItDoesNotKeep(t *testing.T) {
-	p, app := NewPool(1, testGeneration), labels("tier", "app")
+	p, app := NewPool(1, 1, testGeneration), labels("tier", "app")
 	p.Want(app)
 	kept := fakeSlot(1, app, testGeneration)
-	p.Add(kept)
+	p.Add(kept, false)
 	for name, s := range map[string]*Slot{
 		"surplus":        fakeSlot(2, app, testGeneration),
 		"old generation": fakeSlot(2, app, testGeneration-1),
 		"unwanted":       fakeSlot(2, labels("tier", "db"), testGeneration),
 	} {
-		if p.Add(s) || s.Secret != (Secret{}) || s.Key[0] != 0 {
+		if _, ok := p.Add(s, false); ok || s.Secret != (Secret{}) || s.Key[0] != 0 {
 			t.Errorf("%s: kept or not wiped", name)
 		}
 	}
-	p.Take(app) // room again: now only the generation speaks against it
-	if p.Add(fakeSlot(3, app, testGeneration-1)) {
+	p.Take(app, poolNow) // room again: now only the generation speaks against it
+	if _, ok := p.Add(fakeSlot(3, app, testGeneration-1), false); ok {
 		t.Error("a slot of the old generation was kept")
 	}
-	kept = fakeSlot(4, app, testGeneration)
-	p.Add(kept)
+	kept, held, next := fakeSlot(4, app, testGeneration), fakeSlot(5, app, testGeneration), fakeSlot(6, app, testGeneration)
+	p.Add(kept, false)
+	p.Add(held, true)
+	p.Add(next, true)
+	if held.Secret != (Secret{}) {
+		t.Error("a former cohort slot survives")
+	}
 	p.Reset(testGeneration + 1)
-	if kept.Secret != (Secret{}) || p.Len(app) != 0 {
+	if kept.Secret != (Secret{}) || next.Secret != (Secret{}) || p.Len(app) != 0 {
 		t.Error("slots of the old generation survive")
 	}
-	if _, generation, ok := p.Need(); !ok || generation != testGeneration+1 {
+	if need, ok := p.Need(poolNow); !ok || need.Generation != testGeneration+1 {
 		t.Error("the new generation is not needed")
+	}
+}
+
+// Whoever shares a cohort's slot shares all labels, too: the key opens what
+// those labels open, and nothing else.
+func TestCohortKeyOpensItsLabelsAndNoMore(t *testing.T) {
+	p, app := NewPool(1, 4, testGeneration), labels("tier", "app")
+	p.Want(app)
+	p.Want(labels("tier", "web"))
+	p.Add(testSlot().clone(), true)
+	one, _, _ := p.Take(app, poolNow)
+	two, _, _ := p.Take(app, poolNow)
+	if _, _, ok := p.Take(labels("tier", "web"), poolNow); ok {
+		t.Fatal("other labels share the cohort")
+	}
+	for _, s := range []*Slot{one, two} {
+		k, err := ParseKey(s.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !opens(k, sealTierApp()) {
+			t.Error("the labels' own policy does not open")
+		}
+		web, err := testAuthority().Params().SealTo(testRand("web"), target(Label("tier", "web")), Secret{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Unseal(target(Label("tier", "web")), web); err == nil {
+			t.Error("another label's policy opens")
+		}
+		other := ForSlot(SlotID{9})
+		ct, err := testAuthority().Params().SealTo(testRand("slot 9"), target(other), Secret{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Unseal(target(other), ct); err == nil {
+			t.Error("another machine's slot opens")
+		}
 	}
 }

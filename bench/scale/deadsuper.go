@@ -138,7 +138,7 @@ func (s *siege) killOne(b *bench, rec *recorder) {
 	victim.kill()
 	_ = b.pause(deadFor)
 	born := time.Now()
-	if err := s.startSuper(0, victim.store.thaw()); err != nil {
+	if err := s.startSuper(0, victim.store.Copy()); err != nil {
 		s.fail(err)
 		return
 	}

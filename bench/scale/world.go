@@ -7,7 +7,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -21,6 +20,7 @@ import (
 	"icvpn/internal/control"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/node"
 	"icvpn/internal/owner"
 	"icvpn/internal/port"
@@ -73,7 +73,7 @@ type super struct {
 	addr     netip.Addr
 	host     *host
 	listener *listener
-	store    *store
+	store    *ledger.Memory
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -114,7 +114,7 @@ func (b *bench) newWorld(supers int) (*world, error) {
 	w.net = newNetwork()
 	w.wg.Go(func() { w.net.deliverLoop(w.ctx) })
 	for i := range supers {
-		if err := w.startSuper(i, new(store)); err != nil {
+		if err := w.startSuper(i, new(ledger.Memory)); err != nil {
 			w.close()
 			return nil, err
 		}
@@ -188,7 +188,7 @@ func (w *world) await(limit time.Duration, what string, ok func() bool) error {
 }
 
 // startSuper starts super peer i on what it had stored.
-func (w *world) startSuper(i int, st *store) error {
+func (w *world) startSuper(i int, st *ledger.Memory) error {
 	f := w.svc.Supers[i]
 	key, err := owner.ParseKey(f.Key)
 	if err != nil {
@@ -200,7 +200,7 @@ func (w *world) startSuper(i int, st *store) error {
 	}
 	at := netip.MustParseAddrPort(f.Endpoint)
 	s := &super{endpoint: f.Endpoint, addr: at.Addr(), host: w.net.attach(at, superQueue), listener: newListener(at), store: st, done: make(chan struct{})}
-	if s.SuperPeer, err = superpeer.New(superpeer.Config{HandOver: h, Store: st, UDP: s.host, TCP: s.listener, Log: w.log.With("super", i+1)}); err != nil {
+	if s.SuperPeer, err = superpeer.New(superpeer.Config{HandOver: h, Ledger: st, UDP: s.host, TCP: s.listener, Log: w.log.With("super", i+1)}); err != nil {
 		return fmt.Errorf("super peer %d: %w", i+1, err)
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
@@ -224,7 +224,7 @@ func (w *world) startSuper(i int, st *store) error {
 // kill ends a super peer as kill -9 does: nothing more leaves it, and what it
 // had stored is all that is left.
 func (s *super) kill() {
-	s.store.freeze()
+	s.store.Fail(errFrozen)
 	s.host.Close()
 	s.listener.Close()
 	s.cancel()
@@ -430,49 +430,5 @@ func (p *peer) up() bool {
 	return err == nil && s.State == control.StateUp
 }
 
-// store is a superpeer.Store in memory.
-type store struct {
-	mu     sync.Mutex
-	frozen bool
-	files  map[string][]byte
-}
-
+// errFrozen is what a process that was killed writes to: nothing comes there.
 var errFrozen = errors.New("the disk is gone")
-
-// freeze keeps what is there: a process that was killed writes nothing more.
-func (s *store) freeze() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.frozen = true
-}
-
-// thaw returns what a process that starts again finds.
-func (s *store) thaw() *store {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &store{files: s.files}
-}
-
-// Get implements superpeer.Store.
-func (s *store) Get(name string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b, ok := s.files[name]; ok {
-		return b, nil
-	}
-	return nil, fs.ErrNotExist
-}
-
-// Put implements superpeer.Store.
-func (s *store) Put(name string, b []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.frozen {
-		return errFrozen
-	}
-	if s.files == nil {
-		s.files = map[string][]byte{}
-	}
-	s.files[name] = append([]byte(nil), b...)
-	return nil
-}

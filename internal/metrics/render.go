@@ -237,6 +237,9 @@ func (w writer) super(s *Super) {
 	w.gauge("admissions_running", "Admissions under way.", float64(s.Running))
 	w.gauge("admission_ephemerals_ready", "SRP key pairs made ahead.", float64(s.Ephemerals))
 	w.gauge("admission_attribute_keys_ready", "Attribute keys made ahead, for the label set that has fewest.", float64(s.AttributeKeys))
+	for _, c := range s.KeysGiven {
+		w.counter("admission_attribute_keys_total", "Attribute keys given out, by where they came from.", c.N, label{"kind", c.Name})
+	}
 	w.gauge("leases", "Addresses of this super peer's block that are leased.", float64(s.Leases))
 	w.gauge("leases_limit", "Addresses in this super peer's block.", float64(s.MaxLeases))
 }

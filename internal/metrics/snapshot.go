@@ -72,6 +72,7 @@ type Super struct {
 	Ephemerals int     // SRP pairs made ahead
 	// AttributeKeys are those made ahead for the label set that has fewest.
 	AttributeKeys int
+	KeysGiven     []Count // attribute keys given out, by where they came from
 	// Leases of the address block are held, of MaxLeases.
 	Leases, MaxLeases int
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/ledger"
 	"icvpn/internal/service"
 )
 
@@ -157,7 +158,7 @@ func TestOneSuperPeersRefusalIsNotBelieved(t *testing.T) {
 		w := newWorld(t, 2, "")
 		w.supers[0].kill()
 		w.change = func(h *service.HandOver) { h.Secrets = nil }
-		w.startSuper(0, new(memStore))
+		w.startSuper(0, new(ledger.Memory))
 		for range 6 { // whoever is asked first
 			m, err := Join(w.ctx, w.joinConfig("web", "web-1", newIdentity(t)))
 			if err != nil || m.SuperPeer != w.supers[1].endpoint {

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"icvpn/internal/filter"
+	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/service"
 	"icvpn/internal/superpeer"
@@ -42,7 +42,7 @@ type superProc struct {
 	sp       *superpeer.SuperPeer
 	endpoint string
 	listener *pipeListener
-	store    *memStore
+	store    *ledger.Memory
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -87,13 +87,13 @@ func newWorld(t *testing.T, supers int, policy string) *world {
 		w.wg.Wait()
 	})
 	for i := range supers {
-		w.startSuper(i, new(memStore))
+		w.startSuper(i, new(ledger.Memory))
 	}
 	return w
 }
 
 // startSuper starts super peer i on what it had stored.
-func (w *world) startSuper(i int, store *memStore) *superProc {
+func (w *world) startSuper(i int, store *ledger.Memory) *superProc {
 	w.t.Helper()
 	f := w.svc.Supers[i]
 	key, err := owner.ParseKey(f.Key)
@@ -112,7 +112,7 @@ func (w *world) startSuper(i int, store *memStore) *superProc {
 		w.t.Fatal(err)
 	}
 	p := &superProc{endpoint: f.Endpoint, listener: newPipeListener(f.Endpoint), store: store, done: make(chan struct{})}
-	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Store: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1})
+	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Ledger: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -274,31 +274,6 @@ func (w *world) eventually(what string, limit time.Duration, ok func() bool) {
 			w.t.Fatalf("not within %v: %s", limit, what)
 		}
 	}
-}
-
-// memStore is a superpeer.Store.
-type memStore struct {
-	mu    sync.Mutex
-	files map[string][]byte
-}
-
-func (s *memStore) Get(name string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b, ok := s.files[name]; ok {
-		return b, nil
-	}
-	return nil, fs.ErrNotExist
-}
-
-func (s *memStore) Put(name string, b []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.files == nil {
-		s.files = map[string][]byte{}
-	}
-	s.files[name] = append([]byte(nil), b...)
-	return nil
 }
 
 // pipeListener accepts in-memory connections.

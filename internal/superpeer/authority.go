@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
-	"sync"
 	"time"
 
 	"icvpn/abe"
@@ -16,6 +14,7 @@ import (
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/provision"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
@@ -27,8 +26,9 @@ const (
 	credentialLife = 24 * time.Hour
 	// sessionLife is how long a continuity ticket may stand in for the secret.
 	sessionLife = 7 * 24 * time.Hour
-	// slotDepth is how many ABE keys are kept ready for each label set.
-	slotDepth = 4
+	// leaseGrace is how long an address stays with its machine after the end of its
+	// last credential: verifiers' clocks may be slow.
+	leaseGrace = time.Hour
 )
 
 // authority grants memberships of one service. Its methods are called from
@@ -39,36 +39,26 @@ type authority struct {
 	policy    service.Signed
 	docs      service.Documents
 	self      service.SuperPeer
+	block     netip.Prefix
 	key       ed25519.PrivateKey
 	abe       *abe.Authority
 	ring      *seal.Ring
 	epoch     uint32
 	secrets   map[string]service.EnrolmentSecret
 	verifiers map[string]admission.Verifier
-	slots     *abe.Pool
 	keys      *discovery.Keys
-	save      func([]byte) error // persists members and leases; called with mu held
 	entries   func() []provision.Entry
 	targets   targets
-	tickets   tickets
 	log       *slog.Logger
 
-	mu      sync.Mutex
-	leases  *leases
-	own     map[id.ID]member
-	void    map[id.ID]directory.Tombstone // whom we admitted and took out
-	others  *directory.Table              // whom the other super peers list; has a lock of its own
-	used    map[string]uint32             // admissions by secret ID
-	changed chan struct{}                 // the directory needs publishing; capacity 1
-}
+	// each has a lock of its own, and none is held while another is asked
+	ledger     *ledger.Ledger   // members, leases, uses of secrets, tickets, on disk
+	roster     *roster          // whom we and the other super peers list
+	others     *directory.Table // whom the other super peers list, and as what
+	slots      *abe.Pool
+	slotCounts slotCounts
 
-// member is one machine that we admitted.
-type member struct {
-	_        struct{} `cbor:",toarray"`
-	Member   service.Member
-	SecretID string
-	Slot     []byte // of the last grant
-	Admitted int64  // Unix seconds
+	changed chan struct{} // the directory needs publishing; capacity 1
 }
 
 // grant makes a machine a member (steps iv to vi). observed is the address it
@@ -82,24 +72,24 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if err != nil {
 		return admission.Granted{}, err
 	}
-	slot, err := a.slot(labels)
+	slot, err := a.slot(labels, now)
 	if err != nil {
 		return admission.Granted{}, err
 	}
-	c, signed, err := a.admit(who, req, labels, slot.ID, now)
+	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot}, now)
 	if err != nil {
-		a.slots.Add(slot) // nobody has seen it
+		a.giveBack(slot) // nobody has seen it
 		return admission.Granted{}, err
 	}
-	g, err := a.assemble(c, signed, slot, observed, now)
+	g, err := a.assemble(c, signed, slot.Slot, observed, now)
 	if err != nil {
 		return admission.Granted{}, err
 	}
 	a.log.Info("admitted", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
-	if others := a.namesakes(c.Name, c.PID(), now); len(others) > 0 {
+	if others := a.roster.namesakes(c.Name, c.PID(), now); len(others) > 0 {
 		a.log.Warn("another machine has this name, too; both are reachable by address", "peer", c.Name, "pid", c.PID().Short(), "others", others)
 	}
-	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: a.memoOf(labels).of(c)}, nil
+	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: a.memoOf(labels).of(c, slot.cohort)}, nil
 }
 
 // openRequest opens the sealed request: that the peer could seal it proves that
@@ -149,93 +139,79 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 	return labels, nil
 }
 
+// membership is what a machine is to get.
+type membership struct {
+	labels map[string]string
+	slot   prepared
+	ticket *ledger.Ticket // that stood in for the secret
+}
+
 // admit leases the address, signs the credential and enters the member. Only
-// what was saved is granted, so a crash between the two forgets nobody; and only
-// what can be granted is saved.
-func (a *authority) admit(who admission.Authenticated, req provision.Request, labels map[string]string, slot abe.SlotID, now time.Time) (*service.Credential, []byte, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !who.Continued && !req.Claim.Holds(who.IDKey, a.trust.Service, a.self.PID(), req.Instance, now.Unix()) {
+// what is on disk is granted, and only what can be granted comes there; nothing
+// is locked while it is signed and written. Release after Commit does nothing,
+// so it is the only way back.
+func (a *authority) admit(who admission.Authenticated, req provision.Request, what membership, now time.Time) (*service.Credential, []byte, error) {
+	if !req.Claim.Holds(who.IDKey, a.trust.Service, a.self.PID(), req.Instance, now.Unix()) {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
 	}
-	old, known := a.own[who.PID]
-	renewal := known && old.SecretID == who.SecretID || who.Continued
-	if known && req.Instance != old.Member.Instance && now.Unix() <= old.Member.Issued {
-		now = time.Unix(old.Member.Issued+1, 0) // the order of two processes must show
-	}
-	if renewal && known {
-		// "Everyone admitted with this secret since" counts from the first time.
-		who.Admitted = time.Unix(old.Admitted, 0)
-	}
-	if err := a.quotaLocked(who.SecretID, renewal); err != nil {
+	r, err := a.reserve(who, now)
+	if err != nil {
 		return nil, nil, err
 	}
-	end := min(now.Add(credentialLife).Unix(), a.self.Expires)
-	c := &service.Credential{
-		Service: a.trust.Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: labels,
-		Slot: slot[:], Address4: make([]byte, 4), SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
-		NotBefore: now.Unix(), NotAfter: end, Epoch: a.epoch, Generation: a.trust.Descriptor.Generation,
-		Instance: req.Instance,
-	}
+	defer r.Release()
+	c := a.credential(who, req, what, r, now)
 	if err := a.trust.Policy.Revoked(c); err != nil {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
 	}
-	if err := a.roomLocked(who.PID, who.SecretID, now.Unix()); err != nil {
-		return nil, nil, err
-	}
-	leased := a.leases.has(who.PID)
-	signed, err := a.enterLocked(c, req.Claim, end, now)
+	signed, err := service.SignCredential(*c, a.key)
 	if err != nil {
-		if !leased { // who is refused holds no address
-			a.leases.release(who.PID)
-		}
-		if known {
-			a.own[who.PID] = old
-		} else {
-			delete(a.own, who.PID)
-		}
-		return nil, nil, err
+		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	}
+	entry := c.Member()
+	entry.Claim = req.Claim
+	err = r.Commit(ledger.Grant{Member: entry, Admitted: c.AdmittedAt, Slot: c.Slot, Cohort: what.slot.cohort, SlotKey: what.slot.key, Ticket: what.ticket})
+	if err != nil {
+		return nil, nil, fmt.Errorf("superpeer: membership not saved: %w", err)
+	}
+	if e := a.ledger.Member(who.PID); e != nil {
+		a.roster.own(e)
 	}
 	a.touch()
 	return c, signed, nil
 }
 
-// enterLocked leases an address, signs c and saves the member. On an error the
-// caller puts back what was.
-func (a *authority) enterLocked(c *service.Credential, claim service.Claim, end int64, now time.Time) ([]byte, error) {
-	addr, err := a.leases.take(c.PID(), now.Unix(), end)
-	if err != nil {
+// reserve takes an address, and a place in the counts.
+func (a *authority) reserve(who admission.Authenticated, now time.Time) (*ledger.Reservation, error) {
+	claim := ledger.Claim{PID: who.PID, SecretID: who.SecretID, Continued: who.Continued}
+	r, err := a.ledger.Reserve(claim, now, func(v ledger.View) error { return a.room(v, who.SecretID) })
+	var restored *ledger.RestoredError
+	switch {
+	case errors.Is(err, ledger.ErrFull):
 		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other()}
+	case errors.As(err, &restored):
+		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other(), Detail: "it was restored from a backup, and has addresses for new machines from " + restored.Until.UTC().Format(time.RFC3339) + " on"}
 	}
-	a4 := addr.As4()
-	c.Address4 = a4[:]
-	signed, err := service.SignCredential(*c, a.key)
-	if err != nil {
-		return nil, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
-	}
-	old, known := a.own[c.PID()]
-	entry := c.Member()
-	entry.Claim = claim
-	a.own[c.PID()] = member{Member: entry, SecretID: c.SecretID, Slot: c.Slot, Admitted: c.AdmittedAt}
-	used := a.used[c.SecretID]
-	if !known || old.SecretID != c.SecretID {
-		a.used[c.SecretID]++
-	}
-	if err := a.save(a.encodeLocked()); err != nil {
-		a.used[c.SecretID] = used
-		return nil, fmt.Errorf("superpeer: membership not saved: %w", err)
-	}
-	return signed, nil
+	return r, err
 }
 
-func (a *authority) quotaLocked(secretID string, renewal bool) error {
-	if renewal {
-		return nil
+// credential is what the machine is to be, at the reserved address.
+func (a *authority) credential(who admission.Authenticated, req provision.Request, what membership, r *ledger.Reservation, now time.Time) *service.Credential {
+	if old := r.Before; old != nil {
+		if req.Instance != old.Member.Instance && now.Unix() <= old.Member.Issued {
+			now = time.Unix(old.Member.Issued+1, 0) // the order of two processes must show
+		}
+		if old.SecretID == who.SecretID {
+			// "Everyone admitted with this secret since" counts from the first time.
+			who.Admitted = time.Unix(old.Admitted, 0)
+		}
 	}
-	if q := a.secrets[secretID].Quota; q != 0 && a.used[secretID] >= q {
-		return &admission.Refusal{Code: admission.CodeQuota}
+	a4 := r.Addr.As4()
+	return &service.Credential{
+		Service: a.trust.Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: what.labels,
+		Slot: what.slot.ID[:], Address4: a4[:], SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
+		NotBefore: now.Unix(), NotAfter: min(now.Add(credentialLife).Unix(), a.self.Expires),
+		Epoch: a.epoch, Generation: a.trust.Descriptor.Generation, Instance: req.Instance,
 	}
-	return nil
 }
 
 // other names another super peer that admits, "" if there is none.
@@ -246,15 +222,6 @@ func (a *authority) other() string {
 		}
 	}
 	return ""
-}
-
-// slot returns a ready attribute key for labels, or makes one.
-func (a *authority) slot(labels map[string]string) (*abe.Slot, error) {
-	attrs := discovery.Attributes(a.rules(), labels)
-	if s, ok := a.slots.Take(attrs); ok {
-		return s, nil
-	}
-	return a.abe.NewSlot(nil, attrs, a.trust.Descriptor.Generation)
 }
 
 // assemble gathers keys and addresses into the grant (step v).
@@ -281,18 +248,11 @@ func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slo
 
 // list answers a peer-list request, sealed to the requester's slot (step vii).
 func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, error) {
-	a.mu.Lock()
-	m, ok := a.own[who.PID]
-	l := provision.List{Members: a.membersLocked(now)}
-	a.mu.Unlock()
-	if !ok || len(m.Slot) != abe.SlotSize {
+	m := a.ledger.Member(who.PID)
+	if m == nil || len(m.Slot) != abe.SlotSize {
 		return nil, errors.New("superpeer: peer list asked for before a grant")
 	}
-	plain := l.Encode()
-	for len(plain) > provision.MaxList { // the directory has the rest
-		l.Members = l.Members[:len(l.Members)*3/4]
-		plain = l.Encode()
-	}
+	plain := a.roster.list(a.rules(), m.Member.Labels, now)
 	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: abe.ForSlot(abe.SlotID(m.Slot))}
 	secret, err := a.abe.PolicySeed(t)
 	if err != nil {
@@ -307,44 +267,9 @@ func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, er
 	return discovery.Seal(st, "list", who.IDKey, plain)
 }
 
-// membersLocked returns the members that every known super peer lists, ours
-// first.
-func (a *authority) membersLocked(now time.Time) (all []service.Member) {
-	for _, m := range a.own {
-		if now.Unix() < m.Member.NotAfter {
-			entry := m.Member
-			entry.Claim = nil
-			all = append(all, entry)
-		}
-	}
-	for _, e := range a.others.Members(now) { // their super peers may be gone
-		all = append(all, e.Member())
-	}
-	return all
-}
-
-// namesakes returns the other members with a name, by the first digits of their
-// PIDs. Names are chosen by machines: two with one are a mistake, and no reason
-// to refuse either.
-func (a *authority) namesakes(name string, pid id.ID, now time.Time) (others []string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, m := range a.membersLocked(now) {
-		if m.Name == name && m.PID() != pid && !slices.Contains(others, m.PID().Short()) {
-			others = append(others, m.PID().Short())
-		}
-	}
-	return others
-}
-
 // isMember says whether we or another super peer list a machine.
 func (a *authority) isMember(pid id.ID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, ok := a.own[pid]; ok {
-		return true
-	}
-	return a.others.Has(pid)
+	return a.ledger.Member(pid) != nil || a.others.Has(pid)
 }
 
 // touch says that the directory needs publishing.

@@ -3,7 +3,7 @@ package superpeer
 import (
 	"crypto/ed25519"
 	"errors"
-	"io/fs"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -16,35 +16,17 @@ import (
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
 )
 
-// memStore is a Store that can be full.
-type memStore struct {
-	files map[string][]byte
-	full  bool
-}
-
-func (s *memStore) Get(name string) ([]byte, error) {
-	if b, ok := s.files[name]; ok {
-		return b, nil
-	}
-	return nil, fs.ErrNotExist
-}
-
-func (s *memStore) Put(name string, b []byte) error {
-	if s.full {
-		return errors.New("no space left on device")
-	}
-	s.files[name] = b
-	return nil
-}
+var errFull = errors.New("no space left on device")
 
 // newTestSuper makes super peer 1 of a service, not running.
-func newTestSuper(t testing.TB, store Store, change func(*service.HandOver)) (*SuperPeer, *owner.Service) {
+func newTestSuper(t testing.TB, store ledger.Home, change func(*service.HandOver)) (*SuperPeer, *owner.Service) {
 	t.Helper()
 	svc, err := owner.Create(owner.Options{
 		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/26"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500", "192.0.2.2:4500"},
@@ -56,7 +38,7 @@ func newTestSuper(t testing.TB, store Store, change func(*service.HandOver)) (*S
 	return startTestSuper(t, svc, store, change), svc
 }
 
-func startTestSuper(t testing.TB, svc *owner.Service, store Store, change func(*service.HandOver)) *SuperPeer {
+func startTestSuper(t testing.TB, svc *owner.Service, store ledger.Home, change func(*service.HandOver)) *SuperPeer {
 	t.Helper()
 	key, err := owner.ParseKey(svc.Supers[0].Key)
 	if err != nil {
@@ -78,7 +60,7 @@ func startTestSuper(t testing.TB, svc *owner.Service, store Store, change func(*
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { udp.Close(); tcp.Close() })
-	s, err := New(Config{HandOver: h, Store: store, UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler)})
+	s, err := New(Config{HandOver: h, Ledger: store, UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +123,7 @@ func wantCode(t *testing.T, what string, err error, code admission.Code) {
 }
 
 func TestGrantIsWhatEveryVerifierAccepts(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
 	a := s.authority
 	c := comer(svc, "app", 1)
 	g, err := c.ask(t, a, nil)
@@ -178,7 +160,7 @@ func TestGrantIsWhatEveryVerifierAccepts(t *testing.T) {
 }
 
 func TestGrantRefusals(t *testing.T) {
-	store := &memStore{files: map[string][]byte{}}
+	store := new(ledger.Memory)
 	s, svc := newTestSuper(t, store, func(h *service.HandOver) { h.Secrets[1].Quota = 1 })
 	a := s.authority
 	web := comer(svc, "web", 1)
@@ -210,21 +192,21 @@ func TestGrantRefusals(t *testing.T) {
 }
 
 func TestFullDiskStopsAdmissionAndLosesNobody(t *testing.T) {
-	store := &memStore{files: map[string][]byte{}}
+	store := new(ledger.Memory)
 	s, svc := newTestSuper(t, store, nil)
 	first := comer(svc, "web", 1)
 	g, err := first.ask(t, s.authority, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	store.full = true
+	store.Fail(errFull)
 	if _, err := comer(svc, "web", 2).ask(t, s.authority, nil); err == nil || !strings.Contains(err.Error(), "no space left") {
 		t.Fatalf("admission on a full disk: %v", err)
 	}
-	if _, ok := s.authority.own[comer(svc, "web", 2).who.PID]; ok {
+	if s.authority.ledger.Member(comer(svc, "web", 2).who.PID) != nil {
 		t.Error("a machine that was refused is a member")
 	}
-	store.full = false
+	store.Fail(nil)
 	again := startTestSuper(t, svc, store, nil)
 	g2, err := first.ask(t, again.authority, nil)
 	if err != nil {
@@ -238,12 +220,9 @@ func TestFullDiskStopsAdmissionAndLosesNobody(t *testing.T) {
 }
 
 func TestFullBlockNamesAnotherSuperPeer(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
-	for n := uint32(0); n < s.authority.leases.size(); n++ {
-		if _, err := s.authority.leases.take(pidOf(n+1000), 0, time.Now().Unix()+1000); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
+	fill(t, s.authority, comer(svc, "web", 1), func(n int) string { return fmt.Sprint("w", n) })
+	fill(t, s.authority, comer(svc, "app", 2), func(n int) string { return fmt.Sprint("a", n) })
 	_, err := comer(svc, "web", 1).ask(t, s.authority, nil)
 	wantCode(t, "full block", err, admission.CodeAddresses)
 	if !strings.Contains(err.Error(), "192.0.2.2:4500") {
@@ -252,7 +231,7 @@ func TestFullBlockNamesAnotherSuperPeer(t *testing.T) {
 }
 
 func TestSuperPeerRefusesAForeignHandOver(t *testing.T) {
-	_, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	_, svc := newTestSuper(t, new(ledger.Memory), nil)
 	for name, change := range map[string]func(*service.HandOver){
 		"another identity": func(h *service.HandOver) { h.Seed = make([]byte, 32) },
 		"another ABE seed": func(h *service.HandOver) { h.ABESeed = make([]byte, 32) },
@@ -267,14 +246,14 @@ func TestSuperPeerRefusesAForeignHandOver(t *testing.T) {
 		}
 		change(&h)
 		udp, _ := simnet.New(simnet.Config{}).Listen(4500, netip.MustParseAddr("192.0.2.1"))
-		if _, err := New(Config{HandOver: h, Store: &memStore{}, UDP: udp, Log: slog.New(slog.DiscardHandler)}); err == nil {
+		if _, err := New(Config{HandOver: h, Ledger: new(ledger.Memory), UDP: udp, Log: slog.New(slog.DiscardHandler)}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
 }
 
 func TestQuotaAndAdmissionTimeGoBySecret(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, func(h *service.HandOver) { h.Secrets[1].Quota = 1 })
+	s, svc := newTestSuper(t, new(ledger.Memory), func(h *service.HandOver) { h.Secrets[1].Quota = 1 })
 	a := s.authority
 	if _, err := comer(svc, "app", 1).ask(t, a, nil); err != nil {
 		t.Fatal(err)
@@ -299,7 +278,7 @@ func TestQuotaAndAdmissionTimeGoBySecret(t *testing.T) {
 }
 
 func TestProvisioningStatementIsRenewed(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
 	later := time.Now().Add(40 * 24 * time.Hour)
 	b, err := s.authority.info(later)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
@@ -48,7 +49,7 @@ func serverCPU(b *testing.B, client func(i int)) {
 	b.ReportMetric(float64(spent.Microseconds())/float64(b.N), "cpu-us/op")
 	b.ReportMetric(float64(b.N)/spent.Seconds(), "per-core-s")
 	b.ReportMetric(float64(yardstick(b).Nanoseconds())/1e3, "verify-us") // 42 on the machine of docs/performance.md when idle
-	b.ReportMetric(0, "ns/op") // the client's share is in it
+	b.ReportMetric(0, "ns/op")                                           // the client's share is in it
 }
 
 // yardstick is the processor time of one Ed25519 verification here and now, by
@@ -84,7 +85,7 @@ func newBench(b *testing.B) *bench {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := startTestSuper(b, svc, &memStore{files: map[string][]byte{}}, nil)
+	s := startTestSuper(b, svc, new(ledger.Memory), nil)
 	s.door.strangers = admission.NewLimiter(admission.LimiterConfig{Rate: 1e6, Burst: 1e6, TotalRate: 1e6, TotalBurst: 1e6})
 	s.door.regulars = s.door.strangers
 	for i := range s.door.grants.table {
@@ -155,7 +156,7 @@ func BenchmarkAdmission(b *testing.B) {
 	})
 	b.Run("to=list", func(b *testing.B) {
 		serverCPU(b, func(i int) {
-			t.authority.slots.Add(t.slot)
+			t.authority.slots.Add(t.slot, false)
 			if err := t.client(b, i, t.tls(b, admission.ClientTLS)).enter(); err != nil {
 				b.Fatal(err)
 			}
@@ -172,7 +173,7 @@ func BenchmarkRenewal(b *testing.B) {
 	})
 	sessions := make([]admission.Session, len(t.keys))
 	for i := range sessions {
-		t.authority.slots.Add(t.slot)
+		t.authority.slots.Add(t.slot, false)
 		v := t.client(b, i, t.tls(b, admission.ClientTLS))
 		v.granted = func() { sessions[i], _ = v.client.Session() }
 		if err := v.enter(); err != nil {

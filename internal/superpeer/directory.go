@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"maps"
 	mrand "math/rand/v2"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"icvpn/internal/directory"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
 	"icvpn/overlay"
@@ -50,10 +49,7 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 	look, documents := time.NewTimer(0), time.NewTimer(0)
 	defer look.Stop()
 	defer documents.Stop()
-	p, err := s.newPublisher()
-	if err != nil {
-		return err
-	}
+	p := s.newPublisher()
 	seals := rate.NewLimiter(rate.Every(sealEvery), sealBurst)
 	retry := putRetry
 	for {
@@ -99,24 +95,21 @@ type publisher struct {
 
 	writer *directory.Writer
 	sealed uint32 // epoch of the key that everything is sealed to
+	seen   uint64 // version of the ledger whose changes the writer knows
 }
 
-func (s *SuperPeer) newPublisher() (*publisher, error) {
+func (s *SuperPeer) newPublisher() *publisher {
 	a := s.authority
-	block, err := netip.ParsePrefix(a.self.Block4)
-	if err != nil {
-		return nil, err
-	}
-	p := &publisher{a: a, overlay: s.service.overlay, writer: directory.NewWriter(a.trust.Service, block, credentialLife)}
+	p := &publisher{a: a, overlay: s.service.overlay, writer: directory.NewWriter(a.trust.Service, a.block, credentialLife)}
 	p.touch()
-	return p, nil
+	return p
 }
 
-// touch has every shard looked at: those that were published, and those that
-// somebody is in now.
+// touch has the shards looked at that changed since the last time.
 func (p *publisher) touch() {
-	p.writer.TouchPublished()
-	p.writer.Touch(p.a.shardNumbers()...)
+	var changed []uint32
+	changed, p.seen = p.a.ledger.Changed(p.seen)
+	p.writer.Touch(changed...)
 }
 
 // publish does what is due: changed shards first, then the root that names them.
@@ -263,7 +256,7 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 				s.log.Debug("directory not read", "super_peer", f.SuperPeer().PID().Short(), "err", err)
 			}
 		}
-		a.others.Expire(time.Now())
+		a.roster.others(a.others.Expire(time.Now()))
 	}
 	return nil
 }
@@ -279,31 +272,25 @@ func newOthers(trust *service.Trust, self service.SuperPeer) *directory.Table {
 // ours that was admitted there later as another process has a clone: the later
 // admission wins.
 func (a *authority) onShard(issuer id.ID, s *directory.Shard) {
-	for _, e := range a.others.Replace(issuer, s).Joined {
-		if a.isOwn(e.PID()) { // now our word for it needs the machine's claim
+	d := a.others.Replace(issuer, s)
+	a.roster.others(d)
+	for _, e := range d.Joined {
+		if a.ledger.Member(e.PID()) != nil { // now our word for it needs the machine's claim
+			a.ledger.Touch(e.PID())
 			a.touch()
 		}
 	}
-	now := time.Now()
 	for i := range s.Members {
-		a.supersede(issuer, &s.Members[i], now)
+		a.supersede(issuer, &s.Members[i])
 	}
 }
 
-func (a *authority) isOwn(pid id.ID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, ok := a.own[pid]
-	return ok
-}
-
-// supersede drops a member of ours that issuer admitted later as another process.
-func (a *authority) supersede(issuer id.ID, m *service.Member, now time.Time) {
+// supersede drops a member of ours that issuer admitted later: as another process,
+// or the same one after it had broken off with us.
+func (a *authority) supersede(issuer id.ID, m *service.Member) {
 	pid := m.PID()
-	a.mu.Lock()
-	old, own := a.own[pid]
-	a.mu.Unlock()
-	if !own || !m.Supersedes(old.Member, a.trust.Service, issuer) {
+	old := a.ledger.Member(pid)
+	if old == nil || !m.Supersedes(old.Member, a.trust.Service, issuer) {
 		return
 	}
 	why := directory.ReasonReplaced
@@ -311,76 +298,48 @@ func (a *authority) supersede(issuer id.ID, m *service.Member, now time.Time) {
 		why = directory.ReasonClone
 	}
 	a.log.Info("a machine of ours was admitted later elsewhere", "peer", old.Member.Name, "pid", pid.Short(), "super_peer", issuer.Short(), "reason", why)
-	a.bury(pid, old.Member, why, now)
+	a.bury(old, ledger.Reason(why))
 }
 
 // bury takes a member out. Its lease stays, with a tombstone, until its last
 // credential ends.
-func (a *authority) bury(pid id.ID, dead service.Member, why directory.Reason, now time.Time) {
-	block := a.leases.block
-	host, ok := directory.HostOf(block, dead.Addr4())
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if cur, own := a.own[pid]; !ok || !own || cur.Member.Instance != dead.Instance {
-		return // admitted again meanwhile
+func (a *authority) bury(dead *ledger.Entry, why ledger.Reason) {
+	host, ok := directory.HostOf(a.block, dead.Member.Addr4())
+	if !ok {
+		return
 	}
-	delete(a.own, pid)
-	if now.Unix() < dead.NotAfter {
-		if a.void == nil {
-			a.void = map[id.ID]directory.Tombstone{}
-		}
-		a.void[pid] = directory.Tombstone{Host: host, PID: pid, Issued: dead.Issued, Until: dead.NotAfter, Reason: why}
+	dropped, err := a.ledger.Drop(ledger.Tombstone{PID: dead.PID(), Host: host, Reason: why, Issued: dead.Member.Issued, Until: dead.Member.NotAfter})
+	if dropped {
+		a.roster.dropOwn(dead.PID())
+		a.touch()
 	}
-	a.touch()
-}
-
-// shardNumbers are the shards that we list somebody in.
-func (a *authority) shardNumbers() []uint32 {
-	numbers := map[uint32]bool{}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, m := range a.own {
-		if host, ok := directory.HostOf(a.leases.block, m.Member.Addr4()); ok {
-			numbers[directory.ShardOf(host)] = true
-		}
+	if err != nil {
+		a.log.Warn("a member that was dropped is a member again after a restart", "peer", dead.Member.Name, "err", err)
 	}
-	for _, v := range a.void {
-		numbers[directory.ShardOf(v.Host)] = true
-	}
-	return slices.Collect(maps.Keys(numbers))
 }
 
 // shards is what these shards are to say now. Whom another super peer lists too
 // comes with its claim.
 func (a *authority) shards(numbers []uint32, now time.Time) []*directory.Shard {
-	all := map[uint32]*directory.Shard{}
+	all := make([]*directory.Shard, 0, len(numbers))
 	for _, n := range numbers {
-		all[n] = &directory.Shard{Number: n}
+		kept, s := a.ledger.Shard(n), &directory.Shard{Number: n}
+		for _, e := range kept.Members {
+			m := e.Member
+			if now.Unix() >= m.NotAfter {
+				continue
+			}
+			if !a.others.Has(e.PID()) {
+				m.Claim = nil
+			}
+			s.Members = append(s.Members, m)
+		}
+		for _, t := range kept.Tombstones {
+			if now.Unix() < t.Until {
+				s.Tombstones = append(s.Tombstones, directory.Tombstone{Host: t.Host, PID: t.PID, Issued: t.Issued, Until: t.Until, Reason: directory.Reason(t.Reason)})
+			}
+		}
+		all = append(all, s)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for pid, m := range a.own {
-		if now.Unix() >= m.Member.NotAfter {
-			delete(a.own, pid)
-			continue
-		}
-		host, ok := directory.HostOf(a.leases.block, m.Member.Addr4())
-		s := all[directory.ShardOf(host)]
-		if !ok || s == nil {
-			continue
-		}
-		entry := m.Member
-		if !a.others.Has(pid) {
-			entry.Claim = nil
-		}
-		s.Members = append(s.Members, entry)
-	}
-	for pid, v := range a.void {
-		if _, back := a.own[pid]; back || now.Unix() >= v.Until {
-			delete(a.void, pid)
-		} else if s := all[directory.ShardOf(v.Host)]; s != nil {
-			s.Tombstones = append(s.Tombstones, v)
-		}
-	}
-	return slices.Collect(maps.Values(all))
+	return all
 }

@@ -20,6 +20,7 @@ import (
 	"icvpn/admission"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
@@ -72,7 +73,7 @@ func atTheGate(t *testing.T, f func(t *testing.T, g *gate)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{pipes: &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}}
-		g.SuperPeer, g.svc = newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+		g.SuperPeer, g.svc = newTestSuper(t, new(ledger.Memory), nil)
 		g.cfg.TCP = g.pipes
 		g.log = slog.New(countWarns{&g.warns})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -13,6 +13,7 @@ import (
 
 	"icvpn/admission"
 	"icvpn/internal/filter"
+	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
@@ -32,7 +33,7 @@ func newTestHost(t testing.TB, tcp net.Listener, names ...string) (*Host, []*gat
 	var gates []*gate
 	for _, name := range names {
 		svc := newTestService(t, name)
-		s, err := h.Add(Config{HandOver: handOverOf(t, svc, 0), Store: &memStore{files: map[string][]byte{}}, Log: log, Slots: 1})
+		s, err := h.Add(Config{HandOver: handOverOf(t, svc, 0), Ledger: new(ledger.Memory), Log: log, Slots: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +166,7 @@ func TestCredentialOfOneServiceIsRefusedByTheOther(t *testing.T) {
 
 func TestHostRefusesOneServiceTwice(t *testing.T) {
 	h, gates := newTestHost(t, listenLocal(t), "shop")
-	_, err := h.Add(Config{HandOver: handOverOf(t, gates[0].svc, 0), Store: &memStore{files: map[string][]byte{}}, Log: slog.New(slog.DiscardHandler)})
+	_, err := h.Add(Config{HandOver: handOverOf(t, gates[0].svc, 0), Ledger: new(ledger.Memory), Log: slog.New(slog.DiscardHandler)})
 	if err == nil || !strings.Contains(err.Error(), "two hand-overs are of service shop") {
 		t.Error(err)
 	}

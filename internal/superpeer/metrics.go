@@ -43,9 +43,8 @@ func (a *authority) metrics() *metrics.Super {
 			fewest = n
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return &metrics.Super{AttributeKeys: max(fewest, 0), Leases: len(a.leases.byPID), MaxLeases: int(a.leases.size())}
+	leases, size := a.ledger.Leases()
+	return &metrics.Super{AttributeKeys: max(fewest, 0), KeysGiven: a.slotCounts.counts(), Leases: leases, MaxLeases: size}
 }
 
 // result is how an admission ended, refusals apart: those go by their code.

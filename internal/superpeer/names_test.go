@@ -6,11 +6,12 @@ import (
 	"strings"
 	"testing"
 
+	"icvpn/internal/ledger"
 	"icvpn/internal/provision"
 )
 
 func TestSecondMachineOfANameIsVisible(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
 	var log bytes.Buffer
 	s.authority.log = slog.New(slog.NewTextHandler(&log, nil))
 	named := func(n byte, name string) string {

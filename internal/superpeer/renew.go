@@ -24,6 +24,7 @@ type memo struct {
 	Instance service.Instance
 	Issued   int64  // of the credential, Unix seconds
 	Slot     []byte // of the attribute key, which the credential names
+	Cohort   bool   // the slot is shared with others: the next key is to be its own
 	Epoch    uint32
 	Key      mark
 	Policy   mark
@@ -76,7 +77,7 @@ func (a *authority) opened(attrs map[string]string) []string {
 
 // holds returns the parts of a grant made of m that one made of old has as well.
 func (m memo) holds(old memo) (p provision.Parts) {
-	if m.Key == old.Key && len(old.Slot) == abe.SlotSize {
+	if m.Key == old.Key && len(old.Slot) == abe.SlotSize && !old.Cohort {
 		p |= provision.PartKey
 	}
 	if m.Policy == old.Policy {
@@ -92,8 +93,8 @@ func (m memo) holds(old memo) (p provision.Parts) {
 }
 
 // of completes m for a credential.
-func (m memo) of(c *service.Credential) []byte {
-	m.Instance, m.Issued, m.Slot = c.Instance, c.NotBefore, c.Slot
+func (m memo) of(c *service.Credential, cohort bool) []byte {
+	m.Instance, m.Issued, m.Slot, m.Cohort = c.Instance, c.NotBefore, c.Slot, cohort
 	return wire.Marshal(m)
 }
 
@@ -121,25 +122,26 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	}
 	m := a.memoOf(labels)
 	kept := m.holds(before) & r.Holds
-	slot := &abe.Slot{}
+	slot := prepared{Slot: &abe.Slot{}}
 	if kept&provision.PartKey != 0 {
 		slot.ID = abe.SlotID(before.Slot)
-	} else if slot, err = a.slot(labels); err != nil {
+	} else if slot, err = a.slot(labels, now); err != nil {
 		return admission.Granted{}, err
 	}
-	c, signed, err := a.admit(who, req, labels, slot.ID, now)
+	spent := &ledger.Ticket{ID: t.ID, PID: t.PID, Instance: req.Instance, Expires: t.Expires.Unix()}
+	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot, ticket: spent}, now)
 	if err != nil {
 		if kept&provision.PartKey == 0 {
-			a.slots.Add(slot) // nobody has seen it
+			a.giveBack(slot) // nobody has seen it
 		}
 		return admission.Granted{}, err
 	}
-	g, err := a.renewed(c, signed, slot, kept, observed, now)
+	g, err := a.renewed(c, signed, slot.Slot, kept, observed, now)
 	if err != nil {
 		return admission.Granted{}, err
 	}
 	a.log.Info("renewed", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
-	return admission.Granted{Bytes: provision.Renewed{Kept: kept, Grant: g}.Encode(), Expires: now.Add(sessionLife), Memo: m.of(c)}, nil
+	return admission.Granted{Bytes: provision.Renewed{Kept: kept, Grant: g}.Encode(), Expires: now.Add(sessionLife), Memo: m.of(c, slot.cohort)}, nil
 }
 
 // useTicket decides who may use a ticket. The process that it was given to may
@@ -153,7 +155,7 @@ func (a *authority) useTicket(t *admission.Ticket, before memo, by service.Insta
 			return clone(m)
 		}
 	}
-	earlier, first := a.tickets.UseTicket(ledger.Ticket{ID: t.ID, PID: t.PID, Instance: by, Expires: t.Expires.Unix()}, now)
+	earlier, first := a.ledger.UseTicket(ledger.Ticket{ID: t.ID, PID: t.PID, Instance: by, Expires: t.Expires.Unix()}, now)
 	switch {
 	case first, earlier.Instance == by: // again: its answer was lost
 		return nil
@@ -179,11 +181,9 @@ func clone(m service.Member) error {
 
 // entryOf returns the latest entry of a PID that we or another super peer list.
 func (a *authority) entryOf(pid id.ID, now time.Time) (latest service.Member, ok bool) {
-	a.mu.Lock()
-	if m, own := a.own[pid]; own {
-		latest, ok = m.Member, true
+	if e := a.ledger.Member(pid); e != nil && now.Unix() < e.Member.NotAfter {
+		latest, ok = e.Member, true
 	}
-	a.mu.Unlock()
 	for _, e := range a.others.Entries(pid, now) {
 		if m := e.Member(); !ok || m.Issued > latest.Issued {
 			latest, ok = m, true

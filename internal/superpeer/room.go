@@ -2,7 +2,7 @@ package superpeer
 
 import (
 	"icvpn/admission"
-	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 )
 
 // A super peer has room for as many members as its address block holds. A stolen
@@ -28,19 +28,18 @@ func (r room) fits(secretID string, more int, secrets []string) bool {
 	return need <= r.capacity
 }
 
-// roomLocked says whether there is room for pid under a secret. What the machine
-// has already, and what has ended, does not count.
-func (a *authority) roomLocked(pid id.ID, secretID string, now int64) error {
-	addresses := room{int(a.leases.size()), map[string]int{}}
-	for other, o := range a.own {
-		if other == pid || now >= o.Member.NotAfter {
-			continue
-		}
-		addresses.taken[o.SecretID]++
+// room says whether a secret admits one more: by its quota, and by what it
+// leaves to the others. What the machine has already does not count. It costs as
+// much as there are secrets.
+func (a *authority) room(v ledger.View, secretID string) error {
+	if q := a.secrets[secretID].Quota; q != 0 && !v.Renewal() && v.Uses(secretID) >= q {
+		return &admission.Refusal{Code: admission.CodeQuota}
 	}
+	addresses := room{v.Addresses(), map[string]int{}}
 	secrets := make([]string, 0, len(a.secrets))
 	for id := range a.secrets {
 		secrets = append(secrets, id)
+		addresses.taken[id] = v.Taken(id)
 	}
 	if !addresses.fits(secretID, 1, secrets) {
 		return &admission.Refusal{Code: admission.CodeAddresses, Other: a.other()}

@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"icvpn/abe"
 	"icvpn/admission"
 	"icvpn/internal/directory"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 )
@@ -31,7 +33,7 @@ func fill(t *testing.T, a *authority, first newcomer, name func(n int) string) (
 		}
 		req := provision.Request{PID: who.PID, Name: name(n), VM: strings.Repeat("v", 64), Instance: service.Instance{1}}
 		req.Claim = service.SignClaim(key, a.trust.Service, a.self.PID(), req.Instance, time.Now())
-		if _, _, err := a.admit(who, req, labels, [16]byte{}, time.Now()); err != nil {
+		if _, _, err := a.admit(who, req, membership{labels: labels, slot: prepared{Slot: &abe.Slot{}}}, time.Now()); err != nil {
 			return n, err
 		}
 	}
@@ -40,11 +42,11 @@ func fill(t *testing.T, a *authority, first newcomer, name func(n int) string) (
 }
 
 func TestOneSecretLeavesRoomForTheOthers(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
 	a := s.authority
 	web, err := fill(t, a, comer(svc, "web", 1), func(n int) string { return fmt.Sprint("w", n) })
 	wantCode(t, "more machines of one secret", err, admission.CodeAddresses)
-	size := int(a.leases.size())
+	_, size := a.ledger.Leases()
 	if web < size/2 || web >= size {
 		t.Errorf("one of two secrets took %d of %d addresses", web, size)
 	}
@@ -58,16 +60,17 @@ func TestOneSecretLeavesRoomForTheOthers(t *testing.T) {
 }
 
 func TestShardOfLongEntriesFitsItsObject(t *testing.T) {
-	s, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
 	a := s.authority
 	long := func(n int) string { return fmt.Sprintf("%s-%04d", strings.Repeat("m", 50), n) }
 	fill(t, a, comer(svc, "web", 1), long)
 	now := time.Now()
-	for _, shard := range a.shards(a.shardNumbers(), now) {
+	numbers, _ := a.ledger.Changed(0)
+	for _, shard := range a.shards(numbers, now) {
 		for i := range shard.Members {
 			shard.Members[i].Claim = make(service.Claim, service.ClaimSize) // as if all were contested
 		}
-		b, err := shard.Encode(a.trust.Service, a.leases.block)
+		b, err := shard.Encode(a.trust.Service, a.block)
 		if err != nil || len(b) > directory.MaxShard/2 {
 			t.Errorf("shard %d of %d members takes %d bytes: %v", shard.Number, len(shard.Members), len(b), err)
 		}
@@ -75,17 +78,19 @@ func TestShardOfLongEntriesFitsItsObject(t *testing.T) {
 }
 
 func TestRefusedMachineHoldsNoAddress(t *testing.T) {
-	store := &memStore{files: map[string][]byte{}}
+	store := new(ledger.Memory)
 	s, svc := newTestSuper(t, store, nil)
 	a := s.authority
 	a.trust.Policy.Out.Peers = []string{comer(svc, "web", 1).who.PID.String()}
 	_, err := comer(svc, "web", 1).ask(t, a, nil)
 	wantCode(t, "revoked peer", err, admission.CodeRevoked)
-	store.full = true
+	store.Fail(errFull)
 	if _, err = comer(svc, "web", 2).ask(t, a, nil); err == nil {
 		t.Fatal("admitted on a full disk")
 	}
-	if len(a.leases.byPID) != 0 || len(a.leases.byHost) != 0 || len(a.own) != 0 || a.used[comer(svc, "web", 2).who.SecretID] != 0 {
-		t.Errorf("machines that were refused hold %d addresses, %d entries and %d admissions", len(a.leases.byPID), len(a.own), a.used[comer(svc, "web", 2).who.SecretID])
+	leases, _ := a.ledger.Leases()
+	uses := a.ledger.Uses(comer(svc, "web", 2).who.SecretID)
+	if leases != 0 || a.ledger.Len() != 0 || a.roster.len() != 0 || uses != 0 {
+		t.Errorf("machines that were refused hold %d addresses, %d entries and %d admissions", leases, a.ledger.Len(), uses)
 	}
 }

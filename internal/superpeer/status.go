@@ -24,14 +24,8 @@ func (s *SuperPeer) Status(context.Context) (control.Status, error) {
 	if s.Ready() {
 		st.State = control.StateUp
 	}
-	a.mu.Lock()
-	names := control.Names{}
-	for _, m := range a.membersLocked(time.Now()) {
-		st.PeersKnown++
-		names.Add(m.Name, m.PID().String())
-	}
-	a.mu.Unlock()
-	st.Warnings = append(st.Warnings, names.Warnings()...)
+	st.PeersKnown = a.roster.len()
+	st.Warnings = append(st.Warnings, a.roster.warnings(time.Now())...)
 	return st, nil
 }
 
@@ -39,9 +33,7 @@ func (s *SuperPeer) Status(context.Context) (control.Status, error) {
 // has no tunnels, so none of them is reachable from it.
 func (s *SuperPeer) Peers(context.Context) (all []control.Peer, err error) {
 	a := s.authority
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, m := range a.membersLocked(time.Now()) {
+	for _, m := range a.members(time.Now()) {
 		all = append(all, control.Peer{
 			Name: m.Name, PID: m.PID().String(), Address4: m.Addr4(), Address6: service.Address6(a.trust.Service, m.PID()),
 			Labels: m.Labels, Reachable: "a super peer carries no traffic of the service", State: control.TunnelNone,

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,6 +18,7 @@ import (
 	"icvpn/admission"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/port"
 	"icvpn/internal/provision"
 	"icvpn/internal/seal"
@@ -39,21 +38,12 @@ const (
 	maxEntries = 16
 )
 
-// Store keeps named secrets sealed: state.Dir.
-type Store interface {
-	Get(name string) ([]byte, error) // fs.ErrNotExist if there is none
-	Put(name string, b []byte) error
-}
-
-// fileMembers is the name of members and leases in the store.
-const fileMembers = "members"
-
 // Config is what a super peer runs with.
 type Config struct {
 	// HandOver is the owner's. Required.
 	HandOver service.HandOver
-	// Store keeps members and leases. Required.
-	Store Store
+	// Ledger is where members, leases and prepared keys are kept. Required.
+	Ledger ledger.Home
 	// UDP is the shared socket pair; New takes it. Required there, and not by
 	// Host.Add.
 	UDP port.Conn
@@ -65,7 +55,9 @@ type Config struct {
 	Process int
 	// Log takes state changes. Required.
 	Log *slog.Logger
-	// Slots is how many attribute keys are kept ready for each role. Default 4.
+	// Slots is how many attribute keys are kept ready for each role at least.
+	// Default 4; demand makes it more, up to 64. With 1 there is no cohort slot for
+	// a storm (abe.Pool).
 	Slots int
 }
 
@@ -90,7 +82,7 @@ type SuperPeer struct {
 	admissions admissions // counted
 
 	mu    sync.Mutex
-	ready bool               // slots of every role are there
+	ready bool // slots of every role are there
 }
 
 // tier is a super peer's part in one overlay.
@@ -224,13 +216,12 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 	a := &authority{
 		trust: trust, policy: h.Policy, docs: h.Service.Documents, self: self, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
-		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), trust.Descriptor.Generation), log: s.log, leases: newLeases(block),
-		own: map[id.ID]member{}, others: newOthers(trust, self), used: map[string]uint32{},
-		targets: targets{byPolicy: map[string]*target{}}, tickets: newSpentTickets(), changed: make(chan struct{}, 1),
+		block: block, roster: newRoster(), others: newOthers(trust, self),
+		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), maxSlotDepth, trust.Descriptor.Generation), log: s.log,
+		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1),
 	}
 	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)
 	a.entries = s.entries
-	a.save = func(b []byte) error { return s.cfg.Store.Put(fileMembers, b) }
 	for _, es := range h.Secrets {
 		v, err := admission.ParseVerifier(es.Verifier)
 		if err != nil {
@@ -238,17 +229,24 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		}
 		a.secrets[es.ID], a.verifiers[es.ID] = es, v
 	}
-	b, err := s.cfg.Store.Get(fileMembers)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, err
-	default:
-		if err := a.restore(b); err != nil {
-			return nil, fmt.Errorf("superpeer: saved members: %w", err)
-		}
+	return a, a.openLedger(s.cfg.Ledger, now)
+}
+
+// openLedger reads what earlier processes have kept.
+func (a *authority) openLedger(home ledger.Home, now time.Time) (err error) {
+	a.ledger, err = ledger.Open(home, ledger.Config{
+		Service: a.trust.Service, SuperPeer: a.self.PID(), Block: a.block, Life: credentialLife, Grace: leaseGrace,
+	}, now)
+	if err != nil {
+		return err
 	}
-	return a, nil
+	for _, e := range a.ledger.Members() {
+		a.roster.own(e)
+	}
+	if until := a.ledger.Restored(now); !until.IsZero() {
+		a.log.Warn("restored from a backup: members go on, new machines get no address before", "expires", until)
+	}
+	return nil
 }
 
 // newAdmission prepares what every admission reads.
@@ -287,15 +285,16 @@ func (s *SuperPeer) Run(ctx context.Context) error { return s.host.Run(ctx) }
 
 // run does what is a service's own.
 func (s *SuperPeer) run(ctx context.Context) error {
-	s.log.Info("super peer up", "service", s.service.trust.Descriptor.Name, "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
+	s.log.Info("super peer up", "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.service.overlay.Run(ctx) })
 	g.Go(func() error { return s.universe.overlay.Run(ctx) })
 	g.Go(func() error { return s.idleLoop(ctx) })
+	g.Go(func() error { return s.expireLoop(ctx) })
 	g.Go(func() error { return s.publishLoop(ctx) })
 	g.Go(func() error { return s.readLoop(ctx) })
-	err := g.Wait()
-	s.log.Info("super peer down", "service", s.service.trust.Descriptor.Name)
+	err := errors.Join(g.Wait(), s.authority.ledger.Close())
+	s.log.Info("super peer down")
 	return err
 }
 
@@ -318,31 +317,6 @@ func (s *SuperPeer) reflect(t *tier, o seal.Opened, from netip.AddrPort) {
 	}
 	if err := s.port.SendControl(t.ring, seal.TypeReflect, o.Epoch, answer, 0, from); err != nil {
 		s.log.Debug("reflection not sent", "addr", from, "err", err)
-	}
-}
-
-// idleLoop makes ahead what admissions take: SRP pairs and attribute keys.
-func (s *SuperPeer) idleLoop(ctx context.Context) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		for ctx.Err() == nil && s.pool.Precompute() {
-		}
-		labels, generation, ok := s.authority.slots.Need()
-		if ok && ctx.Err() == nil {
-			slot, err := s.authority.abe.NewSlot(rand.Reader, labels, generation)
-			if err != nil {
-				return err
-			}
-			s.authority.slots.Add(slot)
-			continue
-		}
-		s.becomeReady()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
 }
 

@@ -97,7 +97,8 @@ func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {
 func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self.PID()) }
 
 // prepare makes what admissions would otherwise wait for: the provisioning
-// key, and policies and slots of every label set that the secrets grant.
+// key, policies of every label set that the secrets grant, and the slots that an
+// earlier process made for them.
 func (a *authority) prepare(now time.Time) error {
 	for _, p := range []abe.Policy{a.provisioning(), discovery.Members()} {
 		if _, err := a.target(p, now); err != nil {
@@ -109,7 +110,7 @@ func (a *authority) prepare(now time.Time) error {
 			return err
 		}
 	}
-	return nil
+	return a.restoreSlots()
 }
 
 func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"icvpn/internal/discovery"
+	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
@@ -18,7 +19,7 @@ import (
 // TestServiceDocumentsAreInTheUniversalOverlay reads at one super peer what the
 // other published, and verifies it against nothing but the ServiceID.
 func TestServiceDocumentsAreInTheUniversalOverlay(t *testing.T) {
-	_, svc := newTestSuper(t, &memStore{files: map[string][]byte{}}, nil)
+	_, svc := newTestSuper(t, new(ledger.Memory), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	network := simnet.New(simnet.Config{})
 	var supers []*SuperPeer
@@ -40,7 +41,7 @@ func TestServiceDocumentsAreInTheUniversalOverlay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(Config{HandOver: h, Store: &memStore{files: map[string][]byte{}}, UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler), Slots: 1})
+		s, err := New(Config{HandOver: h, Ledger: new(ledger.Memory), UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler), Slots: 1})
 		if err != nil {
 			t.Fatalf("super peer %d: %v", i+1, err)
 		}

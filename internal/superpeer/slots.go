@@ -1,0 +1,187 @@
+package superpeer
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/internal/discovery"
+	"icvpn/internal/metrics"
+)
+
+// We chose:
+const (
+	// slotDepth is how many ABE keys are kept ready for each label set at least.
+	slotDepth = 4
+	// maxSlotDepth bounds how many a storm makes us keep: some 600 kB.
+	maxSlotDepth = 64
+	// maxLabelSets bounds the label sets that keys are made ahead for. Those of the
+	// secrets come first; the others are what machines asked for.
+	maxLabelSets = 64
+	// idleTick is how often it is looked whether nobody is being admitted, expireTick
+	// whether somebody's membership has ended.
+	idleTick   = 50 * time.Millisecond
+	expireTick = time.Minute
+)
+
+// prepared is an attribute key for one admission.
+type prepared struct {
+	*abe.Slot
+	cohort bool   // shared with others that were admitted in the same storm
+	key    []byte // under which the ledger keeps it, nil if it does not
+}
+
+// slotCounts counts where keys came from.
+type slotCounts struct{ own, cohort, made atomic.Uint64 }
+
+func (c *slotCounts) counts() []metrics.Count {
+	return []metrics.Count{{Name: "own", N: c.own.Load()}, {Name: "cohort", N: c.cohort.Load()}, {Name: "made", N: c.made.Load()}}
+}
+
+// slot returns an attribute key for labels: one made ahead, in a storm the
+// cohort's, and only if there is neither, one that is made now.
+func (a *authority) slot(labels map[string]string, now time.Time) (prepared, error) {
+	attrs := discovery.Attributes(a.rules(), labels)
+	s, cohort, ok := a.slots.Take(attrs, now)
+	switch {
+	case ok && cohort:
+		a.slotCounts.cohort.Add(1)
+		return prepared{Slot: s, cohort: true}, nil
+	case ok:
+		a.slotCounts.own.Add(1)
+		return prepared{Slot: s, key: s.ID[:]}, nil
+	}
+	if a.slots.Sets() < maxLabelSets {
+		a.slots.Want(attrs) // the next one with these labels does not wait
+	}
+	a.slotCounts.made.Add(1)
+	s, err := a.abe.NewSlot(nil, attrs, a.trust.Descriptor.Generation)
+	return prepared{Slot: s}, err
+}
+
+// giveBack takes back a key that nobody has seen.
+func (a *authority) giveBack(p prepared) {
+	if !p.cohort {
+		a.slots.Add(p.Slot, false)
+	}
+}
+
+// Values in the ledger: what the slot is for, then abe.Slot.Keep.
+const (
+	keptOwn    = 1
+	keptCohort = 2
+)
+
+// restoreSlots takes the keys that an earlier process made into the pool, and
+// forgets those that nobody wants any more.
+func (a *authority) restoreSlots() error {
+	var useless [][]byte
+	err := a.ledger.Slots(func(key, value []byte) error {
+		defer clear(value)
+		former, ok := a.restoreSlot(value)
+		if !ok {
+			useless = append(useless, key)
+		} else if former != (abe.SlotID{}) {
+			useless = append(useless, former[:])
+		}
+		return nil
+	})
+	return errors.Join(err, a.ledger.ForgetSlots(useless...))
+}
+
+func (a *authority) restoreSlot(value []byte) (former abe.SlotID, ok bool) {
+	if len(value) == 0 {
+		return former, false
+	}
+	s, err := abe.RestoreSlot(value[1:], a.trust.Service)
+	if err != nil {
+		return former, false
+	}
+	return a.slots.Add(s, value[0] == keptCohort)
+}
+
+// makeSlot makes a key ahead and keeps it over restarts. It is kept before it
+// can be given to anybody: afterwards it would come back from the dead.
+func (a *authority) makeSlot(need abe.Need) error {
+	s, err := a.abe.NewSlot(rand.Reader, need.Labels, need.Generation)
+	if err != nil {
+		return err
+	}
+	value := []byte{keptOwn}
+	if need.Cohort {
+		value[0] = keptCohort
+	}
+	value = append(value, s.Keep()...)
+	defer clear(value)
+	if err := a.ledger.KeepSlot(s.ID[:], value); err != nil {
+		a.log.Debug("attribute key not kept for the next start", "err", err)
+	}
+	id := s.ID
+	useless, ok := a.slots.Add(s, need.Cohort)
+	if !ok {
+		useless = id
+	}
+	if useless != (abe.SlotID{}) {
+		if err := a.ledger.ForgetSlots(useless[:]); err != nil {
+			a.log.Debug("attribute key not forgotten", "err", err) // the next start tries again
+		}
+	}
+	return nil
+}
+
+// idle says whether no step of an admission is computed or waits.
+func (w *workers) idle() bool { return w.waiting.Load() == 0 && len(w.all) == 0 }
+
+// idleLoop makes ahead what admissions take: SRP pairs and attribute keys. It
+// does so while nobody is being admitted; only what a label set always has is
+// made sooner.
+func (s *SuperPeer) idleLoop(ctx context.Context) error {
+	tick := time.NewTicker(idleTick)
+	defer tick.Stop()
+	for {
+		for ctx.Err() == nil && s.pool.Precompute() {
+		}
+		need, ok := s.authority.slots.Need(time.Now())
+		if !ok || !need.Urgent {
+			s.becomeReady()
+		}
+		if ok && ctx.Err() == nil && (need.Urgent && !s.Ready() || s.door.workers.idle()) {
+			if err := s.authority.makeSlot(need); err != nil {
+				return fmt.Errorf("superpeer: attribute key: %w", err)
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// expireLoop forgets members and tickets whose time has passed.
+func (s *SuperPeer) expireLoop(ctx context.Context) error {
+	for sleep(ctx, expireTick) {
+		s.authority.expire(time.Now())
+	}
+	return nil
+}
+
+func (a *authority) expire(now time.Time) {
+	gone, err := a.ledger.Expire(now)
+	for _, e := range gone {
+		if a.ledger.Member(e.PID()) == nil { // not back meanwhile
+			a.roster.dropOwn(e.PID())
+		}
+	}
+	if len(gone) > 0 {
+		a.touch()
+	}
+	if err != nil {
+		a.log.Warn("ended memberships not forgotten on disk", "err", err)
+	}
+}
