@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+
+	"icvpn/internal/service"
 )
 
 // Names of the files.
@@ -41,6 +44,89 @@ func (s *Service) Write(dir string) error {
 		err = errors.Join(err, put(n+".handover", 0o600, f.HandOver), put(n+".key", 0o600, f.Key), put(n+".yaml", 0o644, f.Config))
 	}
 	return err
+}
+
+// Secret reads owner.secret of the directory that Write made.
+func Secret(dir string) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(dir, fileSecret))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s has no %s; name the directory that icvpn service create made", dir, fileSecret)
+	}
+	return b, err
+}
+
+// Write puts a change into the directory of its service: a super peer's files,
+// the tokens that are there, and last owner.secret.
+func (c *Change) Write(dir string) error {
+	n := SuperName(c.Number)
+	for _, f := range []struct {
+		suffix string
+		mode   fs.FileMode
+		b      []byte
+	}{{".handover", 0o600, c.Files.HandOver}, {".key", 0o600, c.Files.Key}, {".yaml", 0o644, c.Files.Config}} {
+		if err := replaceFile(filepath.Join(dir, n+f.suffix), f.mode, f.b); err != nil {
+			return err
+		}
+	}
+	tokens, err := filepath.Glob(filepath.Join(dir, "*.token"))
+	if err != nil {
+		return err
+	}
+	for _, path := range tokens {
+		if err := c.updateToken(path); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return replaceFile(filepath.Join(dir, fileSecret), 0o600, c.Secret)
+}
+
+// updateToken gives a token the super peers there are now. One that was removed
+// has an older descriptor: machines with the new token refuse it.
+func (c *Change) updateToken(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	t, err := service.ParseToken(b)
+	if err != nil || t.Service != c.ID {
+		return err
+	}
+	if c.Removed == nil {
+		t.SuperPeers = append(t.SuperPeers, service.TokenSuperPeer{Endpoint: c.Files.Endpoint, Key: c.Key})
+	} else {
+		t.SuperPeers = slices.DeleteFunc(t.SuperPeers, func(sp service.TokenSuperPeer) bool { return sp.Key.Equal(c.Key) })
+		t.MinSeq = c.Seq
+	}
+	return errors.Join(replaceFile(path, 0o600, []byte(t.Text()+"\n")), replaceFile(path+".yaml", 0o600, t.YAML()))
+}
+
+// replaceFile puts a file in the place of another, whole or not at all.
+func replaceFile(path string, mode fs.FileMode, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Explain prints what changed and what to do next.
+func (c *Change) Explain(w io.Writer, dir string) {
+	fmt.Fprintf(w, "Service %s (%s), descriptor of sequence number %d.\n\n", c.Name, c.ID, c.Seq)
+	n := SuperName(c.Number)
+	if c.Removed == nil {
+		fmt.Fprintf(w, "New super peer %s, addresses %s. On it (copy the three files; send the .key another way than the .handover):\n", c.Files.Endpoint, c.Files.Block)
+		fmt.Fprintf(w, "  %s/{%s.yaml,%s.handover,%s.key}\n  icvpn super --config %s.yaml\n\n", dir, n, n, n, n)
+		fmt.Fprintf(w, "It hands the descriptor to the other super peers once it runs, and they to the machines: nothing needs a restart.\n")
+		fmt.Fprintf(w, "The tokens in %s name it from now on; older ones stay good while another super peer in them is there.\n", dir)
+		return
+	}
+	fmt.Fprintf(w, "Super peer %s is removed. Another one, %s, hands the descriptor on; there, in the place of the former ones:\n", c.Removed[0], c.Files.Endpoint)
+	fmt.Fprintf(w, "  %s/{%s.handover,%s.key}, and restart icvpn super\n\n", dir, n, n)
+	fmt.Fprintf(w, "Then stop the removed one. Machines that it admitted join again at another super peer, with another IPv4 address.\n")
 }
 
 // Explain prints what was made and the next commands to run.

@@ -199,10 +199,18 @@ func (m *maker) descriptor() (service.Documents, error) {
 		})
 	}
 	s, err := service.NewDescriptor(d, m.owners)
-	if n := len(wire.Marshal(s)); err == nil && n > service.MaxSigned {
-		err = fmt.Errorf("owner: the descriptor has %d bytes, at most %d are allowed; give fewer roles, or fewer values to --label-scope (KEY=* allows every value)", n, service.MaxSigned)
+	if err == nil {
+		err = fits(s)
 	}
 	return service.Documents{Roots: []service.Signed{m.root}, Descriptor: s}, err
+}
+
+// fits says whether everybody could read a descriptor.
+func fits(s service.Signed) error {
+	if n := len(wire.Marshal(s)); n > service.MaxSigned {
+		return fmt.Errorf("owner: the descriptor has %d bytes, at most %d are allowed; give fewer roles, or fewer values to --label-scope (KEY=* allows every value)", n, service.MaxSigned)
+	}
+	return nil
 }
 
 // superPeerScope is what a super peer may grant: all that a secret may.
@@ -272,41 +280,36 @@ func (m *maker) universe() (service.Membership, error) {
 
 // super seals the hand-over of one super peer.
 func (m *maker) super(i int, h service.HandOver) (SuperFiles, error) {
-	h.Seed = m.supers[i].Seed()
+	return sealFor(m.o.Name, i, m.o.SuperPeers[i], m.supers[i], m.blocks[i], h)
+}
+
+// sealFor makes the files of super peer i of a service.
+func sealFor(service string, i int, endpoint string, k ed25519.PrivateKey, block netip.Prefix, h service.HandOver) (SuperFiles, error) {
+	h.Seed = k.Seed()
 	key := random(32)
 	sealed, err := h.Seal(key)
 	if err != nil {
 		return SuperFiles{}, err
 	}
-	_, p, err := net.SplitHostPort(m.o.SuperPeers[i])
+	_, p, err := net.SplitHostPort(endpoint)
 	if err != nil {
-		return SuperFiles{}, errors.New("owner: super peer " + m.o.SuperPeers[i] + " is not host:port")
+		return SuperFiles{}, errors.New("owner: super peer " + endpoint + " is not host:port")
 	}
 	name := SuperName(i)
 	conf := fmt.Sprintf("# Super peer %d of %s: start it on %s with\n#   icvpn super --config %s.yaml\nhandover: %s.handover\nhandover_key_file: %s.key\nlisten: \":%s\"\n",
-		i+1, m.o.Name, m.o.SuperPeers[i], name, name, name, p)
-	return SuperFiles{Endpoint: m.o.SuperPeers[i], HandOver: sealed, Key: []byte(hex.EncodeToString(key) + "\n"), Config: []byte(conf), Block: m.blocks[i]}, nil
+		i+1, service, endpoint, name, name, name, p)
+	return SuperFiles{Endpoint: endpoint, HandOver: sealed, Key: []byte(hex.EncodeToString(key) + "\n"), Config: []byte(conf), Block: block}, nil
 }
 
 // SuperName is the name of the files of super peer i, counted from 0.
 func SuperName(i int) string { return fmt.Sprintf("super-%d", i+1) }
 
-// ownerFile is owner.secret: what is needed to sign the next descriptor, policy
-// and hand-overs.
-type ownerFile struct {
-	_        struct{} `cbor:",toarray"`
-	Version  uint8
-	Owner    []byte   // Ed25519 seed
-	Supers   [][]byte // Ed25519 seeds
-	HandOver service.HandOver
-}
-
 func (m *maker) ownerSecret(h service.HandOver) []byte {
-	f := ownerFile{Version: 1, Owner: m.owners[0].Seed(), HandOver: h}
+	f := ownerFile{Owner: m.owners[0].Seed(), HandOver: h}
 	for _, k := range m.supers {
 		f.Supers = append(f.Supers, k.Seed())
 	}
-	return wire.Marshal(f)
+	return f.encode()
 }
 
 func newKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(random(ed25519.SeedSize)) }
