@@ -76,6 +76,10 @@ type Config struct {
 	// Quorum is how many nodes, this one included, must acknowledge a put; on a
 	// smaller overlay, all of them. Default 3, 1 to 8.
 	Quorum int
+	// Bucket is how many contacts are kept for each distance. Everybody begins at the
+	// super peers, so those should know many: else all newcomers are sent to the same
+	// few nodes, those that were first. Default 8, at most 256.
+	Bucket int
 	// Paths is how many paths, which share no node, a lookup takes. Default 2, 1 to 8.
 	Paths int
 	// MaxObject is the largest object, in bytes, that is read. Default 64 KiB, at
@@ -108,6 +112,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Revalidate, time.Minute)
 	def(&c.Refresh, 5*time.Minute)
 	def(&c.Quorum, 3)
+	def(&c.Bucket, bucketSize)
 	def(&c.Paths, 2)
 	def(&c.MaxObject, MaxObject)
 	def(&c.StoreItems, 8192)
@@ -158,6 +163,7 @@ func (c Config) validate() error {
 		{"Revalidate", c.Revalidate >= time.Second},
 		{"Refresh", c.Refresh >= 5*time.Second},
 		{"Quorum", c.Quorum >= 1 && c.Quorum <= bucketSize},
+		{"Bucket", c.Bucket >= bucketSize && c.Bucket <= maxBucket},
 		{"Paths", c.Paths >= 1 && c.Paths <= maxPaths},
 		{"MaxObject", c.MaxObject >= 1 && c.MaxObject <= MaxLargeObject},
 		{"StoreItems", c.StoreItems > 0},

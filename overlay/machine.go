@@ -62,7 +62,7 @@ func NewMachine(cfg Config) (*Machine, error) {
 		proofs:    newProofs(cfg.secret()),
 		store:     newStore(cfg.limits(), cfg.Expiry),
 		pubs:      publications{byID: make(map[id.ID]*publication)},
-		table:     newTable(cfg.Self),
+		table:     newTable(cfg.Self, cfg.Bucket),
 		answers:   newLimiter[netip.Prefix](cfg.AnswerRate),
 		regulars:  newLimiter[netip.AddrPort](cfg.AnswerRate),
 		queries:   newLimiter[netip.AddrPort](cfg.QueryRate),

@@ -211,7 +211,7 @@ func TestTimersFireInOrderAndOnce(t *testing.T) {
 // A contact is asked the less often the longer it has answered, a failing one soon.
 func TestContactsAreAskedLessOftenWithTime(t *testing.T) {
 	const shortest, longest = time.Minute, 15 * time.Minute
-	tab := newTable(id.ID{})
+	tab := newTable(id.ID{}, bucketSize)
 	n := Node{id.ID{0x80, 19: 128}, at(1)} // the part that depends on the ID is 1
 	now := day
 	tab.onAnswer(now, n)
@@ -246,7 +246,7 @@ func TestContactsAreAskedLessOftenWithTime(t *testing.T) {
 // from another address.
 func TestQueriesOfAContactCountAsHeard(t *testing.T) {
 	const shortest, longest = time.Minute, 15 * time.Minute
-	tab := newTable(id.ID{})
+	tab := newTable(id.ID{}, bucketSize)
 	n := Node{far(1), at(1)}
 	tab.onAnswer(day, n)
 	now := day

@@ -9,8 +9,8 @@ const (
 	MaxPayload = 1173
 	// MaxSalt is the longest salt of a mutable item (BEP 44).
 	MaxSalt = 64
-	// bucketSize is Kademlia's k: the width of a bucket, the number of nodes in
-	// an answer and the number of nodes an item is stored on (BEP 5).
+	// bucketSize is Kademlia's k: the least width of a bucket, the number of nodes
+	// in an answer and the number of nodes an item is stored on (BEP 5).
 	bucketSize = 8
 	// writeTokenLife is how long a write token is given out; it is taken for as
 	// long again (BEP 5: tokens of up to ten minutes are accepted).
@@ -91,6 +91,8 @@ const (
 	// without a walk to it (an hour, Kademlia, Section 2.3).
 	maxPatience   = 15
 	refreshFactor = 12
+
+	maxBucket = 256 // contacts in a bucket
 
 	maxPaths = 8  // of a walk
 	maxHops  = 16 // longer paths count as that long

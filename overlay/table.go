@@ -8,8 +8,8 @@ import (
 	"icvpn/internal/id"
 )
 
-// table is the routing table: for each distance up to k contacts that answered a
-// query of ours, so their address is proved. It is pure: no clock, no lock, no
+// table is the routing table: for each distance some contacts, Kademlia's k or more,
+// that answered a query of ours, so their address is proved. It is pure: no clock, no lock, no
 // I/O.
 //
 //	queries us ──> wanted? ──> ping ──answer──> contact ──3 silences──> gone
@@ -21,6 +21,7 @@ import (
 // buckets are full, that is on a small overlay never.
 type table struct {
 	self    id.ID
+	size    int      // contacts, and spares, in a bucket
 	buckets []bucket // by leading zeros of the distance, as far as there are contacts
 	version uint64   // changes with the contacts that are handed out
 }
@@ -45,9 +46,9 @@ type contact struct {
 }
 
 // maxContacts is more than there can be.
-const maxContacts = 8 * id.Size * bucketSize
+const maxContacts = 8 * id.Size * maxBucket
 
-func newTable(self id.ID) *table { return &table{self: self} }
+func newTable(self id.ID, size int) *table { return &table{self: self, size: size} }
 
 func (t *table) bucket(n id.ID) *bucket {
 	i := t.self.Distance(n).LeadingZeros()
@@ -98,10 +99,10 @@ func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
 			t.version-- // nothing changes
 		}
 		b.contacts = slices.Delete(b.contacts, i, i+1)
-	} else if len(b.contacts) >= bucketSize {
+	} else if len(b.contacts) >= t.size {
 		i = slices.IndexFunc(b.contacts, func(c contact) bool { return c.fails > 0 })
 		if i < 0 {
-			b.spare(n)
+			b.spare(n, t.size)
 			return doubtful
 		}
 		b.contacts = slices.Delete(b.contacts, i, i+1)
@@ -165,9 +166,9 @@ func (t *table) vacate(n Node) {
 	}
 }
 
-func (b *bucket) spare(n Node) {
+func (b *bucket) spare(n Node, size int) {
 	b.spares = slices.DeleteFunc(b.spares, func(s Node) bool { return s.ID == n.ID })
-	if len(b.spares) >= bucketSize {
+	if len(b.spares) >= size {
 		b.spares = slices.Delete(b.spares, 0, 1)
 	}
 	b.spares = append(b.spares, n)
@@ -215,7 +216,7 @@ func (t *table) wanted(n Node) bool {
 		return true
 	}
 	b := &t.buckets[i]
-	failing := len(b.contacts) < bucketSize
+	failing := len(b.contacts) < t.size
 	for _, c := range b.contacts {
 		if c.ID == n.ID {
 			return c.Addr != n.Addr || c.fails > 0

@@ -19,7 +19,7 @@ func at(i byte) netip.AddrPort {
 }
 
 func fullTable() *table {
-	t := newTable(id.ID{})
+	t := newTable(id.ID{}, bucketSize)
 	for i := range byte(bucketSize) {
 		t.onAnswer(day.Add(time.Duration(i)*time.Second), Node{far(i), at(i)})
 	}
@@ -70,7 +70,7 @@ func TestTableReplacesAFailingContactByANewcomer(t *testing.T) {
 }
 
 func TestTableForgetsTheDeadButNotWhileOffline(t *testing.T) {
-	tab := newTable(id.ID{})
+	tab := newTable(id.ID{}, bucketSize)
 	tab.onAnswer(day, Node{far(1), at(1)})
 	for range 10 {
 		tab.onSilence(day, at(1), day.Add(-time.Hour), false)
@@ -90,7 +90,7 @@ func TestTableForgetsTheDeadButNotWhileOffline(t *testing.T) {
 }
 
 func TestTableMovesAnAddressOnlyFromASilentOne(t *testing.T) {
-	tab := newTable(id.ID{})
+	tab := newTable(id.ID{}, bucketSize)
 	tab.onAnswer(day, Node{far(1), at(1)})
 	if old := tab.onAnswer(day, Node{far(1), at(2)}); old != at(1) {
 		t.Fatalf("doubtful = %v, want the old address", old)
@@ -108,7 +108,7 @@ func TestTableMovesAnAddressOnlyFromASilentOne(t *testing.T) {
 }
 
 func TestTableHoldsOneContactPerAddress(t *testing.T) {
-	tab := newTable(id.ID{})
+	tab := newTable(id.ID{}, bucketSize)
 	for i := range byte(5) {
 		tab.onAnswer(day, Node{far(i), at(1)})
 		tab.onAnswer(day, Node{near(i), at(1)})
@@ -126,7 +126,7 @@ func TestTableHoldsOneContactPerAddress(t *testing.T) {
 }
 
 func TestTableNearestIsExact(t *testing.T) {
-	tab := newTable(id.ID{})
+	tab := newTable(id.ID{}, bucketSize)
 	var all []Node
 	for i := range byte(30) {
 		n := Node{id.Hash("n", []byte{i}), at(i)}
@@ -143,7 +143,7 @@ func TestTableNearestIsExact(t *testing.T) {
 }
 
 func TestTableNeverHoldsItself(t *testing.T) {
-	tab := newTable(near(1))
+	tab := newTable(near(1), bucketSize)
 	tab.onAnswer(day, Node{near(1), at(1)})
 	if all, _ := tab.counts(); all != 0 || tab.wanted(Node{near(1), at(1)}) {
 		t.Error("the table wants its own ID")

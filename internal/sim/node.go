@@ -14,6 +14,9 @@ import (
 // contactSize is that of a sealed contact record as peers publish it.
 const contactSize = 420
 
+// superBucket is the Config.Bucket of super peers.
+const superBucket = 128
+
 var contactSalt = []byte("contact")
 
 // node is a machine and what the scenario knows of it.
@@ -43,11 +46,15 @@ func (w *world) join(super bool) *node {
 	n := &node{index: i, super: super, addr: addrOf(i), key: key.Public().(ed25519.PublicKey), alive: true, joined: w.now}
 	n.send = func(d overlay.Datagram) error { return w.transmit(n, d) }
 	w.nodes = append(w.nodes, n)
-	var err error
-	n.machine, err = overlay.NewMachine(overlay.Config{
+	cfg := overlay.Config{
 		Self: id.FromKey(n.key), Local: n.addr, Bootstrap: w.superPeers, Class: w.classOf,
 		Rand: rand.NewPCG(w.cfg.Seed, uint64(i)+1),
-	})
+	}
+	if super {
+		cfg.Bucket = superBucket
+	}
+	var err error
+	n.machine, err = overlay.NewMachine(cfg)
 	if err != nil {
 		panic("sim: internal error: " + err.Error())
 	}

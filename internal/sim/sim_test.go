@@ -40,8 +40,8 @@ func TestRunIsRepeatedBitForBit(t *testing.T) {
 // thousand is a service of 1000 peers.
 func thousand(t *testing.T) Config {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("takes some seconds")
+	if testing.Short() || raceEnabled {
+		t.Skip("takes some seconds, and many under the race detector")
 	}
 	t.Parallel()
 	return Config{Peers: 1000, SuperPeers: 4, Seed: 1, RTT: 40 * time.Millisecond, Duration: 10 * time.Minute, Lookups: 1000}
@@ -51,7 +51,7 @@ func thousand(t *testing.T) Config {
 // busiest as well; publishing its contact record is in it.
 func TestIdlePeerOfAThousandSendsLittle(t *testing.T) {
 	cfg := thousand(t)
-	cfg.Duration, cfg.Lookups = 40*time.Minute, 200
+	cfg.Lookups = 200
 	r := Run(cfg)
 	t.Logf("\n%s", table(t, r))
 	if q := r.Quiet.Peers; q.Nodes != 1000 || q.Bytes >= 500 || q.BytesMost >= 1000 {
@@ -101,7 +101,7 @@ func TestHopsGrowAsTheLogarithm(t *testing.T) {
 	cfg.Churn, cfg.Loss, cfg.Dead, cfg.Duration, cfg.Lookups = 0, 0, 0, time.Minute, 300
 	last := 0.0
 	for _, n := range []int{16, 96, 576} {
-		if n > 200 && testing.Short() {
+		if n > 100 && (testing.Short() || raceEnabled) {
 			break
 		}
 		cfg.Peers = n
