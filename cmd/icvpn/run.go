@@ -30,8 +30,8 @@ type engine struct {
 	create func(ctx context.Context, o createOptions, out io.Writer) error
 	// demo shows the whole path on this machine.
 	demo func(ctx context.Context, out io.Writer) error
-	// refused says whether an error of the others is a super peer's refusal,
-	// which exits with its own code.
+	// refused says whether an error of the others is a super peer's refusal, or the
+	// place taken by another machine: both exit with a code of their own.
 	refused func(err error) bool
 }
 
@@ -48,7 +48,7 @@ func linked() engine {
 		demo:   demo.Run,
 		refused: func(err error) bool {
 			var r *node.RefusedError
-			return errors.As(err, &r)
+			return errors.As(err, &r) || errors.Is(err, node.ErrClone)
 		},
 	}
 }

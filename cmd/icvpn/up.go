@@ -18,15 +18,17 @@ func newUp(a *app) *cobra.Command {
 		Args:    exactArgs(),
 	}
 	flags := bindConfig(cmd, config.PeerFields())
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.up(cmd, flags) }
+	takeOver := cmd.Flags().Bool("take-over", false, "be the member again although another machine with this one's identity was admitted since; that one leaves")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.up(cmd, flags, *takeOver) }
 	return cmd
 }
 
-func (a *app) up(cmd *cobra.Command, flags *configFlags) error {
+func (a *app) up(cmd *cobra.Command, flags *configFlags, takeOver bool) error {
 	c, err := config.LoadPeer(flags.source(a))
 	if err != nil {
 		return err
 	}
+	c.TakeOver = takeOver
 	token, warning, err := config.ReadToken(c, a.env)
 	if err != nil {
 		return err

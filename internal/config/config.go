@@ -20,6 +20,9 @@ type Peer struct {
 	Labels map[string]string
 	// TUN is the interface.
 	TUN TUN
+	// TakeOver joins although another machine with this one's identity was
+	// admitted since. A decision for one start: no field of the configuration.
+	TakeOver bool
 
 	Process
 }

@@ -214,9 +214,15 @@ type CloneError struct {
 	Name  string
 	VM    string
 	Since time.Time
+	// Said is what a super peer said of it at a renewal; the rest but PID is empty
+	// then.
+	Said string
 }
 
 func (e *CloneError) Error() string {
+	if e.Said != "" {
+		return fmt.Sprintf("another machine with the identity %s of this one was admitted since and is the member now (%s)", e.PID.Short(), e.Said)
+	}
 	return fmt.Sprintf("another machine with the identity %s of this one, %s on %q, was admitted on %s and is the member now", e.PID.Short(), e.Name, e.VM, e.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
 }
 

@@ -1,11 +1,14 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	mrand "math/rand/v2"
 	"time"
 
+	"icvpn/admission"
 	"icvpn/internal/service"
 )
 
@@ -47,6 +50,13 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 		var adopted error
 		if err = n.call(ctx, func() { adopted = n.adoptRenewed(m) }); err == nil {
 			err = adopted
+		}
+	}
+	var refused *RefusedError
+	if errors.As(err, &refused) && refused.Refusal.Code == admission.CodeClone {
+		select {
+		case n.cloned <- &CloneError{PID: n.self, Said: cmp.Or(refused.Refusal.Detail, refused.SuperPeer)}:
+		default: // a directory was faster
 		}
 	}
 	if err != nil {

@@ -57,6 +57,9 @@ func Peer(ctx context.Context, c config.Peer, token []byte, binary string, log *
 	if err := checkService(dir, tok); err != nil {
 		return err
 	}
+	if err := checkClone(dir, c.TakeOver); err != nil {
+		return err
+	}
 	key, err := identity(dir)
 	if err != nil {
 		return err
@@ -145,7 +148,7 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 	h.set(n)
 	// A join needs memory that an idle peer does not: give it back.
 	time.AfterFunc(5*time.Second, debug.FreeOSMemory)
-	return n.Run(ctx)
+	return markClone(p.dir, n.Run(ctx))
 }
 
 func (p *peer) joinConfig(h *handler) node.JoinConfig {
