@@ -42,7 +42,7 @@ func newRoot(a *app) *cobra.Command {
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupRun, newUp(a), newSuper(a), newTunnel(a), newDemo(a))
+	add(groupRun, newUp(a), newSuper(a), newTunnel(a), newDemo(a), newSim(a))
 	add(groupAsk, newStatus(a), newPeers(a), newPing(a), newDown(a))
 	add(groupSetUp, newService(a), newConfig(a))
 	root.AddCommand(newVersion(a), newEnvironment())
