@@ -35,10 +35,8 @@ const (
 // many admissions at once.
 type authority struct {
 	// set at start
-	trust     *service.Trust
+	tier      *tier
 	policy    service.Signed
-	docs      service.Documents
-	self      service.SuperPeer
 	block     netip.Prefix
 	key       ed25519.PrivateKey
 	abe       *abe.Authority
@@ -132,7 +130,7 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 		return nil, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
 	}
 	for k, v := range labels {
-		if !a.self.MayGrant(k, v) {
+		if !a.self().MayGrant(k, v) {
 			return nil, &admission.Refusal{Code: admission.CodeScope, Detail: fmt.Sprintf("label %s=%s is outside the scope that the owner gave this super peer", k, v)}
 		}
 	}
@@ -151,7 +149,7 @@ type membership struct {
 // is locked while it is signed and written. Release after Commit does nothing,
 // so it is the only way back.
 func (a *authority) admit(who admission.Authenticated, req provision.Request, what membership, now time.Time) (*service.Credential, []byte, error) {
-	if !req.Claim.Holds(who.IDKey, a.trust.Service, a.self.PID(), req.Instance, now.Unix()) {
+	if !req.Claim.Holds(who.IDKey, a.trust().Service, a.self().PID(), req.Instance, now.Unix()) {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
 	}
 	r, err := a.reserve(who, now)
@@ -160,7 +158,7 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, wh
 	}
 	defer r.Release()
 	c := a.credential(who, req, what, r, now)
-	if err := a.trust.Policy.Revoked(c); err != nil {
+	if err := a.trust().Policy.Revoked(c); err != nil {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
 	}
 	signed, err := service.SignCredential(*c, a.key)
@@ -207,17 +205,17 @@ func (a *authority) credential(who admission.Authenticated, req provision.Reques
 	}
 	a4 := r.Addr.As4()
 	return &service.Credential{
-		Service: a.trust.Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: what.labels,
+		Service: a.trust().Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: what.labels,
 		Slot: what.slot.ID[:], Address4: a4[:], SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
-		NotBefore: now.Unix(), NotAfter: min(now.Add(credentialLife).Unix(), a.self.Expires),
-		Epoch: a.epoch, Generation: a.trust.Descriptor.Generation, Instance: req.Instance,
+		NotBefore: now.Unix(), NotAfter: min(now.Add(credentialLife).Unix(), a.self().Expires),
+		Epoch: a.epoch, Generation: a.trust().Descriptor.Generation, Instance: req.Instance,
 	}
 }
 
 // other names another super peer that admits, "" if there is none.
 func (a *authority) other() string {
-	for _, s := range a.trust.Descriptor.SuperPeers {
-		if s.Has(service.RoleAdmit) && s.PID() != a.self.PID() {
+	for _, s := range a.trust().Descriptor.SuperPeers {
+		if s.Has(service.RoleAdmit) && s.PID() != a.self().PID() {
 			return s.Endpoints[0]
 		}
 	}
@@ -242,7 +240,7 @@ func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slo
 		}
 		g.Publish = t.signed
 	}
-	g.Envelopes = a.envelopes(abe.Attributes{Service: a.trust.Service, Generation: c.Generation, Slot: slot.ID, Labels: discovery.Attributes(a.rules(), c.Labels)})
+	g.Envelopes = a.envelopes(abe.Attributes{Service: a.trust().Service, Generation: c.Generation, Slot: slot.ID, Labels: discovery.Attributes(a.rules(), c.Labels)})
 	return g, nil
 }
 
@@ -253,7 +251,7 @@ func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, er
 		return nil, errors.New("superpeer: peer list asked for before a grant")
 	}
 	plain := a.roster.list(a.rules(), m.Member.Labels, now)
-	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: abe.ForSlot(abe.SlotID(m.Slot))}
+	t := abe.Target{Service: a.trust().Service, Generation: a.trust().Descriptor.Generation, Policy: abe.ForSlot(abe.SlotID(m.Slot))}
 	secret, err := a.abe.PolicySeed(t)
 	if err != nil {
 		return nil, err
@@ -280,4 +278,4 @@ func (a *authority) touch() {
 	}
 }
 
-func (a *authority) rules() []filter.Rule { return a.trust.Policy.Rules }
+func (a *authority) rules() []filter.Rule { return a.trust().Policy.Rules }

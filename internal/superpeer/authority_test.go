@@ -95,7 +95,7 @@ func (c newcomer) ask(t *testing.T, a *authority, change func(*provision.Request
 		t.Fatal(err)
 	}
 	r := provision.Request{PID: c.who.PID, Name: "m-1", Instance: service.Instance{1}}
-	r.Claim = service.SignClaim(c.key, a.trust.Service, a.self.PID(), r.Instance, time.Now())
+	r.Claim = service.SignClaim(c.key, a.trust().Service, a.self().PID(), r.Instance, time.Now())
 	if change != nil {
 		change(&r)
 	}
@@ -130,7 +130,7 @@ func TestGrantIsWhatEveryVerifierAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cred, err := a.trust.VerifyCredential(time.Now(), g.Credential, g.Epoch)
+	cred, err := a.trust().VerifyCredential(time.Now(), g.Credential, g.Epoch)
 	if err != nil || cred.Labels["role"] != "app" || !strings.HasPrefix(cred.Addr4().String(), "10.42.0.") {
 		t.Fatalf("credential %+v, %v", cred, err)
 	}
@@ -142,7 +142,7 @@ func TestGrantIsWhatEveryVerifierAccepts(t *testing.T) {
 	if _, err := key.Unseal(t4, g.SlotCiphertext); err != nil {
 		t.Errorf("attribute key does not open its slot: %v", err)
 	}
-	st, err := abe.VerifyStatement(g.Publish, svc.ID, func(p id.ID) (ed25519.PublicKey, bool) { return a.trust.AuthorityKey(p, time.Now()) }, time.Now())
+	st, err := abe.VerifyStatement(g.Publish, svc.ID, func(p id.ID) (ed25519.PublicKey, bool) { return a.trust().AuthorityKey(p, time.Now()) }, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestGrantIsWhatEveryVerifierAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renewed, err := a.trust.VerifyCredential(time.Now(), again.Credential, again.Epoch)
+	renewed, err := a.trust().VerifyCredential(time.Now(), again.Credential, again.Epoch)
 	if err != nil || renewed.Addr4() != cred.Addr4() || string(renewed.Slot) == string(cred.Slot) {
 		t.Errorf("renewed credential %+v, %v", renewed, err)
 	}
@@ -186,7 +186,7 @@ func TestGrantRefusals(t *testing.T) {
 	a.secrets[web.who.SecretID] = sec
 	_, err = web.ask(t, a, nil)
 	wantCode(t, "expired secret", err, admission.CodeExpiredSecret)
-	a.trust.Policy.Out.Peers = []string{comer(svc, "app", 2).who.PID.String()}
+	a.trust().Policy.Out.Peers = []string{comer(svc, "app", 2).who.PID.String()}
 	_, err = comer(svc, "app", 2).ask(t, a, nil)
 	wantCode(t, "revoked peer", err, admission.CodeRevoked)
 }
@@ -212,8 +212,8 @@ func TestFullDiskStopsAdmissionAndLosesNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, _ := s.authority.trust.VerifyCredential(time.Now(), g.Credential, 1)
-	two, _ := again.authority.trust.VerifyCredential(time.Now(), g2.Credential, 1)
+	one, _ := s.authority.trust().VerifyCredential(time.Now(), g.Credential, 1)
+	two, _ := again.authority.trust().VerifyCredential(time.Now(), g2.Credential, 1)
 	if one.Addr4() != two.Addr4() {
 		t.Errorf("address %s before the restart, %s after", one.Addr4(), two.Addr4())
 	}
@@ -270,8 +270,8 @@ func TestQuotaAndAdmissionTimeGoBySecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, _ := a.trust.VerifyCredential(time.Now(), first.Credential, 1)
-	two, _ := a.trust.VerifyCredential(time.Now(), again.Credential, 1)
+	one, _ := a.trust().VerifyCredential(time.Now(), first.Credential, 1)
+	two, _ := a.trust().VerifyCredential(time.Now(), again.Credential, 1)
 	if one.AdmittedAt != two.AdmittedAt {
 		t.Errorf("a renewal moved the time of admission from %d to %d", one.AdmittedAt, two.AdmittedAt)
 	}
@@ -288,7 +288,7 @@ func TestProvisioningStatementIsRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verify := func(p id.ID) (ed25519.PublicKey, bool) { return s.authority.trust.AuthorityKey(p, later) }
+	verify := func(p id.ID) (ed25519.PublicKey, bool) { return s.authority.trust().AuthorityKey(p, later) }
 	if _, err := abe.VerifyStatement(i.Statement, svc.ID, verify, later); err != nil {
 		t.Errorf("after 40 days of uptime: %v", err)
 	}

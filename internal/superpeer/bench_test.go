@@ -93,7 +93,7 @@ func newBench(b *testing.B) *bench {
 	}
 	s.log = slog.New(slog.DiscardHandler)
 	t := &bench{gate: &gate{SuperPeer: s, svc: svc}}
-	if t.slot, err = s.authority.abe.NewSlot(nil, discovery.Attributes(s.authority.rules(), map[string]string{"role": "web"}), s.service.trust.Descriptor.Generation); err != nil {
+	if t.slot, err = s.authority.abe.NewSlot(nil, discovery.Attributes(s.authority.rules(), map[string]string{"role": "web"}), s.service.trust().Descriptor.Generation); err != nil {
 		b.Fatal(err)
 	}
 	for i := range t.keys {

@@ -100,7 +100,7 @@ type publisher struct {
 
 func (s *SuperPeer) newPublisher() *publisher {
 	a := s.authority
-	p := &publisher{a: a, overlay: s.service.overlay, writer: directory.NewWriter(a.trust.Service, a.block, credentialLife)}
+	p := &publisher{a: a, overlay: s.service.overlay, writer: directory.NewWriter(a.trust().Service, a.block, credentialLife)}
 	p.touch()
 	return p
 }
@@ -125,11 +125,11 @@ func (p *publisher) publish(ctx context.Context, now time.Time) error {
 	if err := p.shards(ctx, t.statement, now); err != nil {
 		return err // the root must not name what is not there
 	}
-	root, due := p.writer.Root(t.statement.Epoch, p.a.trust.Descriptor.Generation, now)
+	root, due := p.writer.Root(t.statement.Epoch, p.a.trust().Descriptor.Generation, now)
 	if !due {
 		return nil
 	}
-	sealed, err := discovery.Seal(t.statement, directory.KindRoot, p.a.self.Key, root.Encode())
+	sealed, err := discovery.Seal(t.statement, directory.KindRoot, p.a.self().Key, root.Encode())
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (p *publisher) shards(ctx context.Context, st abe.Statement, now time.Time)
 		if err != nil {
 			return err
 		}
-		sealed, err := discovery.Seal(st, directory.KindShard, p.a.self.Key, plain)
+		sealed, err := discovery.Seal(st, directory.KindShard, p.a.self().Key, plain)
 		if err != nil {
 			return err
 		}
@@ -219,8 +219,8 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) (ok bool) {
 			ok = false
 		}
 	}
-	docs := wire.Marshal(a.docs)
-	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust.Service), seq, docs, 0); err != nil {
+	docs := wire.Marshal(a.docs())
+	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust().Service), seq, docs, 0); err != nil {
 		s.log.Debug("service documents not published", "err", err)
 		ok = false
 	}
@@ -238,10 +238,10 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 	}
 	a := s.authority
 	var all []*directory.Follower
-	for _, sp := range a.trust.Descriptor.SuperPeers {
+	for _, sp := range a.trust().Descriptor.SuperPeers {
 		if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
 			all = append(all, directory.NewFollower(sp, directory.Follow{
-				Source: s.service.overlay, Open: a.keys.Open, Trust: func() *service.Trust { return a.trust }, Now: time.Now,
+				Source: s.service.overlay, Open: a.keys.Open, Trust: func() *service.Trust { return a.trust() }, Now: time.Now,
 				Heard: a.others.SetExpires, Take: a.onShard,
 			}))
 		}
@@ -290,7 +290,7 @@ func (a *authority) onShard(issuer id.ID, s *directory.Shard) {
 func (a *authority) supersede(issuer id.ID, m *service.Member) {
 	pid := m.PID()
 	old := a.ledger.Member(pid)
-	if old == nil || !m.Supersedes(old.Member, a.trust.Service, issuer) {
+	if old == nil || !m.Supersedes(old.Member, a.trust().Service, issuer) {
 		return
 	}
 	why := directory.ReasonReplaced

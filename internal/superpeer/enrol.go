@@ -86,7 +86,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 // enrol turns frames into steps of the machine until it is done. The deadline
 // of the first frame is that of the handshake.
 func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Source) error {
-	binding, err := admission.BindServer(tc.ConnectionState(), s.authority.self.Key)
+	binding, err := admission.BindServer(tc.ConnectionState(), s.authority.self().Key)
 	if err != nil {
 		return err
 	}

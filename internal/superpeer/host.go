@@ -67,8 +67,8 @@ func (h *Host) Add(cfg Config) (*SuperPeer, error) {
 	key := ed25519.NewKeyFromSeed(cfg.HandOver.Seed)
 	for _, other := range h.all {
 		switch {
-		case other.service.trust.Service == cfg.HandOver.Service.ID:
-			return nil, fmt.Errorf("superpeer: two hand-overs are of service %s; leave one of them out", other.service.trust.Descriptor.Name)
+		case other.service.trust().Service == cfg.HandOver.Service.ID:
+			return nil, fmt.Errorf("superpeer: two hand-overs are of service %s; leave one of them out", other.service.trust().Descriptor.Name)
 		case other.authority.key.Equal(key):
 			return nil, fmt.Errorf("superpeer: the hand-overs of two services have one super peer key; ask the owner of one for another")
 		}
@@ -79,7 +79,7 @@ func (h *Host) Add(cfg Config) (*SuperPeer, error) {
 	}
 	h.all = append(h.all, s)
 	for _, t := range []*tier{s.service, s.universe} {
-		h.tiers[t.trust.Service] = place{s, t}
+		h.tiers[t.trust().Service] = place{s, t}
 	}
 	s.desk = h.desks.add()
 	if len(h.all) > 1 {
@@ -132,7 +132,7 @@ func (h *Host) named(name string) *SuperPeer {
 		return h.all[0]
 	}
 	for _, s := range h.all {
-		if service.ServerName(s.authority.self.Key) == name {
+		if service.ServerName(s.authority.self().Key) == name {
 			return s
 		}
 	}

@@ -51,7 +51,7 @@ func (h *Host) Peers(ctx context.Context) (all []control.Peer, err error) {
 		}
 		for _, p := range ps {
 			if len(h.all) > 1 {
-				p.Service = s.service.trust.Descriptor.Name
+				p.Service = s.service.trust().Descriptor.Name
 			}
 			all = append(all, p)
 		}
@@ -84,7 +84,7 @@ func (h *Host) Metrics(ctx context.Context) (out metrics.Snapshot, err error) {
 		}
 		out.Control = append(out.Control, of.Control[1:]...) // the first is of the shared rings
 		of.Super.Running = s.desk.running()
-		out.Services = append(out.Services, metrics.Service{Name: s.service.trust.Descriptor.Name, Overlays: of.Overlays, Super: of.Super})
+		out.Services = append(out.Services, metrics.Service{Name: s.service.trust().Descriptor.Name, Overlays: of.Overlays, Super: of.Super})
 	}
 	return out, nil
 }

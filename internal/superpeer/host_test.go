@@ -37,7 +37,7 @@ func newTestHost(t testing.TB, tcp net.Listener, names ...string) (*Host, []*gat
 		if err != nil {
 			t.Fatal(err)
 		}
-		gates = append(gates, &gate{SuperPeer: s, svc: svc, name: service.ServerName(s.authority.self.Key)})
+		gates = append(gates, &gate{SuperPeer: s, svc: svc, name: service.ServerName(s.authority.self().Key)})
 	}
 	return h, gates
 }
@@ -91,7 +91,7 @@ func TestServerNameChoosesTheService(t *testing.T) {
 	atTheGates(t, func(t *testing.T, shop, wiki *gate) {
 		for _, g := range []*gate{shop, wiki} {
 			if err := g.admit(newcomerAt, nil); err != nil {
-				t.Errorf("%s: %v", g.service.trust.Descriptor.Name, err)
+				t.Errorf("%s: %v", g.service.trust().Descriptor.Name, err)
 			}
 		}
 		wiki.name = ""
@@ -148,7 +148,7 @@ func TestCredentialOfOneServiceIsRefusedByTheOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := wiki.authority.trust.VerifyCredential(time.Now(), g.Credential, g.Epoch); err == nil || !strings.Contains(err.Error(), "another service") {
+	if _, err := wiki.authority.trust().VerifyCredential(time.Now(), g.Credential, g.Epoch); err == nil || !strings.Contains(err.Error(), "another service") {
 		t.Errorf("credential: %v", err)
 	}
 	k := shop.service.ring

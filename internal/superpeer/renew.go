@@ -46,7 +46,7 @@ const maxMemo = 256
 // memoOf describes a grant with these labels as it is now.
 func (a *authority) memoOf(labels map[string]string) memo {
 	attrs := discovery.Attributes(a.rules(), labels)
-	d := a.trust.Descriptor
+	d := a.trust().Descriptor
 	return memo{
 		Epoch:   a.epoch,
 		Key:     markOf("key", []any{d.ABEHash, d.Generation, attrs}),
@@ -68,7 +68,7 @@ func (a *authority) readers(labels map[string]string) string {
 func (a *authority) opened(attrs map[string]string) []string {
 	var out []string
 	for _, t := range a.targets.all() {
-		if t.target.Matches(abe.Attributes{Service: a.trust.Service, Generation: t.target.Generation, Labels: attrs}) {
+		if t.target.Matches(abe.Attributes{Service: a.trust().Service, Generation: t.target.Generation, Labels: attrs}) {
 			out = append(out, t.target.Policy.String())
 		}
 	}

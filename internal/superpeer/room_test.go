@@ -32,7 +32,7 @@ func fill(t *testing.T, a *authority, first newcomer, name func(n int) string) (
 			t.Fatal(err)
 		}
 		req := provision.Request{PID: who.PID, Name: name(n), VM: strings.Repeat("v", 64), Instance: service.Instance{1}}
-		req.Claim = service.SignClaim(key, a.trust.Service, a.self.PID(), req.Instance, time.Now())
+		req.Claim = service.SignClaim(key, a.trust().Service, a.self().PID(), req.Instance, time.Now())
 		if _, _, err := a.admit(who, req, membership{labels: labels, slot: prepared{Slot: &abe.Slot{}}}, time.Now()); err != nil {
 			return n, err
 		}
@@ -70,7 +70,7 @@ func TestShardOfLongEntriesFitsItsObject(t *testing.T) {
 		for i := range shard.Members {
 			shard.Members[i].Claim = make(service.Claim, service.ClaimSize) // as if all were contested
 		}
-		b, err := shard.Encode(a.trust.Service, a.block)
+		b, err := shard.Encode(a.trust().Service, a.block)
 		if err != nil || len(b) > directory.MaxShard/2 {
 			t.Errorf("shard %d of %d members takes %d bytes: %v", shard.Number, len(shard.Members), len(b), err)
 		}
@@ -81,7 +81,7 @@ func TestRefusedMachineHoldsNoAddress(t *testing.T) {
 	store := new(ledger.Memory)
 	s, svc := newTestSuper(t, store, nil)
 	a := s.authority
-	a.trust.Policy.Out.Peers = []string{comer(svc, "web", 1).who.PID.String()}
+	a.trust().Policy.Out.Peers = []string{comer(svc, "web", 1).who.PID.String()}
 	_, err := comer(svc, "web", 1).ask(t, a, nil)
 	wantCode(t, "revoked peer", err, admission.CodeRevoked)
 	store.Fail(errFull)

@@ -59,7 +59,7 @@ func (a *authority) slot(labels map[string]string, now time.Time) (prepared, err
 		a.slots.Want(attrs) // the next one with these labels does not wait
 	}
 	a.slotCounts.made.Add(1)
-	s, err := a.abe.NewSlot(nil, attrs, a.trust.Descriptor.Generation)
+	s, err := a.abe.NewSlot(nil, attrs, a.trust().Descriptor.Generation)
 	return prepared{Slot: s}, err
 }
 
@@ -97,7 +97,7 @@ func (a *authority) restoreSlot(value []byte) (former abe.SlotID, ok bool) {
 	if len(value) == 0 {
 		return former, false
 	}
-	s, err := abe.RestoreSlot(value[1:], a.trust.Service)
+	s, err := abe.RestoreSlot(value[1:], a.trust().Service)
 	if err != nil {
 		return former, false
 	}

@@ -16,10 +16,10 @@ func (s *SuperPeer) Status(context.Context) (control.Status, error) {
 	a := s.authority
 	st := control.Status{
 		Role: control.RoleSuper, State: control.StateJoining, Since: s.started, Started: s.started,
-		Name: "super-" + s.PID().Short(), PID: s.PID().String(), Service: a.trust.Service.String(), ServiceName: a.trust.Descriptor.Name,
+		Name: "super-" + s.PID().Short(), PID: s.PID().String(), Service: a.trust().Service.String(), ServiceName: a.trust().Descriptor.Name,
 		Software: s.cfg.Binary, Process: s.cfg.Process,
-		Listen: []string{s.cfg.TCP.Addr().String()}, Endpoints: a.self.Endpoints, Epoch: a.epoch,
-		CredentialExpires: time.Unix(a.self.Expires, 0),
+		Listen: []string{s.cfg.TCP.Addr().String()}, Endpoints: a.self().Endpoints, Epoch: a.epoch,
+		CredentialExpires: time.Unix(a.self().Expires, 0),
 	}
 	if s.Ready() {
 		st.State = control.StateUp
@@ -35,7 +35,7 @@ func (s *SuperPeer) Peers(context.Context) (all []control.Peer, err error) {
 	a := s.authority
 	for _, m := range a.members(time.Now()) {
 		all = append(all, control.Peer{
-			Name: m.Name, PID: m.PID().String(), Address4: m.Addr4(), Address6: service.Address6(a.trust.Service, m.PID()),
+			Name: m.Name, PID: m.PID().String(), Address4: m.Addr4(), Address6: service.Address6(a.trust().Service, m.PID()),
 			Labels: m.Labels, Reachable: "a super peer carries no traffic of the service", State: control.TunnelNone,
 		})
 	}
@@ -47,7 +47,7 @@ func (s *SuperPeer) JoinSteps(context.Context) ([]control.JoinStep, error) { ret
 
 // Ping implements control.Handler.
 func (s *SuperPeer) Ping(context.Context, string, int, func(control.PingReply) error) error {
-	return &control.Error{Code: control.CodeNotAllowed, Message: "a super peer is in no tunnel; ping from a peer (" + strings.Join(s.authority.self.Endpoints, ", ") + " is this one)"}
+	return &control.Error{Code: control.CodeNotAllowed, Message: "a super peer is in no tunnel; ping from a peer (" + strings.Join(s.authority.self().Endpoints, ", ") + " is this one)"}
 }
 
 // Down implements control.Handler.

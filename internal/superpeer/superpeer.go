@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -87,9 +88,9 @@ type SuperPeer struct {
 
 // tier is a super peer's part in one overlay.
 type tier struct {
-	ring    *seal.Ring
-	trust   *service.Trust
-	overlay *overlay.Overlay
+	ring     *seal.Ring
+	standing atomic.Pointer[standing]
+	overlay  *overlay.Overlay
 }
 
 // New makes a super peer that has a host of its own. It starts nothing.
@@ -114,7 +115,7 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 	if s.authority, err = s.newAuthority(h, key, now); err != nil {
 		return nil, err
 	}
-	d := s.service.trust.Descriptor
+	d := s.service.trust().Descriptor
 	s.pool = admission.NewEphemeralPool(admission.Group(d.SRPGroup), ephemerals)
 	return s, s.newAdmission(h, now)
 }
@@ -126,9 +127,12 @@ func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now ti
 		return nil, err
 	}
 	pid := id.FromKey(key.Public().(ed25519.PublicKey))
-	if _, ok := trust.Descriptor.SuperPeer(pid); !ok {
+	self, ok := trust.Descriptor.SuperPeer(pid)
+	if !ok {
 		return nil, fmt.Errorf("superpeer: the descriptor of %s does not list this super peer (%s); ask the owner for a new hand-over", trust.Descriptor.Name, pid.Short())
 	}
+	t := new(tier)
+	t.standing.Store(&standing{trust: trust, docs: m.Documents, self: self})
 	master, err := seal.ParseMasterKey(m.Epoch, m.Master)
 	if err != nil {
 		return nil, err
@@ -145,34 +149,35 @@ func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now ti
 	s.rings.Add(ring)
 	boot := port.NewResolver(endpoints(trust.Descriptor, pid))
 	ov, err := overlay.New(overlay.Config{
-		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs, Admit: s.admits(trust), Class: s.classOf(trust),
+		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs, Admit: s.admits(t), Class: s.classOf(t),
 		Logger: s.log.With("overlay", trust.Descriptor.Name),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &tier{ring: ring, trust: trust, overlay: ov}, nil
+	t.ring, t.overlay = ring, ov
+	return t, nil
 }
 
 // admits says whether a node may be a contact in an overlay: its super peers,
 // and in the service's the members that a super peer lists.
-func (s *SuperPeer) admits(trust *service.Trust) func(id.ID, netip.AddrPort) bool {
+func (s *SuperPeer) admits(t *tier) func(id.ID, netip.AddrPort) bool {
 	return func(pid id.ID, _ netip.AddrPort) bool {
-		if _, ok := trust.Descriptor.SuperPeer(pid); ok {
+		if _, ok := t.trust().Descriptor.SuperPeer(pid); ok {
 			return true
 		}
-		return s.authority != nil && trust.Service == s.authority.trust.Service && s.authority.isMember(pid)
+		return s.authority != nil && t == s.authority.tier && s.authority.isMember(pid)
 	}
 }
 
 // classOf ranks the keys whose items we are asked to store, by the same lists.
-func (s *SuperPeer) classOf(trust *service.Trust) func(ed25519.PublicKey) overlay.Class {
+func (s *SuperPeer) classOf(t *tier) func(ed25519.PublicKey) overlay.Class {
 	return func(key ed25519.PublicKey) overlay.Class {
 		pid := id.FromKey(key)
-		if _, ok := trust.Descriptor.SuperPeer(pid); ok {
+		if _, ok := t.trust().Descriptor.SuperPeer(pid); ok {
 			return overlay.ClassSuper
 		}
-		if s.admits(trust)(pid, netip.AddrPort{}) {
+		if s.admits(t)(pid, netip.AddrPort{}) {
 			return overlay.ClassMember
 		}
 		return overlay.ClassStranger
@@ -190,12 +195,12 @@ func endpoints(d *service.Descriptor, except id.ID) (all []string) {
 }
 
 func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now time.Time) (*authority, error) {
-	trust, err := s.service.trust.WithPolicy(h.Policy, now)
+	trust, err := s.service.trust().WithPolicy(h.Policy, now)
 	if err != nil {
 		return nil, err
 	}
-	s.service.trust = trust
-	self, _ := trust.Descriptor.SuperPeer(id.FromKey(key.Public().(ed25519.PublicKey)))
+	self := s.service.standing.Load().self
+	s.service.standing.Store(&standing{trust: trust, docs: h.Service.Documents, self: self})
 	if !self.Has(service.RoleAdmit) || !self.Has(service.RoleAuthority) {
 		return nil, errors.New("superpeer: the descriptor gives this super peer neither admit nor authority; this version serves with both")
 	}
@@ -214,7 +219,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		return nil, errors.New("superpeer: the ABE parameters made from the hand-over's seed are not those in the descriptor; create the service again with this binary")
 	}
 	a := &authority{
-		trust: trust, policy: h.Policy, docs: h.Service.Documents, self: self, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
+		tier: s.service, policy: h.Policy, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		block: block, roster: newRoster(), others: newOthers(trust, self),
 		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), maxSlotDepth, trust.Descriptor.Generation), log: s.log,
@@ -235,7 +240,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 // openLedger reads what earlier processes have kept.
 func (a *authority) openLedger(home ledger.Home, now time.Time) (err error) {
 	a.ledger, err = ledger.Open(home, ledger.Config{
-		Service: a.trust.Service, SuperPeer: a.self.PID(), Block: a.block, Life: credentialLife, Grace: leaseGrace,
+		Service: a.trust().Service, SuperPeer: a.self().PID(), Block: a.block, Life: credentialLife, Grace: leaseGrace,
 	}, now)
 	if err != nil {
 		return err
@@ -254,7 +259,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 	if err := s.authority.prepare(now); err != nil {
 		return err
 	}
-	d := s.service.trust.Descriptor
+	d := s.service.trust().Descriptor
 	s.admission = &admission.Service{
 		ID: d.Service, Root: wire.Marshal(h.Service.Documents.Roots), Descriptor: h.Service.Documents.Descriptor.Encode(),
 		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
@@ -277,7 +282,7 @@ func (s *SuperPeer) entries() (out []provision.Entry) {
 }
 
 // PID returns the super peer's node identifier.
-func (s *SuperPeer) PID() id.ID { return s.authority.self.PID() }
+func (s *SuperPeer) PID() id.ID { return s.authority.self().PID() }
 
 // Run serves, with every other service of the host, until ctx ends. It closes
 // both sockets.
@@ -285,7 +290,7 @@ func (s *SuperPeer) Run(ctx context.Context) error { return s.host.Run(ctx) }
 
 // run does what is a service's own.
 func (s *SuperPeer) run(ctx context.Context) error {
-	s.log.Info("super peer up", "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self.Block4)
+	s.log.Info("super peer up", "pid", s.PID().Short(), "addr", s.cfg.TCP.Addr(), "block", s.authority.self().Block4)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.service.overlay.Run(ctx) })
 	g.Go(func() error { return s.universe.overlay.Run(ctx) })

@@ -56,7 +56,7 @@ func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
 }
 
 func (a *authority) newTarget(p abe.Policy, now time.Time) (*target, error) {
-	t := abe.Target{Service: a.trust.Service, Generation: a.trust.Descriptor.Generation, Policy: p}
+	t := abe.Target{Service: a.trust().Service, Generation: a.trust().Descriptor.Generation, Policy: p}
 	secret, err := a.abe.PolicySeed(t)
 	if err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (a *authority) newTarget(p abe.Policy, now time.Time) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	expiry := time.Unix(min(now.Add(30*24*time.Hour).Unix(), a.self.Expires), 0)
+	expiry := time.Unix(min(now.Add(30*24*time.Hour).Unix(), a.self().Expires), 0)
 	seq := uint64(now.UnixMilli())
 	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public(), Seq: seq, Expiry: expiry}
 	signed, err := st.Sign(a.key)
@@ -94,7 +94,7 @@ func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {
 
 // provisioning is the policy that requests are sealed to: the key of this super
 // peer for this service (paper, step ii).
-func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self.PID()) }
+func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self().PID()) }
 
 // prepare makes what admissions would otherwise wait for: the provisioning
 // key, policies of every label set that the secrets grant, and the slots that an

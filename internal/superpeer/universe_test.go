@@ -59,7 +59,7 @@ func TestServiceDocumentsAreInTheUniversalOverlay(t *testing.T) {
 	wait, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
 	for {
-		b, _, err := supers[1].universe.overlay.GetObject(wait, supers[0].authority.self.Key, discovery.SaltService(svc.ID))
+		b, _, err := supers[1].universe.overlay.GetObject(wait, supers[0].authority.self().Key, discovery.SaltService(svc.ID))
 		if err != nil {
 			if !sleep(wait, 50*time.Millisecond) {
 				t.Fatalf("documents not found: %v", err)
