@@ -236,7 +236,7 @@ func TestLyingSuperPeerHarmsItsOwnMembersOnly(t *testing.T) {
 	liar.now = liar.now.Add(time.Minute)
 	liar.say(t, &Shard{Members: []service.Member{own}, Tombstones: []Tombstone{{Host: 5, PID: victim.PID(), Issued: 1 << 40, Until: t0.Add(time.Hour).Unix(), Reason: ReasonRevoked}}})
 	l.all(t)
-	if _, void := table.Void(honest.sp.PID(), victim.PID(), victim.Issued); void || !table.Has(victim.PID()) {
+	if _, void := table.Tombstone(honest.sp.PID(), victim.PID(), victim.Issued); void || !table.Has(victim.PID()) {
 		t.Error("another super peer's tombstone voids the victim's credential")
 	}
 

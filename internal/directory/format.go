@@ -89,15 +89,19 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// Tombstone says that a machine's credentials of this super peer are void. It
-// stands where its lease was until the last of them would have ended.
+// Tombstone says that a machine is no member any more as which this super peer
+// admitted it. It stands where its lease was until the last of them would have ended.
 type Tombstone struct {
 	Host   uint32 // within the block
 	PID    id.ID
-	Issued int64 // Unix seconds: credentials issued then or before are void
+	Issued int64 // Unix seconds: it is about admissions of then or before
 	Until  int64 // Unix seconds
 	Reason Reason
 }
+
+// Void says whether credentials of then are void. Who left or moved may come back
+// with what it had while no super peer can be reached; it is not listed, no more.
+func (t Tombstone) Void() bool { return t.Reason == ReasonClone || t.Reason == ReasonRevoked }
 
 // ErrMismatch is returned for a shard that is not the one that its root names.
 var ErrMismatch = errors.New("directory: the shard is not the one that the root names")

@@ -438,9 +438,9 @@ func (t *Table) Expire(now time.Time) (d Diff) {
 	return d
 }
 
-// Void says whether a credential of pid that issuer signed at a time, in Unix
-// seconds, is void.
-func (t *Table) Void(issuer, pid id.ID, issued int64) (Tombstone, bool) {
+// Tombstone returns what issuer says of the end of an admission of pid at a time,
+// in Unix seconds.
+func (t *Table) Tombstone(issuer, pid id.ID, issued int64) (Tombstone, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	b := t.blocks[issuer]

@@ -119,17 +119,17 @@ func TestTombstoneVoidsEarlierCredentials(t *testing.T) {
 	if d := tb.Replace(sp.PID(), s); len(d.Gone) != 1 || len(d.Void) != 1 || tb.Has(m.PID()) {
 		t.Errorf("gone %d, void %d", len(d.Gone), len(d.Void))
 	}
-	if _, void := tb.Void(sp.PID(), m.PID(), m.Issued); !void {
+	if _, void := tb.Tombstone(sp.PID(), m.PID(), m.Issued); !void {
 		t.Error("its credential still holds")
 	}
-	if _, void := tb.Void(sp.PID(), m.PID(), m.Issued+1); void {
+	if _, void := tb.Tombstone(sp.PID(), m.PID(), m.Issued+1); void {
 		t.Error("a later credential does not hold")
 	}
 	if d := tb.Learn(sp.PID(), []service.Member{m}); !d.Empty() {
 		t.Error("an old list brought it back")
 	}
 	tb.Expire(time.Unix(m.NotAfter, 0))
-	if _, void := tb.Void(sp.PID(), m.PID(), m.Issued); void || len(tb.blocks[sp.PID()].shards) != 0 {
+	if _, void := tb.Tombstone(sp.PID(), m.PID(), m.Issued); void || len(tb.blocks[sp.PID()].shards) != 0 {
 		t.Error("a tombstone outlives what it voids")
 	}
 }

@@ -101,3 +101,25 @@ func TestTunnelsAreMadeOnDemand(t *testing.T) {
 		w.eventually("the packet arrives", 10*time.Second, func() bool { return len(app.got) == 1 })
 	})
 }
+
+// TestLeaverIsOutOfTheDirectoryAtOnce: and one that vanishes stays in it until its
+// lease ends.
+func TestLeaverIsOutOfTheDirectoryAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		key := newIdentity(t)
+		web, app, db := w.start("web", "web-1"), w.startAs("app", "app-1", key), w.start("db", "db-1")
+		w.eventually("directory", 2*time.Minute, func() bool { return web.table.Has(app.self) && web.table.Has(db.self) })
+		app.stop()
+		db.kill()
+		w.eventually("the one that left is gone", 10*time.Minute, func() bool { return !web.table.Has(app.self) })
+		if !web.table.Has(db.self) {
+			t.Error("the one that vanished is gone before its lease has ended")
+		}
+		back := w.startAs("app", "app-1", key)
+		w.pingOK(web, back.addr4().String()) // within seconds
+		if back.addr4() != app.addr4() {
+			t.Errorf("it came back with %s, it had %s", back.addr4(), app.addr4())
+		}
+	})
+}

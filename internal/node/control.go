@@ -147,7 +147,7 @@ func (n *Node) verifyCredential(_ time.Time, b []byte, epoch uint32) (keyex.Peer
 	if err != nil {
 		return keyex.Peer{}, err
 	}
-	if v, void := n.table.Void(c.Issuer, c.PID(), c.NotBefore); void {
+	if v, over := n.table.Tombstone(c.Issuer, c.PID(), c.NotBefore); over && v.Void() {
 		return keyex.Peer{}, fmt.Errorf("node: the credential of %s is void: %s", c.Name, v.Reason)
 	}
 	return keyex.Peer{PID: c.PID(), Key: c.Key, Expires: c.Expires(), Info: c}, nil

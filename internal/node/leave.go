@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"icvpn/internal/control"
+	"icvpn/internal/seal"
+	"icvpn/internal/service"
 )
 
 // leave says goodbye: peers erase their keys, and nobody finds us any more.
@@ -20,7 +22,9 @@ func (n *Node) leave(ctx context.Context) {
 		}
 	})
 	if err == nil {
+		n.sayLeave()
 		err = n.withdraw(ctx, l)
+		n.sayLeave() // datagrams get lost; where both do, the entry ends with the lease
 	}
 	if err != nil {
 		l.Error = err.Error()
@@ -28,6 +32,17 @@ func (n *Node) leave(ctx context.Context) {
 		return
 	}
 	n.log.Info("left", "service", n.trust().Descriptor.Name)
+}
+
+// sayLeave tells the super peers that we go, so that we are out of the directory
+// at once.
+func (n *Node) sayLeave() {
+	b := service.SignLeave(n.key, n.service, n.membership.Load().Credential.Instance, n.now())
+	for _, addr := range n.superPeers.Addrs() {
+		if err := n.port.SendControl(n.ring, seal.TypeProbe, seal.Newest, b, seal.PadQuery, addr); err != nil {
+			n.log.Debug("super peer not told that we leave", "addr", addr, "err", err)
+		}
+	}
 }
 
 // withdraw takes our contact record back, if we ever published one.

@@ -91,7 +91,7 @@ func (n *Node) onDiff(d directory.Diff) {
 // with the last word about an idle machine the tunnel.
 func (n *Node) refresh(t *tunnel) {
 	if c := t.credential; c != nil && len(t.pairs) > 0 {
-		if v, void := n.table.Void(c.Issuer, t.pid, c.NotBefore); void && v.Reason != directory.ReasonReplaced {
+		if v, over := n.table.Tombstone(c.Issuer, t.pid, c.NotBefore); over && v.Void() {
 			n.log.Info("tunnel deleted: the credential is void", "peer", t.name(), "reason", v.Reason)
 			n.deleteTunnel(t)
 		}
@@ -114,7 +114,7 @@ func (n *Node) isOver(t *tunnel, w word) bool {
 	if n.now().Unix() >= w.member.NotAfter {
 		return true
 	}
-	if _, void := n.table.Void(w.issuer, t.pid, w.member.Issued); void {
+	if _, over := n.table.Tombstone(w.issuer, t.pid, w.member.Issued); over {
 		return len(t.pairs) == 0
 	}
 	if len(t.pairs) > 0 || n.listedBy(t.pid, w.issuer) != nil {

@@ -459,6 +459,33 @@ func TestClaimHoldsForOneProcessAtOneSuperPeer(t *testing.T) {
 	}
 }
 
+func TestLeaveIsTheMachinesOwnWord(t *testing.T) {
+	key, svc := testKey(9), id.ID{1}
+	b := SignLeave(key, svc, Instance{2}, t0)
+	l, ok := ParseLeave(b, t0.Add(time.Minute))
+	if !ok || !l.Verify(svc) || !l.Key.Equal(public(key)) || len(b) > MaxLeave {
+		t.Fatalf("own goodbye refused: %+v, %d bytes", l, len(b))
+	}
+	for i := range b {
+		if _, ok := ParseLeave(b[:i], t0); ok {
+			t.Errorf("accepted a truncation to %d bytes", i)
+		}
+	}
+	if _, ok := ParseLeave(append(b, 0), t0); ok {
+		t.Error("accepted a trailing byte")
+	}
+	if _, ok := ParseLeave(b, t0.Add(3*time.Minute)); ok {
+		t.Error("accepted an old one")
+	}
+	other := l
+	other.Instance = Instance{3}
+	late := l
+	late.At++
+	if l.Verify(id.ID{2}) || other.Verify(svc) || late.Verify(svc) {
+		t.Error("accepted for another service, process or time")
+	}
+}
+
 func TestHandOverOpensOnlyWithItsKey(t *testing.T) {
 	key := []byte(strings.Repeat("k", 32))
 	k := make([]byte, 32)
@@ -544,6 +571,9 @@ func FuzzDocuments(f *testing.F) {
 			tr.WithPolicy(s, t0)
 		}
 		ParsePolicy(in)
+		if l, ok := ParseLeave(in, t0); ok {
+			l.Verify(fx.id)
+		}
 		OpenContact(in, fx.id, 1, t0)
 	})
 }

@@ -56,7 +56,8 @@ type authority struct {
 	slots      *abe.Pool
 	slotCounts slotCounts
 
-	changed chan struct{} // the directory needs publishing; capacity 1
+	changed chan struct{}      // the directory needs publishing; capacity 1
+	leaves  chan service.Leave // goodbyes, for the disk
 }
 
 // grant makes a machine a member (steps iv to vi). observed is the address it

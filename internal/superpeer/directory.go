@@ -63,6 +63,9 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 				documents.Reset(jitter(putRetry)) // the overlay may have had no other node yet
 			}
 			continue
+		case l := <-s.authority.leaves:
+			s.authority.leave(l)
+			continue
 		case <-s.authority.changed:
 			if !sleep(ctx, directorySettle) || seals.Wait(ctx) != nil {
 				return nil
@@ -342,4 +345,34 @@ func (a *authority) shards(numbers []uint32, now time.Time) []*directory.Shard {
 		all = append(all, s)
 	}
 	return all
+}
+
+// leaveQueue is how many goodbyes may wait for the disk.
+const leaveQueue = 256
+
+// onLeave takes a member's goodbye from the network; a full queue drops it, and
+// then its entry ends with its lease. Called by the port's readers.
+func (a *authority) onLeave(b []byte, now time.Time) {
+	l, ok := service.ParseLeave(b, now)
+	if !ok {
+		return
+	}
+	// Cheap checks first: an entry of this process, not renewed since.
+	if e := a.ledger.Member(id.FromKey(l.Key)); e == nil || e.Member.Instance != l.Instance || l.At < e.Member.Issued {
+		return
+	}
+	select {
+	case a.leaves <- l:
+	default:
+	}
+}
+
+// leave takes a member out that said so.
+func (a *authority) leave(l service.Leave) {
+	e := a.ledger.Member(id.FromKey(l.Key))
+	if e == nil || e.Member.Instance != l.Instance || l.At < e.Member.Issued || !l.Verify(a.trust().Service) {
+		return
+	}
+	a.log.Info("left", "peer", e.Member.Name, "pid", e.PID().Short())
+	a.bury(e, ledger.ReasonLeft)
 }

@@ -223,7 +223,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		block: block, roster: newRoster(), others: newOthers(trust, self),
 		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), maxSlotDepth, trust.Descriptor.Generation), log: s.log,
-		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1),
+		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1), leaves: make(chan service.Leave, leaveQueue),
 	}
 	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)
 	a.entries = s.entries
@@ -310,6 +310,10 @@ func (s *SuperPeer) onControl(t *tier, o seal.Opened, from netip.AddrPort) {
 		port.DHT{Port: s.port, Ring: t.ring}.Deliver(t.overlay, o, from)
 	case seal.TypeReflect:
 		s.reflect(t, o, from)
+	case seal.TypeProbe: // of tunnels, which we have none of, or a member's goodbye
+		if t == s.service {
+			s.authority.onLeave(o.Payload, time.Now())
+		}
 	}
 }
 
