@@ -18,11 +18,16 @@ import (
 )
 
 // onControl sorts authentic control datagrams. Called by the port's readers:
-// the overlay has a queue of its own, everything else goes to the control loop;
+// the overlay has a queue of its own, reflection needs none, everything else goes
+// to the control loop;
 // a full queue drops and counts.
 func (n *Node) onControl(o seal.Opened, from netip.AddrPort) {
 	if o.Type == seal.TypeDHT {
 		port.DHT{Port: n.port, Ring: n.ring}.Deliver(n.overlay, o, from)
+		return
+	}
+	if _, _, answer := port.ParseReflected(o.Payload); o.Type == seal.TypeReflect && !answer {
+		n.onReflectQuery(o, from)
 		return
 	}
 	d := datagram{typ: o.Type, epoch: o.Epoch, plain: o.Room + innerHeader, payload: append([]byte(nil), o.Payload...), from: from}
@@ -92,7 +97,7 @@ func (n *Node) onDatagram(d datagram) {
 		n.onNotice(d.payload, d.from)
 	case seal.TypeReflect:
 		if tx, addr, ok := port.ParseReflected(d.payload); ok {
-			n.onReflected(tx, addr)
+			n.onReflected(tx, d.from, addr)
 		}
 	}
 }

@@ -50,7 +50,7 @@ func (n *Node) newFollowers(trust *service.Trust) {
 			all[pid] = f
 		default:
 			all[pid] = directory.NewFollower(sp, directory.Follow{
-				Source: n.overlay, Open: n.openSealed, Trust: n.trust, Now: n.now, Heard: n.table.SetExpires,
+				Source: n.overlay, Open: n.openSealed, Trust: n.trust, Now: n.now, Heard: n.table.SetExpires, Helpers: n.onHelpers,
 				Take: func(issuer id.ID, s *directory.Shard) { n.post(func() { n.onShard(issuer, s) }) },
 			})
 		}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,8 +12,6 @@ import (
 	"icvpn/abe"
 	"icvpn/internal/control"
 	"icvpn/internal/discovery"
-	"icvpn/internal/port"
-	"icvpn/internal/seal"
 	"icvpn/internal/service"
 	"icvpn/keyex"
 	"icvpn/overlay"
@@ -148,58 +145,6 @@ func (n *Node) endpoints() []netip.AddrPort {
 		}
 	}
 	return out
-}
-
-// observed are our addresses as super peers see them.
-type observed struct {
-	mu    sync.Mutex
-	asked map[[8]byte]bool
-	seen  []netip.AddrPort
-}
-
-func (o *observed) all() []netip.AddrPort {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return slices.Clone(o.seen)
-}
-
-// askReflection asks every super peer under which address it sees us.
-func (n *Node) askReflection() {
-	n.observed.mu.Lock()
-	n.observed.asked = map[[8]byte]bool{}
-	n.observed.mu.Unlock()
-	for _, addr := range n.superPeers.Addrs() {
-		var tx [8]byte
-		rand.Read(tx[:])
-		n.observed.mu.Lock()
-		n.observed.asked[tx] = true
-		n.observed.mu.Unlock()
-		if err := n.port.SendControl(n.ring, seal.TypeReflect, seal.Newest, port.ReflectQuery(tx), seal.PadQuery, addr); err != nil {
-			n.log.Debug("reflection not asked for", "addr", addr, "err", err)
-		}
-	}
-}
-
-// maxObserved keeps room for addresses of other kinds in a contact record.
-const maxObserved = 4
-
-// onReflected takes an answer to a question of ours. A new address makes a new
-// contact record.
-func (n *Node) onReflected(tx [8]byte, addr netip.AddrPort) {
-	n.observed.mu.Lock()
-	defer n.observed.mu.Unlock()
-	if !n.observed.asked[tx] || !service.UsableEndpoint(addr) {
-		return
-	}
-	delete(n.observed.asked, tx)
-	if slices.Contains(n.observed.seen, addr) {
-		return
-	}
-	n.observed.seen = append([]netip.AddrPort{addr}, n.observed.seen[:min(len(n.observed.seen), maxObserved-1)]...)
-	select {
-	case n.contactNow <- struct{}{}:
-	default:
-	}
 }
 
 // step reports a finished step of the join.

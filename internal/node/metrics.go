@@ -70,5 +70,6 @@ func (n *Node) drops() []metrics.Count {
 		{Name: "not_sent", N: d.NotSent.Load()},
 		{Name: "control_full", N: s.controlDrops.Load()},
 		{Name: "bad_notice", N: s.badNotices.Load()},
+		{Name: "not_helping", N: s.notHelping.Load()},
 	}
 }

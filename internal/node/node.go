@@ -51,6 +51,8 @@ type Config struct {
 	Endpoints func() []netip.AddrPort
 	// Advertise are endpoints the operator named, put first.
 	Advertise []netip.AddrPort
+	// NeverHelp refuses to be a helper of the service.
+	NeverHelp bool
 	// Elapsed is the time since some moment, that of a suspended machine included
 	// (CLOCK_BOOTTIME): it tells a clock that was set from time that has passed.
 	// Default: the runtime's monotonic clock.
@@ -77,6 +79,7 @@ type Node struct {
 	deviceMTU int // of inner packets
 	port      *port.Port
 	ring      *seal.Ring
+	reflector *port.Reflector
 	overlay   *overlay.Overlay
 	sad       *esp.SAD
 	esp       *esp.Stats
@@ -98,6 +101,7 @@ type Node struct {
 	unrouted   unrouted
 	pings      pings
 	observed   observed
+	helping    helping
 	stats      stats
 	ctx        context.Context // of Run, for lookups
 	loops      sync.WaitGroup  // lookups
@@ -192,6 +196,7 @@ func (n *Node) newControl(m *Membership) error {
 	rings := new(seal.Rings)
 	rings.Add(n.ring)
 	n.port = port.New(n.cfg.UDP, rings)
+	n.reflector = port.NewReflector(n.port, n.ring)
 	var endpoints []string
 	for _, sp := range m.Trust.Descriptor.SuperPeers {
 		endpoints = append(endpoints, sp.Endpoints...)
@@ -200,7 +205,8 @@ func (n *Node) newControl(m *Membership) error {
 	var err error
 	n.overlay, err = overlay.New(overlay.Config{
 		Self: n.self, Transport: port.DHT{Port: n.port, Ring: n.ring},
-		Bootstrap: n.entryPoints, Replicas: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Class: n.classOf, Logger: n.log,
+		Bootstrap: n.entryPoints, Replicas: n.replicas, Admit: n.mayJoinOverlay, Class: n.classOf, Logger: n.log,
+		StoreItems: storeItems, StoreBytes: storeBytes,
 	})
 	if err != nil {
 		return err
@@ -209,10 +215,10 @@ func (n *Node) newControl(m *Membership) error {
 	return err
 }
 
-// entryPoints are where to enter the overlay: the super peers, and the nodes
-// that the one which admitted us knew.
+// entryPoints are where to enter the overlay: super peers, helpers, and the nodes
+// that the super peer which admitted us knew.
 func (n *Node) entryPoints() []netip.AddrPort {
-	all := n.superPeers.Addrs()
+	all := n.replicas()
 	for _, e := range n.membership.Load().Grant.Entries {
 		all = append(all, n.usable(e.Endpoints)...)
 	}

@@ -23,6 +23,7 @@ type stats struct {
 	notOurs, unknownPeer, stagedDrops atomic.Uint64
 	filteredOut, filteredIn           atomic.Uint64
 	controlDrops, badNotices          atomic.Uint64
+	notHelping                        atomic.Uint64
 }
 
 var _ control.Handler = (*Node)(nil)
