@@ -253,7 +253,7 @@ func (w *peerMistakes) forge(dir string, change func(*service.Credential), signe
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	m, err := node.DecodeMembership(b, w.token("shop", "web").Service, ed25519.NewKeyFromSeed(seed), time.Now())
+	m, err := node.DecodeMembership(b, w.token("shop", "web").Service, ed25519.NewKeyFromSeed(seed), node.Seen{}, node.Moment{Wall: time.Now()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func (w *peerMistakes) forge(dir string, change func(*service.Credential), signe
 	if m.Grant.Credential, err = service.SignCredential(c, signer); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := d.Put("membership", m.Encode()); err != nil {
+	if err := d.Put("membership", m.Encode(node.Moment{Wall: time.Now()})); err != nil {
 		w.t.Fatal(err)
 	}
 }
