@@ -67,6 +67,19 @@ func (c *Client) JoinSteps(ctx context.Context) (JoinLog, error) {
 	return *r.Join, nil
 }
 
+// Backup has a super peer write a backup to path, which is absolute and does not
+// exist yet.
+func (c *Client) Backup(ctx context.Context, path string) (Backup, error) {
+	r, err := c.ask(ctx, request{Method: methodBackup, Target: path})
+	if err == nil && r.Backup == nil {
+		err = errAnswer
+	}
+	if err != nil {
+		return Backup{}, err
+	}
+	return *r.Backup, nil
+}
+
 // Ping sends count echo requests to target (0: until ctx ends) and calls emit
 // for each outcome.
 func (c *Client) Ping(ctx context.Context, target string, count int, emit func(PingReply) error) error {

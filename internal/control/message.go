@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"path/filepath"
 	"time"
 )
 
@@ -158,6 +159,13 @@ type Leave struct {
 	Error       string    `json:"error,omitempty"`
 }
 
+// Backup says what a backup holds.
+type Backup struct {
+	Path    string `json:"path"`
+	Bytes   int64  `json:"bytes"`
+	Members int    `json:"members"` // of all services
+}
+
 // PingReply is the outcome of one echo request over the tunnel.
 type PingReply struct {
 	Seq     int        `json:"seq"`
@@ -201,6 +209,7 @@ const (
 	maxRequest  = 4096     // bytes of a request line; the longest legal one has 400
 	maxResponse = 32 << 20 // bytes of an answer line: 30000 peers
 	maxTarget   = 255      // bytes of a ping's target: a domain name, RFC 1035
+	maxPath     = 3000     // bytes of a backup's path
 	maxCount    = 1 << 20  // echo requests of one ping
 )
 
@@ -212,12 +221,13 @@ const (
 	methodJoin   method = "join"
 	methodPing   method = "ping"
 	methodDown   method = "down"
+	methodBackup method = "backup"
 )
 
 type request struct {
 	Version int    `json:"version"`
 	Method  method `json:"method"`
-	Target  string `json:"target,omitempty"` // ping
+	Target  string `json:"target,omitempty"` // ping; backup: the path
 	Count   int    `json:"count,omitempty"`  // ping; 0: until the client goes away
 }
 
@@ -230,6 +240,7 @@ type response struct {
 	Ping    *PingReply `json:"ping,omitempty"`
 	Done    bool       `json:"done,omitempty"`
 	Left    *Leave     `json:"left,omitempty"`
+	Backup  *Backup    `json:"backup,omitempty"`
 	Error   *Error     `json:"error,omitempty"`
 }
 
@@ -273,6 +284,10 @@ func (r request) check() *Error {
 		}
 		if r.Count < 0 || r.Count > maxCount {
 			return badRequest("a count is 0 to %d", maxCount)
+		}
+	case methodBackup:
+		if !filepath.IsAbs(r.Target) || len(r.Target) > maxPath || r.Count != 0 {
+			return badRequest("a backup takes an absolute path of at most %d bytes", maxPath)
 		}
 	default:
 		return badRequest("unknown method")

@@ -43,6 +43,12 @@ type Leaver interface {
 	Left(ctx context.Context) *Leave
 }
 
+// Backuper is a Handler that can write a backup of its state.
+type Backuper interface {
+	// Backup writes to path, which must not exist yet.
+	Backup(ctx context.Context, path string) (Backup, error)
+}
+
 // Serve answers requests on l until ctx ends, then closes l and every
 // connection, waits for its goroutines and returns nil.
 func Serve(ctx context.Context, l *Listener, h Handler, log *slog.Logger) error {
@@ -216,6 +222,8 @@ func (s *server) answer(ctx context.Context, req request, out *stream) *Error {
 		var steps []JoinStep
 		steps, err = s.handler.JoinSteps(ctx)
 		resp.Join = &JoinLog{Version: Version, Steps: append([]JoinStep{}, steps...)}
+	case methodBackup:
+		resp.Backup, err = s.backup(ctx, req.Target)
 	case methodDown:
 		err = s.handler.Down(ctx)
 		resp.Done = true
@@ -225,6 +233,15 @@ func (s *server) answer(ctx context.Context, req request, out *stream) *Error {
 	}
 	_ = out.send(resp)
 	return nil
+}
+
+func (s *server) backup(ctx context.Context, path string) (*Backup, error) {
+	b, ok := s.handler.(Backuper)
+	if !ok {
+		return nil, &Error{CodeNotAllowed, "this process is no super peer: there is nothing to back up"}
+	}
+	done, err := b.Backup(ctx, path)
+	return &done, err
 }
 
 func (s *server) ping(ctx context.Context, req request, out *stream) *Error {

@@ -26,7 +26,16 @@ type Home interface {
 	// enter returns what is there. fill makes the first content, from the members
 	// that a former version saved, if there are any.
 	enter(fill func(sealer, former []byte) ([]op, error)) (*place, error)
+
+	// Get and Put keep named documents beside the ledger, as state.Dir does.
+	Get(name string) ([]byte, error) // fs.ErrNotExist if there is none
+	Put(name string, b []byte) error
 }
+
+var (
+	_ Home = (*Memory)(nil)
+	_ Home = home{}
+)
 
 // place is an entered Home.
 type place struct {
@@ -45,7 +54,7 @@ type sealer interface {
 
 func (m *Memory) enter(fill func(sealer, former []byte) ([]op, error)) (*place, error) {
 	p := &place{store: m, name: "memory"}
-	if len(m.records) > 0 {
+	if len(m.records[bucketMeta]) > 0 {
 		return p, nil
 	}
 	ops, err := fill(nil, nil)
@@ -60,6 +69,9 @@ func (m *Memory) enter(fill func(sealer, former []byte) ([]op, error)) (*place, 
 func In(dir *state.Dir) Home { return home{dir} }
 
 type home struct{ dir *state.Dir }
+
+func (h home) Get(name string) ([]byte, error) { return h.dir.Get(name) }
+func (h home) Put(name string, b []byte) error { return h.dir.Put(name, b) }
 
 // MarkRestored says of the ledger in home that it is an older copy, put back.
 // The next Open treats it so: see Ledger.Restored.

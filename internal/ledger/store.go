@@ -1,8 +1,10 @@
 package ledger
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 )
 
@@ -55,6 +57,24 @@ func (m *Memory) Copy() *Memory {
 		}
 	}
 	return c
+}
+
+// bucketFiles holds the named documents of a Memory.
+const bucketFiles = "files"
+
+// Get implements Home.
+func (m *Memory) Get(name string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b, ok := m.records[bucketFiles][name]; ok {
+		return bytes.Clone(b), nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+// Put implements Home.
+func (m *Memory) Put(name string, b []byte) error {
+	return m.update([]op{{bucketFiles, name, bytes.Clone(b)}})
 }
 
 func (m *Memory) each(bucket string, visit func(key, value []byte) error) error {
