@@ -1,0 +1,62 @@
+package overlay
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"slices"
+)
+
+// AskItem asks one replica for the item under key and salt, and nobody else: a
+// question for those who look again and again, and mostly in vain. A replica that
+// knows nothing is ErrNotFound, one that is silent, or none at all, ErrUnreachable.
+// It may be behind; Get asks more of them.
+func (m *Machine) AskItem(key ed25519.PublicKey, salt []byte, done func(it Item, err error)) *Call {
+	if len(key) != ed25519.PublicKeySize || len(salt) > MaxSalt {
+		done(Item{}, fmt.Errorf("%w: key or salt", ErrInvalid))
+		return nil
+	}
+	var q *question
+	c := m.begin(func(cause error) {
+		m.forget(q)
+		done(Item{}, cause)
+	})
+	if c == nil {
+		done(Item{}, ErrNotRunning)
+		return nil
+	}
+	replicas := m.replicasAtRandom()
+	if len(replicas) == 0 {
+		m.end(c)
+		done(Item{}, fmt.Errorf("%w: there is no replica", ErrUnreachable))
+		return c
+	}
+	s := m.itemSearch(key, salt)
+	q = m.ask(replicas[0], message{q: get, target: s.target}, queryTries, func(r reply, err error) {
+		m.end(c)
+		if err == nil {
+			err = ErrNotFound
+			if r.msg.all(hasValue) {
+				if it, ok := s.accept(r.msg); ok {
+					it.Key, it.Salt, it.Value = slices.Clone(it.Key), slices.Clone(it.Salt), slices.Clone(it.Value)
+					done(it, nil)
+					return
+				}
+				m.stats.Contradicted.Add(1)
+			}
+		}
+		done(Item{}, err)
+	})
+	return c
+}
+
+// AskItem is Machine.AskItem.
+func (o *Overlay) AskItem(ctx context.Context, key ed25519.PublicKey, salt []byte) (it Item, err error) {
+	await(ctx, o, func(m *Machine, done func()) *Call {
+		return m.AskItem(key, salt, func(found Item, e error) {
+			it, err = found, e
+			done()
+		})
+	})
+	return it, err
+}

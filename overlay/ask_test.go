@@ -1,0 +1,40 @@
+package overlay_test
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"icvpn/overlay"
+)
+
+// TestAskItemCostsOneQuery: one replica is asked, and nobody else.
+func TestAskItemCostsOneQuery(t *testing.T) {
+	inBubble(t, 16, nil, func(t *testing.T, c *cluster) {
+		key := newKey(t)
+		it := overlay.SignItem(key, []byte("salt"), 7, []byte("value"))
+		mustPut(t, c.nodes[0], it)
+		replica := c.nodes[0].Addr
+		reader := c.add(func(cfg *overlay.Config) { cfg.Replicas = func() []netip.AddrPort { return []netip.AddrPort{replica} } })
+		c.settle()
+		before, _ := c.net.Sent()
+		got, err := reader.AskItem(t.Context(), pub(key), []byte("salt"))
+		if err != nil || got.Seq != 7 || string(got.Value) != "value" {
+			t.Fatalf("AskItem: %+v, %v", got, err)
+		}
+		if after, _ := c.net.Sent(); after-before > 2 {
+			t.Errorf("%d datagrams, want a query and its answer", after-before)
+		}
+		if _, err := reader.AskItem(t.Context(), pub(newKey(t)), nil); !errors.Is(err, overlay.ErrNotFound) {
+			t.Errorf("an item that is not there: %v", err)
+		}
+		alone := c.add(func(cfg *overlay.Config) { cfg.Replicas = func() []netip.AddrPort { return nil } })
+		if _, err := alone.AskItem(t.Context(), pub(key), []byte("salt")); !errors.Is(err, overlay.ErrUnreachable) {
+			t.Errorf("without a replica: %v", err)
+		}
+		c.nodes[0].Stop()
+		if _, err := reader.AskItem(t.Context(), pub(key), []byte("salt")); !errors.Is(err, overlay.ErrUnreachable) {
+			t.Errorf("with a silent replica: %v", err)
+		}
+	})
+}
