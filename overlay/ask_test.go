@@ -29,6 +29,7 @@ func TestAskItemCostsOneQuery(t *testing.T) {
 			t.Errorf("an item that is not there: %v", err)
 		}
 		alone := c.add(func(cfg *overlay.Config) { cfg.Replicas = func() []netip.AddrPort { return nil } })
+		c.settle()
 		if _, err := alone.AskItem(t.Context(), pub(key), []byte("salt")); !errors.Is(err, overlay.ErrUnreachable) {
 			t.Errorf("without a replica: %v", err)
 		}
