@@ -29,6 +29,10 @@ const (
 	dialStagger  = 500 * time.Millisecond
 	// preferWait is the start that the preferred super peer gets.
 	preferWait = 2 * time.Second
+	// maxHops is how often a busy super peer is taken at its word that another has
+	// time, in one attempt; hopJitter bounds the wait before.
+	maxHops   = 2
+	hopJitter = 300 * time.Millisecond
 	// secondOpinion is how long another super peer may take to be reached once
 	// one has refused.
 	secondOpinion = 3 * time.Second

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -178,6 +180,37 @@ func attempt(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error
 	if d.err != nil {
 		return nil, d.err
 	}
+	m, err := enter(ctx, cfg, d)
+	for hop := 0; hop < maxHops; hop++ {
+		other, ok := elsewhere(cfg.Token, d.endpoint, err)
+		// Whoever else was sent away in this moment does not come with us.
+		if !ok || !sleep(ctx, mrand.N(hopJitter)) {
+			return m, err
+		}
+		cfg.Log.Info("super peer is busy, going to the one it names", "addr", d.endpoint, "super_peer", other)
+		next := dial(ctx, cfg, other)
+		if next.err != nil {
+			return nil, err
+		}
+		d = next
+		m, err = enter(ctx, cfg, d)
+	}
+	return m, err
+}
+
+// elsewhere returns the super peer that a busy one names, if the token knows it.
+func elsewhere(t service.Token, asked string, err error) (endpoint string, ok bool) {
+	var r *RefusedError
+	if !errors.As(err, &r) || r.Refusal.Code != admission.CodeBusy || r.Refusal.Other == asked {
+		return "", false
+	}
+	ok = slices.ContainsFunc(t.SuperPeers, func(sp service.TokenSuperPeer) bool { return sp.Endpoint == r.Refusal.Other })
+	return r.Refusal.Other, ok
+}
+
+// enter is admitted with the ticket of before, or with the secret where the
+// super peer wants that.
+func enter(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) {
 	if !cfg.Kept.serves(cfg.Token, time.Now()) {
 		return admit(ctx, cfg, d)
 	}

@@ -205,3 +205,26 @@ func TestJoinDialsAgainAfterASuperPeerThatHung(t *testing.T) {
 		}
 	})
 }
+
+func TestBusySuperPeerSendsElsewhere(t *testing.T) {
+	token := service.Token{SuperPeers: []service.TokenSuperPeer{{Endpoint: "a:1"}, {Endpoint: "b:1"}}}
+	busy := func(other string) error {
+		return &RefusedError{SuperPeer: "a:1", Refusal: &admission.Refusal{Code: admission.CodeBusy, Other: other}}
+	}
+	for name, tc := range map[string]struct {
+		err error
+		ok  bool
+	}{
+		"to another of the token": {busy("b:1"), true},
+		"to itself":               {busy("a:1"), false},
+		"to a stranger":           {busy("c:1"), false},
+		"nowhere":                 {busy(""), false},
+		"not busy":                {&RefusedError{Refusal: &admission.Refusal{Code: admission.CodeScope, Other: "b:1"}}, false},
+		"no refusal":              {net.ErrClosed, false},
+		"admitted":                {nil, false},
+	} {
+		if got, ok := elsewhere(token, "a:1", tc.err); ok != tc.ok || ok && got != "b:1" {
+			t.Errorf("%s: %q, %v", name, got, ok)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	mrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"icvpn/admission"
 	"icvpn/internal/id"
+	"icvpn/internal/service"
 )
 
 // acceptLoop takes connections until ctx ends and waits for those under way.
@@ -158,9 +160,20 @@ func (s *SuperPeer) logRefusal(out admission.ServerOutput, from netip.Addr) {
 	}
 }
 
-// busy names another super peer.
+// busy names another super peer. How busy that one is nobody knows here: with a
+// draw for each, a storm that one sheds spreads evenly over the rest.
 func (s *SuperPeer) busy() *admission.Refusal {
-	return &admission.Refusal{Code: admission.CodeBusy, Other: s.authority.other()}
+	r := &admission.Refusal{Code: admission.CodeBusy}
+	now, others := time.Now().Unix(), 0
+	for _, sp := range s.authority.trust().Descriptor.SuperPeers {
+		if !sp.Has(service.RoleAdmit) || now >= sp.Expires || sp.PID() == s.PID() || len(sp.Endpoints) == 0 {
+			continue
+		}
+		if others++; mrand.N(others) == 0 {
+			r.Other = sp.Endpoints[0]
+		}
+	}
+	return r
 }
 
 // session is the backend of one connection.
@@ -171,8 +184,8 @@ type session struct {
 
 var _ admission.Backend = session{}
 
-func (x session) Service(service id.ID) (*admission.Service, bool) {
-	if service != x.s.admission.ID {
+func (x session) Service(wanted id.ID) (*admission.Service, bool) {
+	if wanted != x.s.admission.ID {
 		return nil, false
 	}
 	return x.s.admission, true
