@@ -35,13 +35,13 @@ const (
 	ReasonSlow                      // it is slower than its cloud
 	ReasonSurplus                   // the cloud has become smaller
 	ReasonGone                      // it is no member any more
-	numReasons
+	NumReasons                      // how many there are
 )
 
-var reasonNames = [numReasons]string{"fit", "minimum", "silent", "unavailable", "slow", "surplus", "gone"}
+var reasonNames = [NumReasons]string{"fit", "minimum", "silent", "unavailable", "slow", "surplus", "gone"}
 
 // String returns the reason as it stands in logs and metrics.
-func (r Reason) String() string { return reasonNames[min(r, numReasons-1)] }
+func (r Reason) String() string { return reasonNames[min(r, NumReasons-1)] }
 
 // Decision is what is decided about one member.
 type Decision struct {

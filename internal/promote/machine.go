@@ -29,12 +29,19 @@ type Machine struct {
 
 // New returns a machine that knows nobody.
 func New(cfg Config) *Machine {
-	cfg.Min = cmp.Or(cfg.Min, DefaultMin)
-	cfg.Max = max(cfg.Min, cmp.Or(cfg.Max, DefaultMax))
 	return &Machine{
-		cfg: cfg, records: map[id.ID]*record{}, resting: map[id.ID]time.Time{}, members: map[string]int{}, promoted: map[string]time.Time{},
+		cfg: cfg.withDefaults(), records: map[id.ID]*record{}, resting: map[id.ID]time.Time{}, members: map[string]int{}, promoted: map[string]time.Time{},
 	}
 }
+
+func (c Config) withDefaults() Config {
+	c.Min = cmp.Or(c.Min, DefaultMin)
+	c.Max = max(c.Min, cmp.Or(c.Max, DefaultMax))
+	return c
+}
+
+// Configure changes the bounds; the next Decide begins to follow them.
+func (m *Machine) Configure(cfg Config) { m.cfg = cfg.withDefaults() }
 
 // SetMembers says how many members each cloud has.
 func (m *Machine) SetMembers(clouds map[string]int) { m.members = maps.Clone(clouds) }
@@ -76,10 +83,32 @@ func (m *Machine) Observe(now time.Time, who Member) {
 		m.records[who.PID] = &record{Member: who, nextAt: now}
 		return
 	}
-	if who.Addr != r.Addr { // it answers elsewhere, perhaps
+	if who.Addr != r.Addr || r.misses > 0 { // it answers now, or elsewhere
 		r.nextAt = now
 	}
+	if r.Joined.Before(who.Joined) { // it has renewed
+		who.Joined = r.Joined
+	}
 	r.Member = who
+}
+
+// Rest says that a member cannot be asked, and is not to be tried again for a while.
+func (m *Machine) Rest(now time.Time, pid id.ID) {
+	maps.DeleteFunc(m.resting, func(_ id.ID, until time.Time) bool { return !now.Before(until) })
+	if len(m.resting) < maxResting {
+		m.resting[pid] = now.Add(restLife)
+	}
+}
+
+// Lost lists the candidates that do not answer where they are asked, and do not
+// rest, in order of PID: they may have moved.
+func (m *Machine) Lost(now time.Time) (all []Member) {
+	for _, r := range m.sorted() {
+		if !r.helper && r.misses >= restAfter && !now.Before(m.resting[r.PID]) {
+			all = append(all, r.Member)
+		}
+	}
+	return all
 }
 
 // Named says that another super peer has a member as a helper, or has it no more.
@@ -166,8 +195,5 @@ func (m *Machine) makeRoom(now time.Time) {
 		return
 	}
 	delete(m.records, last.PID)
-	maps.DeleteFunc(m.resting, func(_ id.ID, until time.Time) bool { return !now.Before(until) })
-	if len(m.resting) < maxResting {
-		m.resting[last.PID] = now.Add(restLife)
-	}
+	m.Rest(now, last.PID)
 }

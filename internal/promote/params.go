@@ -32,7 +32,7 @@ const (
 	// After restAfter misses in a row a candidate gives its place to another member, for
 	// restLife.
 	restAfter = 5
-	restLife  = time.Hour
+	restLife  = 15 * time.Minute
 	// maxResting bounds what is remembered of those.
 	maxResting = 4096
 

@@ -39,6 +39,29 @@ type Policy struct {
 	Lifetime time.Duration `yaml:"sa_lifetime"`
 	Rules    []filter.Rule `yaml:"rules"`
 	Out      Revoked       `yaml:"revoked,omitempty"`
+	Helpers  Helpers       `yaml:"helpers,omitempty"`
+}
+
+// Helpers says which members super peers may promote: docs/protocol/helpers.md.
+type Helpers struct {
+	// CloudLabel is the label that says in which cloud a member is. Default "cloud";
+	// members without it are told apart by network.
+	CloudLabel string `yaml:"cloud_label,omitempty"`
+	// Min and Max helpers are in each cloud, for each super peer. Default 2 and 8;
+	// 1 to 16.
+	Min int `yaml:"min,omitempty"`
+	Max int `yaml:"max,omitempty"`
+	// Off has nobody promoted.
+	Off bool `yaml:"off,omitempty"`
+}
+
+const maxHelpers = 16
+
+func (h Helpers) validate() error {
+	if h.Min < 0 || h.Min > maxHelpers || h.Max < 0 || h.Max > maxHelpers || h.Max != 0 && h.Max < h.Min {
+		return fmt.Errorf("service: policy has helpers min %d and max %d, want 1 to %d, and min not above max", h.Min, h.Max, maxHelpers)
+	}
+	return nil
 }
 
 // Revoked names who is out.
@@ -116,6 +139,9 @@ func (p *Policy) validate() error {
 		return fmt.Errorf("service: policy has sa_lifetime %v, want %v to %v", p.Lifetime, minSALifetime, maxSALifetime)
 	case len(p.Suites) == 0 || len(p.Suites) > 6 || len(p.Groups) == 0 || len(p.Groups) > 4:
 		return errors.New("service: policy wants 1 to 6 suites and 1 to 4 groups")
+	}
+	if err := p.Helpers.validate(); err != nil {
+		return err
 	}
 	return filter.Validate(p.Rules)
 }
