@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	mrand "math/rand/v2"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,7 +16,6 @@ import (
 	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/service"
-	"icvpn/internal/wire"
 	"icvpn/overlay"
 )
 
@@ -62,6 +60,9 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 			} else {
 				documents.Reset(jitter(putRetry)) // the overlay may have had no other node yet
 			}
+			continue
+		case <-s.news:
+			documents.Reset(0)
 			continue
 		case l := <-s.authority.leaves:
 			s.authority.leave(l)
@@ -222,12 +223,7 @@ func (s *SuperPeer) publishDocuments(ctx context.Context) (ok bool) {
 			ok = false
 		}
 	}
-	docs := wire.Marshal(a.docs())
-	if err := put(ctx, s.universe.overlay, a.key, discovery.SaltService(a.trust().Service), seq, docs, 0); err != nil {
-		s.log.Debug("service documents not published", "err", err)
-		ok = false
-	}
-	return ok
+	return s.publishOwners(ctx) && ok
 }
 
 // readLoop reads the directories of the other super peers: for the lists we hand
@@ -241,15 +237,11 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 	}
 	a := s.authority
 	var all []*directory.Follower
-	for _, sp := range a.trust().Descriptor.SuperPeers {
-		if sp.PID() != s.PID() && sp.Has(service.RoleAdmit) {
-			all = append(all, directory.NewFollower(sp, directory.Follow{
-				Source: s.service.overlay, Open: a.keys.Open, Trust: func() *service.Trust { return a.trust() }, Now: time.Now,
-				Heard: a.others.SetExpires, Take: a.onShard,
-			}))
-		}
-	}
+	var seq uint64 // of the descriptor that they are of
 	for ; ctx.Err() == nil; sleep(ctx, directoryRead) {
+		if now := a.trust().Descriptor.Seq; now != seq {
+			all, seq = s.followers(all), now
+		}
 		for _, f := range all {
 			_, err := f.Poll(ctx, true)
 			if err == nil {
@@ -267,7 +259,7 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 // newOthers returns the table of whom the other super peers list.
 func newOthers(trust *service.Trust, self service.SuperPeer) *directory.Table {
 	t := directory.NewTable(trust.Service, id.ID{})
-	t.SetIssuers(slices.DeleteFunc(slices.Clone(trust.Descriptor.SuperPeers), func(sp service.SuperPeer) bool { return sp.PID() == self.PID() }))
+	t.SetIssuers(issuersBut(trust, self.PID()))
 	return t
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -24,7 +25,6 @@ import (
 	"icvpn/internal/provision"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
-	"icvpn/internal/wire"
 	"icvpn/overlay"
 )
 
@@ -45,6 +45,9 @@ type Config struct {
 	HandOver service.HandOver
 	// Ledger is where members, leases and prepared keys are kept. Required.
 	Ledger ledger.Home
+	// Store keeps the documents that the owners signed after the hand-over. Default:
+	// they are learnt again after a restart.
+	Store Store
 	// UDP is the shared socket pair; New takes it. Required there, and not by
 	// Host.Add.
 	UDP port.Conn
@@ -62,6 +65,18 @@ type Config struct {
 	Slots int
 }
 
+// Store keeps named secrets sealed: state.Dir.
+type Store interface {
+	Get(name string) ([]byte, error) // fs.ErrNotExist if there is none
+	Put(name string, b []byte) error
+}
+
+// noStore keeps nothing.
+type noStore struct{}
+
+func (noStore) Get(string) ([]byte, error) { return nil, fs.ErrNotExist }
+func (noStore) Put(string, []byte) error   { return nil }
+
 // SuperPeer is one super peer of one service. Make it with New; Run starts it.
 type SuperPeer struct {
 	// set at start
@@ -71,6 +86,7 @@ type SuperPeer struct {
 	host      *Host
 	desk      *desk
 	cert      certificate
+	documents ed25519.PrivateKey // signs what the owners signed, for the other super peers
 	port      *port.Port
 	rings     *seal.Rings
 	service   *tier
@@ -81,6 +97,8 @@ type SuperPeer struct {
 	started   time.Time
 
 	admissions admissions // counted
+
+	news chan struct{} // documents that came meanwhile; capacity 1
 
 	mu    sync.Mutex
 	ready bool // slots of every role are there
@@ -100,16 +118,22 @@ func New(cfg Config) (*SuperPeer, error) {
 
 // newSuperPeer makes what is a service's own.
 func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, error) {
+	if cfg.Store == nil {
+		cfg.Store = noStore{}
+	}
 	h, now := cfg.HandOver, time.Now()
 	s := &SuperPeer{
 		cfg: cfg, log: cfg.Log, host: host, port: host.port, rings: host.rings, door: host.door,
-		cert: certificate{key: key}, started: now,
+		cert: certificate{key: key}, started: now, news: make(chan struct{}, 1),
 	}
 	var err error
-	if s.service, err = s.newTier(h.Service, key, now); err != nil {
+	if s.documents, err = documentsKey(h); err != nil {
 		return nil, err
 	}
-	if s.universe, err = s.newTier(h.Universe, key, now); err != nil {
+	if s.service, err = s.newTier(h.Service, fileDocuments, key, now); err != nil {
+		return nil, err
+	}
+	if s.universe, err = s.newTier(h.Universe, fileUniverseDocuments, key, now); err != nil {
 		return nil, fmt.Errorf("universal overlay: %w", err)
 	}
 	if s.authority, err = s.newAuthority(h, key, now); err != nil {
@@ -121,18 +145,17 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 }
 
 // newTier verifies an overlay's documents and makes our node of it.
-func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now time.Time) (*tier, error) {
-	trust, err := service.Open(m.Documents, m.ID, 0, now)
+func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.PrivateKey, now time.Time) (*tier, error) {
+	docs, trust, err := s.newest(m, file, now)
 	if err != nil {
 		return nil, err
 	}
 	pid := id.FromKey(key.Public().(ed25519.PublicKey))
-	self, ok := trust.Descriptor.SuperPeer(pid)
-	if !ok {
+	if _, ok := trust.Descriptor.SuperPeer(pid); !ok {
 		return nil, fmt.Errorf("superpeer: the descriptor of %s does not list this super peer (%s); ask the owner for a new hand-over", trust.Descriptor.Name, pid.Short())
 	}
 	t := new(tier)
-	t.standing.Store(&standing{trust: trust, docs: m.Documents, self: self})
+	t.standing.Store(newStanding(trust, docs, key.Public().(ed25519.PublicKey)))
 	master, err := seal.ParseMasterKey(m.Epoch, m.Master)
 	if err != nil {
 		return nil, err
@@ -147,9 +170,8 @@ func (s *SuperPeer) newTier(m service.Membership, key ed25519.PrivateKey, now ti
 		return nil, err
 	}
 	s.rings.Add(ring)
-	boot := port.NewResolver(endpoints(trust.Descriptor, pid))
 	ov, err := overlay.New(overlay.Config{
-		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: boot.Addrs, Admit: s.admits(t), Class: s.classOf(t),
+		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: t.bootstrap, Admit: s.admits(t), Class: s.classOf(t),
 		Logger: s.log.With("overlay", trust.Descriptor.Name),
 	})
 	if err != nil {
@@ -174,7 +196,7 @@ func (s *SuperPeer) admits(t *tier) func(id.ID, netip.AddrPort) bool {
 func (s *SuperPeer) classOf(t *tier) func(ed25519.PublicKey) overlay.Class {
 	return func(key ed25519.PublicKey) overlay.Class {
 		pid := id.FromKey(key)
-		if _, ok := t.trust().Descriptor.SuperPeer(pid); ok {
+		if _, ok := t.trust().Descriptor.SuperPeer(pid); ok || key.Equal(s.documents.Public()) {
 			return overlay.ClassSuper
 		}
 		if s.admits(t)(pid, netip.AddrPort{}) {
@@ -200,7 +222,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		return nil, err
 	}
 	self := s.service.standing.Load().self
-	s.service.standing.Store(&standing{trust: trust, docs: h.Service.Documents, self: self})
+	s.service.standing.Store(newStanding(trust, s.service.standing.Load().docs, self.Key))
 	if !self.Has(service.RoleAdmit) || !self.Has(service.RoleAuthority) {
 		return nil, errors.New("superpeer: the descriptor gives this super peer neither admit nor authority; this version serves with both")
 	}
@@ -261,7 +283,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 	}
 	d := s.service.trust().Descriptor
 	s.admission = &admission.Service{
-		ID: d.Service, Root: wire.Marshal(h.Service.Documents.Roots), Descriptor: h.Service.Documents.Descriptor.Encode(),
+		ID:      d.Service, // root and descriptor are those of the moment
 		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
 		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)},
 		Info: func() ([]byte, error) { return s.authority.info(time.Now()) }, // the statement in it ends some day
@@ -298,6 +320,7 @@ func (s *SuperPeer) run(ctx context.Context) error {
 	g.Go(func() error { return s.expireLoop(ctx) })
 	g.Go(func() error { return s.publishLoop(ctx) })
 	g.Go(func() error { return s.readLoop(ctx) })
+	g.Go(func() error { return s.documentsLoop(ctx) })
 	err := errors.Join(g.Wait(), s.authority.ledger.Close())
 	s.log.Info("super peer down")
 	return err
