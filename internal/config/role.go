@@ -54,3 +54,20 @@ func ControlSocket(src Source) (string, error) {
 	c, err := LoadPeer(src)
 	return c.ControlSocket, err
 }
+
+// LoadState returns where the process that src configures keeps its state and
+// listens for commands, for those that work on either.
+func LoadState(src Source) (p Process, err error) {
+	role := RolePeer
+	if src.File != "" {
+		if role, err = Detect(src.File); err != nil {
+			return p, err
+		}
+	}
+	if role == RoleSuper {
+		c, err := LoadSuper(src)
+		return c.Process, err
+	}
+	c, err := LoadPeer(src)
+	return c.Process, err
+}

@@ -190,6 +190,14 @@ func (s *services) ownerOfRoot() (sid id.ID, taken bool) {
 	return h.Service.ID, err == nil
 }
 
+// prefix is where a state directory lies below the first.
+func (s *services) prefix(dir *state.Dir) string {
+	if dir == s.root {
+		return ""
+	}
+	return dirServices + "/" + filepath.Base(dir.Path()) + "/"
+}
+
 func (s *services) below(sid id.ID) string {
 	return filepath.Join(s.root.Path(), dirServices, sid.String())
 }

@@ -40,19 +40,21 @@ func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger)
 	// Run closes them, too, but it may never be reached.
 	defer udp.Close()
 	defer tcp.Close()
-	host := superpeer.NewHost(udp, tcp, log)
+	shared := superpeer.NewHost(udp, tcp, log)
+	var parts []part
 	for _, v := range all.all {
-		_, err := host.Add(superpeer.Config{
+		sp, err := shared.Add(superpeer.Config{
 			HandOver: v.handOver, Ledger: ledger.In(v.dir), Store: v.dir, Binary: binary, Process: os.Getpid(), Log: log.With("service", nameOnly(v.handOver.Service)),
 		})
 		if err != nil {
 			return err
 		}
+		parts = append(parts, part{all.prefix(v.dir), v.dir, sp.Backup})
 	}
 	if err := all.keep(log); err != nil {
 		return err
 	}
-	return serve(ctx, c.Process, host, host.Run, log)
+	return serve(ctx, c.Process, &host{shared, parts, shared.Members}, shared.Run, log)
 }
 
 // serve runs the control socket, and the metrics if they have an address, around

@@ -139,6 +139,29 @@ func (d *Dir) Put(name string, content []byte) error {
 	return d.putLocked(file, content)
 }
 
+// PutSealed stores a file of a backup under name, as it was sealed under our
+// key. What there is already is not touched.
+func (d *Dir) PutSealed(name string, sealed []byte) error {
+	file, err := fileName(name, sealedSuffix)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.aead == nil {
+		return errClosed
+	}
+	content, err := d.unseal(file, sealed)
+	clear(content)
+	if err != nil {
+		return err
+	}
+	if has, err := d.oursLocked(file); err != nil || has {
+		return err
+	}
+	return d.replace(file, sealed)
+}
+
 // Get returns what was stored under name; the caller owns it and wipes secrets.
 // The error is ErrNotExist if there is nothing.
 func (d *Dir) Get(name string) ([]byte, error) {

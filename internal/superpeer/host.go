@@ -138,3 +138,11 @@ func (h *Host) named(name string) *SuperPeer {
 	}
 	return nil
 }
+
+// Members returns how many machines are members of its services by its own word.
+func (h *Host) Members() (n int) {
+	for _, s := range h.all {
+		n += s.authority.ledger.Len()
+	}
+	return n
+}

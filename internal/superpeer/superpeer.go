@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -35,6 +36,10 @@ const (
 	replayEntries = 1 << 18
 	// ephemerals is how many SRP pairs are kept ready.
 	ephemerals = 64
+	// storeItems and storeBytes are what each overlay keeps for others: the contact
+	// records of 16,000 members are a quarter of it.
+	storeItems = 1 << 16
+	storeBytes = 64 << 20
 	// maxEntries is how many overlay nodes a newcomer is told.
 	maxEntries = 16
 )
@@ -43,7 +48,8 @@ const (
 type Config struct {
 	// HandOver is the owner's. Required.
 	HandOver service.HandOver
-	// Ledger is where members, leases and prepared keys are kept. Required.
+	// Ledger is where members, leases and prepared keys are kept, and documents
+	// beside them. Required.
 	Ledger ledger.Home
 	// Store keeps the documents that the owners signed after the hand-over. Default:
 	// they are learnt again after a restart.
@@ -94,6 +100,7 @@ type SuperPeer struct {
 	admission *admission.Service
 	pool      *admission.EphemeralPool
 	door      *door
+	promotion *promotion
 	started   time.Time
 
 	admissions admissions // counted
@@ -109,6 +116,7 @@ type tier struct {
 	ring     *seal.Ring
 	standing atomic.Pointer[standing]
 	overlay  *overlay.Overlay
+	reflects *port.Reflector
 }
 
 // New makes a super peer that has a host of its own. It starts nothing.
@@ -139,6 +147,7 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 	if s.authority, err = s.newAuthority(h, key, now); err != nil {
 		return nil, err
 	}
+	s.promotion = newPromotion(s)
 	d := s.service.trust().Descriptor
 	s.pool = admission.NewEphemeralPool(admission.Group(d.SRPGroup), ephemerals)
 	return s, s.newAdmission(h, now)
@@ -172,12 +181,12 @@ func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.Priva
 	s.rings.Add(ring)
 	ov, err := overlay.New(overlay.Config{
 		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: t.bootstrap, Admit: s.admits(t), Class: s.classOf(t),
-		Logger: s.log.With("overlay", trust.Descriptor.Name),
+		Logger: s.log.With("overlay", trust.Descriptor.Name), StoreItems: storeItems, StoreBytes: storeBytes,
 	})
 	if err != nil {
 		return nil, err
 	}
-	t.ring, t.overlay = ring, ov
+	t.ring, t.overlay, t.reflects = ring, ov, port.NewReflector(s.port, ring)
 	return t, nil
 }
 
@@ -303,6 +312,10 @@ func (s *SuperPeer) entries() (out []provision.Entry) {
 	return out
 }
 
+// Backup writes the ledger as it is at one moment, sealed as on disk. Admissions
+// go on meanwhile.
+func (s *SuperPeer) Backup(w io.Writer) error { return s.authority.ledger.Backup(w) }
+
 // PID returns the super peer's node identifier.
 func (s *SuperPeer) PID() id.ID { return s.authority.self().PID() }
 
@@ -320,6 +333,7 @@ func (s *SuperPeer) run(ctx context.Context) error {
 	g.Go(func() error { return s.expireLoop(ctx) })
 	g.Go(func() error { return s.publishLoop(ctx) })
 	g.Go(func() error { return s.readLoop(ctx) })
+	g.Go(func() error { return s.promotion.run(ctx) })
 	g.Go(func() error { return s.documentsLoop(ctx) })
 	err := errors.Join(g.Wait(), s.authority.ledger.Close())
 	s.log.Info("super peer down")
@@ -340,14 +354,16 @@ func (s *SuperPeer) onControl(t *tier, o seal.Opened, from netip.AddrPort) {
 	}
 }
 
-// reflect tells a member under which address we see it. The answer is shorter
-// than the query, so reflection gains nothing.
+// reflect tells a member under which address we see it, and takes what a member
+// tells us: it may become a helper.
 func (s *SuperPeer) reflect(t *tier, o seal.Opened, from netip.AddrPort) {
-	answer, ok := port.AnswerReflect(o.Payload, from)
-	if !ok || len(answer) > o.Room {
+	if tx, _, answer := port.ParseReflected(o.Payload); answer {
+		if t == s.service {
+			s.promotion.onAnswer(tx, from)
+		}
 		return
 	}
-	if err := s.port.SendControl(t.ring, seal.TypeReflect, o.Epoch, answer, 0, from); err != nil {
+	if err := t.reflects.Answer(o, from); err != nil {
 		s.log.Debug("reflection not sent", "addr", from, "err", err)
 	}
 }

@@ -173,7 +173,7 @@ func (s *SuperPeer) followers(before []*directory.Follower) (all []*directory.Fo
 		}
 		all = append(all, directory.NewFollower(sp, directory.Follow{
 			Source: s.service.overlay, Open: a.keys.Open, Trust: func() *service.Trust { return a.trust() }, Now: time.Now,
-			Heard: a.others.SetExpires, Take: a.onShard,
+			Heard: a.others.SetExpires, Helpers: s.promotion.onElsewhere, Take: a.onShard,
 		}))
 	}
 	return all
