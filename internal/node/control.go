@@ -149,6 +149,9 @@ func (n *Node) newMachine(m *Membership) (*keyex.Machine, error) {
 
 func (n *Node) verifyCredential(_ time.Time, b []byte, epoch uint32) (keyex.Peer, error) {
 	c, err := n.trust().VerifyCredential(n.now(), b, epoch)
+	if errors.Is(err, service.ErrIssuer) {
+		n.wantDocuments()
+	}
 	if err != nil {
 		return keyex.Peer{}, err
 	}

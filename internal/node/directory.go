@@ -77,6 +77,9 @@ func (n *Node) wantDirectory(dst netip.Addr) {
 		n.wants.issuers[issuer] = true
 	} else {
 		n.wants.all = true // a PID, so of any super peer
+		if dst.Is4() {
+			n.wantDocuments() // in nobody's block: of a super peer that came lately
+		}
 	}
 	n.wants.mu.Unlock()
 	select {

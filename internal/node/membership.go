@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	mrand "math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -23,6 +24,7 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 	n.enterOverlay(ctx)
 	var reading sync.WaitGroup
 	reading.Go(func() { n.directoryLoop(ctx) })
+	reading.Go(func() { n.documentsLoop(ctx) })
 	defer reading.Wait()
 	contact := time.NewTimer(0)
 	reflect, renew := time.NewTimer(0), time.NewTimer(n.untilRenewal())
@@ -41,6 +43,8 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 			n.askReflection()
 			n.watchClock()
 			reflect.Reset(reflectEvery)
+		case <-n.renewNow:
+			renew.Reset(mrand.N(renewSpread))
 		case <-renew.C:
 			renew.Reset(n.renew(ctx))
 		}

@@ -40,7 +40,8 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 	cfg.MinPolicy = n.trust().Policy.Sequence
 	cfg.MinRoot = n.trust().Root.Seq
 	cfg.Prefer, cfg.Kept = n.membership.Load().SuperPeer, n.membership.Load().Kept()
-	if n.membership.Load().Credential.Expires().Sub(n.now()) > lastResort {
+	cfg.Token.SuperPeers = doors(cfg.Token.SuperPeers, n.trust().Descriptor)
+	if c := n.membership.Load().Credential; c.Expires().Sub(n.now()) > lastResort && n.admits(c) {
 		// Another super peer would lease another address and publish it, though we do
 		// not take it yet.
 		cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, cfg.Prefer)
@@ -100,7 +101,7 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	}
 	old := n.membership.Load().Credential
 	moved := m.Credential.Addr4() != old.Addr4()
-	if moved && old.Expires().Sub(n.now()) > lastResort {
+	if moved && old.Expires().Sub(n.now()) > lastResort && n.admits(old) {
 		return fmt.Errorf("node: super peer %s would give another address, and the one that gave ours may be back before it ends", m.SuperPeer)
 	}
 	if err := n.machine.SetPolicy(groups, suites); err != nil {

@@ -74,9 +74,8 @@ func IsAnswer(typ seal.Type, payload []byte) bool {
 // Resolver turns host:port into addresses, in the background, so that Addrs is
 // quick. Numbers need no lookup and are there at once.
 type Resolver struct {
-	hosts []string
-
 	mu      sync.Mutex
+	hosts   []string
 	addrs   []netip.AddrPort
 	looked  time.Time
 	looking bool
@@ -98,6 +97,14 @@ func NewResolver(endpoints []string) *Resolver {
 	return r
 }
 
+// Set puts other endpoints in the place of those there were.
+func (r *Resolver) Set(endpoints []string) {
+	next := NewResolver(endpoints)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts, r.addrs, r.looked = next.hosts, next.addrs, time.Time{}
+}
+
 // Addrs returns what is known now.
 func (r *Resolver) Addrs() []netip.AddrPort {
 	r.mu.Lock()
@@ -113,8 +120,11 @@ func (r *Resolver) Addrs() []netip.AddrPort {
 func (r *Resolver) lookUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	r.mu.Lock()
+	hosts := r.hosts
+	r.mu.Unlock()
 	var found []netip.AddrPort
-	for _, h := range r.hosts {
+	for _, h := range hosts {
 		found = append(found, Resolve(ctx, h)...)
 	}
 	r.mu.Lock()

@@ -138,7 +138,7 @@ func (t *Trust) VerifyCredential(now time.Time, b []byte, epoch uint32) (*Creden
 	}
 	issuer, ok := t.Descriptor.SuperPeer(c.Issuer)
 	if !ok || !issuer.Has(RoleAdmit) {
-		return nil, fmt.Errorf("service: credential of %s was issued by %s, which may not admit", c.Name, c.Issuer.Short())
+		return nil, fmt.Errorf("%w: that of %s was issued by %s, which may not admit", ErrIssuer, c.Name, c.Issuer.Short())
 	}
 	if !wire.Verify(issuer.Key, sc.Sig, domainCredential, sc.Body) {
 		return nil, fmt.Errorf("service: credential of %s has a bad signature", c.Name)

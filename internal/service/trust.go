@@ -28,6 +28,10 @@ type Documents struct {
 // ErrRollback is returned for a document older than one seen before.
 var ErrRollback = errors.New("service: rolled back")
 
+// ErrIssuer is returned for a credential whose issuer the descriptor does not
+// list as one that admits: it was removed, or a newer descriptor added it.
+var ErrIssuer = errors.New("service: credential of an unknown issuer")
+
 // Open verifies docs against the ServiceID. minSeq is the lowest acceptable
 // descriptor sequence number: from the token, or the highest one seen.
 func Open(docs Documents, service id.ID, minSeq uint64, now time.Time) (*Trust, error) {

@@ -1,0 +1,178 @@
+package node
+
+import (
+	"context"
+	"errors"
+	mrand "math/rand/v2"
+	"slices"
+	"time"
+
+	"icvpn/internal/discovery"
+	"icvpn/internal/service"
+	"icvpn/internal/wire"
+	"icvpn/overlay"
+)
+
+// The owner signs a new descriptor when a super peer comes or goes. Each super
+// peer has it in the service's overlay, under its own key; whose word it is does
+// not matter, the owner's signature and the sequence number do.
+//
+//	credential of an unknown issuer ┐
+//	address in nobody's block       ├─> documentsLoop ─> super peers ─> learnDocuments ─> Trust
+//	now and then                    ┘
+
+// We chose:
+const (
+	// documentsGap is the least time between two readings: strangers can provoke them.
+	documentsGap = time.Minute
+	// documentsPoll is how often one super peer is asked, with one query.
+	documentsPoll = 10 * time.Minute
+	maxDocuments  = 2 * service.MaxSigned
+	// renewSpread spreads machines whose super peer was removed.
+	renewSpread = 10 * time.Second
+)
+
+// wantDocuments asks for a newer descriptor, soon.
+func (n *Node) wantDocuments() {
+	select {
+	case n.documentsNow <- struct{}{}:
+	default:
+	}
+}
+
+// documentsLoop keeps up with the owner.
+func (n *Node) documentsLoop(ctx context.Context) {
+	poll, look := time.NewTimer(documentsPoll/2+mrand.N(documentsPoll/2)), time.NewTimer(time.Hour)
+	defer poll.Stop()
+	defer look.Stop()
+	var last time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+			n.readDocuments(ctx, false)
+			poll.Reset(documentsPoll/2 + mrand.N(documentsPoll/2))
+		case <-n.documentsNow:
+			look.Reset(max(0, documentsGap-time.Since(last)))
+		case <-look.C:
+			n.readDocuments(ctx, true)
+			last = time.Now()
+		}
+	}
+}
+
+// readDocuments asks super peers, in no order, until one has something newer:
+// all of them, or one with a single query.
+func (n *Node) readDocuments(ctx context.Context, all bool) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	supers := slices.Clone(n.trust().Descriptor.SuperPeers)
+	mrand.Shuffle(len(supers), func(i, j int) { supers[i], supers[j] = supers[j], supers[i] })
+	salt := discovery.SaltService(n.service)
+	for _, sp := range supers {
+		seq := int64(n.trust().Descriptor.Seq)
+		if !all {
+			if it, err := n.overlay.AskItem(ctx, sp.Key, salt); err != nil || it.Seq <= seq {
+				return
+			}
+		}
+		b, _, err := n.overlay.GetObjectAfter(ctx, sp.Key, salt, seq)
+		if err == nil {
+			err = n.learnDocuments(ctx, b)
+		}
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, overlay.ErrUnchanged) && ctx.Err() == nil {
+			n.log.Debug("documents not read", "super_peer", sp.PID().Short(), "err", err)
+		}
+	}
+}
+
+// learnDocuments puts a newer descriptor in force.
+func (n *Node) learnDocuments(ctx context.Context, b []byte) error {
+	var docs service.Documents
+	if err := wire.Unmarshal(b, &docs, maxDocuments); err != nil {
+		return err
+	}
+	trust, err := service.Open(docs, n.service, n.trust().Descriptor.Seq+1, n.now())
+	if err != nil {
+		return err
+	}
+	var adopted *Membership
+	err = n.call(ctx, func() { adopted = n.adoptDescriptor(trust, docs) })
+	if err != nil || adopted == nil {
+		return err
+	}
+	n.log.Info("newer descriptor in force", "seq", trust.Descriptor.Seq, "super_peers", len(trust.Descriptor.SuperPeers))
+	if n.cfg.Save != nil {
+		if err := n.cfg.Save(adopted); err != nil {
+			n.log.Error("newer descriptor not saved", "err", err)
+		}
+	}
+	return nil
+}
+
+// adoptDescriptor replaces the descriptor of our membership. Tunnels whose peer
+// was admitted by a super peer that may not admit any more end: so does what it
+// vouched for. If that is our own, we are to be admitted by another one. Control
+// loop only; nil if it came too late.
+func (n *Node) adoptDescriptor(trust *service.Trust, docs service.Documents) *Membership {
+	m := *n.membership.Load()
+	if trust.Descriptor.Seq <= m.Trust.Descriptor.Seq || trust.Root.Seq < m.Trust.Root.Seq {
+		return nil
+	}
+	trust.Policy = m.Trust.Policy
+	m.Trust, m.Documents = trust, docs
+	n.membership.Store(&m)
+	n.superPeers.Set(endpointsOf(trust))
+	n.newFollowers(trust)
+	for t := range n.active {
+		if t.credential != nil && !n.admits(t.credential) {
+			n.deleteTunnel(t)
+		}
+	}
+	if !n.admits(m.Credential) {
+		n.log.Warn("the owner removed the super peer that admitted this machine; joining again at another", "super_peer", m.SuperPeer)
+		select {
+		case n.renewNow <- struct{}{}:
+		default:
+		}
+	}
+	return &m
+}
+
+// admits says whether the issuer of a credential may still admit.
+func (n *Node) admits(c *service.Credential) bool {
+	sp, ok := n.trust().Descriptor.SuperPeer(c.Issuer)
+	return ok && sp.Has(service.RoleAdmit) && n.now().Unix() < sp.Expires
+}
+
+func endpointsOf(trust *service.Trust) (all []string) {
+	for _, sp := range trust.Descriptor.SuperPeers {
+		all = append(all, sp.Endpoints...)
+	}
+	return all
+}
+
+// doors are the super peers to be admitted by: those of the token that the
+// descriptor still has, under the address that the token gives, and its others.
+// Should none of them admit, the token's word is all there is.
+func doors(token []service.TokenSuperPeer, d *service.Descriptor) (all []service.TokenSuperPeer) {
+	for _, sp := range d.SuperPeers {
+		if !sp.Has(service.RoleAdmit) {
+			continue
+		}
+		i := slices.IndexFunc(token, func(t service.TokenSuperPeer) bool { return t.Key.Equal(sp.Key) })
+		if i >= 0 {
+			all = append(all, token[i])
+			continue
+		}
+		all = append(all, service.TokenSuperPeer{Endpoint: sp.Endpoints[0], Key: sp.Key})
+	}
+	if len(all) == 0 {
+		return token
+	}
+	return all
+}
