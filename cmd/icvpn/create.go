@@ -255,10 +255,8 @@ func parseSupers(supers []string) ([]string, error) {
 	}
 	var out []string
 	for _, addr := range supers {
-		if _, _, err := net.SplitHostPort(addr); err != nil && (net.ParseIP(addr) != nil || !strings.Contains(addr, ":")) {
-			addr = net.JoinHostPort(addr, defaultPort)
-		}
-		if problem, wayOut := config.CheckAddress(addr); problem != "" {
+		addr, problem, wayOut := superAddress(addr)
+		if problem != "" {
 			return nil, usageErrorf("--super: %s; %s", problem, wayOut)
 		}
 		if slices.Contains(out, addr) {
@@ -267,6 +265,16 @@ func parseSupers(supers []string) ([]string, error) {
 		out = append(out, addr)
 	}
 	return out, nil
+}
+
+// superAddress adds the default port where none is given, and says what is wrong
+// with the address.
+func superAddress(addr string) (full, problem, wayOut string) {
+	if _, _, err := net.SplitHostPort(addr); err != nil && (net.ParseIP(addr) != nil || !strings.Contains(addr, ":")) {
+		addr = net.JoinHostPort(addr, defaultPort)
+	}
+	problem, wayOut = config.CheckAddress(addr)
+	return addr, problem, wayOut
 }
 
 // checkOut makes sure that nothing is overwritten: keys of a service cannot be

@@ -3,8 +3,8 @@ package main
 import "github.com/spf13/cobra"
 
 func newService(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "service", Short: "Create a service"}
-	cmd.AddCommand(newServiceCreate(a))
+	cmd := &cobra.Command{Use: "service", Short: "Create a service, and change its super peers"}
+	cmd.AddCommand(newServiceCreate(a), newServiceSuper(a))
 	return cmd
 }
 

@@ -306,7 +306,7 @@ func (p *peer) collides(d *service.Descriptor) error {
 func explainCollision(err error) error {
 	var c *netcfg.CollisionError
 	if errors.As(err, &c) && strings.HasPrefix(c.Interface, "icvpn") {
-		return fmt.Errorf("another icvpn already runs here: the address range %v overlaps %v on its interface %s; stop it with icvpn down, or choose another range for one of the two services", c.Prefix, c.With, c.Interface)
+		return fmt.Errorf("another icvpn already runs here: the address range %v overlaps %v on its interface %s; stop it with icvpn down, run one of the two in a network namespace of its own, or choose another range for one of the services", c.Prefix, c.With, c.Interface)
 	}
 	return err
 }
