@@ -60,3 +60,33 @@ func (o *Overlay) AskItem(ctx context.Context, key ed25519.PublicKey, salt []byt
 	})
 	return it, err
 }
+
+// ReadObject reads the chunks of an object whose root is known, as AskItem finds
+// it: from the own store and replicas, and where they have not all, by walks. It is
+// ErrObject if it is no root, names more than Config.MaxObject bytes, or chunks
+// are missing.
+func (m *Machine) ReadObject(root Item, done func(data []byte, err error)) *Call {
+	f := &fetching{m: m, rooted: true, root: root}
+	c := m.begin(func(cause error) { f.cancel(cause) })
+	if c == nil {
+		done(nil, ErrNotRunning)
+		return nil
+	}
+	f.done = func(data []byte, err error) {
+		m.end(c)
+		done(data, err)
+	}
+	f.begin()
+	return c
+}
+
+// ReadObject is Machine.ReadObject.
+func (o *Overlay) ReadObject(ctx context.Context, root Item) (data []byte, err error) {
+	await(ctx, o, func(m *Machine, done func()) *Call {
+		return m.ReadObject(root, func(b []byte, e error) {
+			data, err = b, e
+			done()
+		})
+	})
+	return data, err
+}

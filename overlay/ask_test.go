@@ -1,6 +1,7 @@
 package overlay_test
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"testing"
@@ -36,6 +37,35 @@ func TestAskItemCostsOneQuery(t *testing.T) {
 		c.nodes[0].Stop()
 		if _, err := reader.AskItem(t.Context(), pub(key), []byte("salt")); !errors.Is(err, overlay.ErrUnreachable) {
 			t.Errorf("with a silent replica: %v", err)
+		}
+	})
+}
+
+// TestReadObjectAsksReplicasForChunks: with the root from a replica, an object
+// costs a query for each chunk and no walk.
+func TestReadObjectAsksReplicasForChunks(t *testing.T) {
+	inBubble(t, 16, nil, func(t *testing.T, c *cluster) {
+		key := newKey(t)
+		data := blob(5500)
+		mustPutObject(t, c.nodes[0], object(t, key, 3, data))
+		replica := c.nodes[0].Addr
+		reader := c.add(func(cfg *overlay.Config) { cfg.Replicas = func() []netip.AddrPort { return []netip.AddrPort{replica} } })
+		c.settle()
+		before, _ := c.net.Sent()
+		root, err := reader.AskItem(t.Context(), pub(key), objSalt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := reader.ReadObject(t.Context(), root)
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		if after, _ := c.net.Sent(); after-before > 2*11 {
+			t.Errorf("%d datagrams for 10 chunks and their root", after-before)
+		}
+		root.Value = []byte("no root")
+		if _, err := reader.ReadObject(t.Context(), root); !errors.Is(err, overlay.ErrObject) {
+			t.Errorf("not a root: %v", err)
 		}
 	})
 }

@@ -224,9 +224,9 @@ func TestContactsAreAskedLessOftenWithTime(t *testing.T) {
 		waits = append(waits, now.Sub(asked))
 		tab.onAnswer(now, n)
 	}
-	minutes := []time.Duration{1, 1, 2, 4, 8, 15, 15, 15}
+	minutes := []float64{1, 1, 2, 4, 8, 15, 15, 15}
 	for i := range waits {
-		if waits[i].Round(time.Minute) != minutes[i]*time.Minute {
+		if waits[i].Round(time.Minute).Minutes() != minutes[i] {
 			t.Errorf("waits %v, want about %v minutes", waits, minutes)
 			break
 		}
@@ -339,4 +339,74 @@ func TestStatsCountByType(t *testing.T) {
 	if h := c.stats.Hops(); hops != 1 || h[0] != 1 {
 		t.Errorf("found after %d hops, counted %v", hops, h)
 	}
+}
+
+// A node that loses its contacts does not wait for a bootstrap planned in better
+// times.
+func TestLostContactsHurryTheBootstrap(t *testing.T) {
+	for left, most := range map[int]time.Duration{0: 2 * lastRetry, 3: 2 * time.Minute, 30: 20 * time.Minute} {
+		m := peerOf(t, "m")
+		m.Start(day)
+		for i := range left {
+			m.table.onAnswer(day, Node{id.Hash("n", []byte{byte(i)}), at(byte(i))})
+		}
+		m.timers.stop(m.upkeep.timer)
+		m.upkeep.timer = m.after(20*time.Minute, m.bootstrap)
+		m.hurry()
+		if wait := m.upkeep.timer.at.Sub(day); wait > most || left == 30 && wait < most {
+			t.Errorf("with %d contacts in %v", left, wait)
+		}
+	}
+}
+
+// Whatever comes from wherever, a machine in the middle of everything neither
+// panics nor sends a stranger more than he sent.
+func FuzzMachine(f *testing.F) {
+	for _, m := range largest() {
+		f.Add(m.append(nil), byte(2))
+	}
+	f.Add([]byte("d1:q3:put1:t2:aa1:y1:qe"), byte(1))
+	f.Fuzz(func(t *testing.T, pkt []byte, from byte) {
+		m := peerOf(t, "m", at(2), at(3))
+		m.Start(day)
+		m.table.onAnswer(day, Node{testID, at(4)})
+		obj, err := NewObject(testKey, nil, 1, make([]byte, 2000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Get(testKey.Public().(ed25519.PublicKey), nil, func(Item, int, error) {})
+		m.PutObject(obj, func(int, error) {})
+		m.GetObject(testKey.Public().(ed25519.PublicKey), []byte("x"), -1, func([]byte, Item, error) {})
+		// As it is, and as the answer to each query in flight.
+		pkts := [][]byte{pkt}
+		if msg, why := parse(pkt); why == DropNone {
+			m.Flush(func(d Datagram) error {
+				q, _ := parse(d.Pkt)
+				answer := msg
+				answer.t = slices.Clone(q.t)
+				pkts = append(pkts, answer.append(nil))
+				return nil
+			})
+		}
+		now := day
+		for _, p := range pkts {
+			now = now.Add(time.Millisecond)
+			m.Flush(func(Datagram) error { return nil })
+			m.Receive(now, p, at(from), nil)
+			m.Receive(now, p, at(2), nil)
+			for i, s := range m.out.sends {
+				begin := 0
+				if i > 0 {
+					begin = m.out.sends[i-1].end
+				}
+				if s.answer && s.end-begin > PaddedLen(p) {
+					t.Errorf("%d bytes answer %q", s.end-begin, p)
+				}
+			}
+		}
+		for range 100 {
+			m.Tick(m.Wake())
+		}
+		m.Stop(m.now)
+	})
 }

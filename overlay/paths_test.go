@@ -74,10 +74,11 @@ func TestEclipseOfOnePathHidesNothing(t *testing.T) {
 					mustPut(t, c.nodes[i], it)
 					// A reader that is new and knows few; its nearest contact is hostile.
 					m := c.eclipse(overlay.Target(it.Key, nil))
+					few := []netip.AddrPort{m.addr, c.nodes[20].Addr, c.nodes[21].Addr}
 					reader := c.add(func(cfg *overlay.Config) {
 						nobody(cfg)
 						cfg.Paths = paths
-						cfg.Bootstrap = func() []netip.AddrPort { return []netip.AddrPort{m.addr, c.nodes[20].Addr, c.nodes[21].Addr} }
+						cfg.Bootstrap = func() []netip.AddrPort { return few }
 					})
 					time.Sleep(time.Second)
 					got, err := reader.Get(t.Context(), it.Key, nil)
@@ -109,9 +110,10 @@ func TestEclipsedPutReachesHonestNodes(t *testing.T) {
 	inBubble(t, 40, nobody, func(t *testing.T, c *cluster) {
 		it := overlay.SignItem(newKey(t), nil, 1, []byte("here"))
 		m := c.eclipse(overlay.Target(it.Key, nil))
+		few := []netip.AddrPort{m.addr, c.nodes[20].Addr, c.nodes[21].Addr}
 		writer := c.add(func(cfg *overlay.Config) {
 			nobody(cfg)
-			cfg.Bootstrap = func() []netip.AddrPort { return []netip.AddrPort{m.addr, c.nodes[20].Addr, c.nodes[21].Addr} }
+			cfg.Bootstrap = func() []netip.AddrPort { return few }
 		})
 		time.Sleep(time.Second)
 		if acks, err := writer.Put(t.Context(), it); err != nil || acks < 5 {

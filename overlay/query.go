@@ -95,7 +95,7 @@ func (m *Machine) onAnswer(msg *message, from netip.AddrPort) Drop {
 	if !ok {
 		return DropUnasked
 	}
-	err := error(nil)
+	var err error
 	if msg.kind == response {
 		err = m.meet(Node{msg.id, from})
 	} else {

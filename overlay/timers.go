@@ -13,6 +13,9 @@ type timer struct {
 	fire  func()
 }
 
+// pending says whether t, which may be nil, has yet to fire.
+func (t *timer) pending() bool { return t != nil && t.index >= 0 }
+
 // timers are what a machine waits for. They read no clock: whoever has one asks
 // for the next and takes what is due.
 type timers struct {
@@ -30,7 +33,7 @@ func (t *timers) at(when time.Time, fire func()) *timer {
 
 // stop takes x out, which may be nil, have fired or be stopped.
 func (t *timers) stop(x *timer) {
-	if x != nil && x.index >= 0 {
+	if x.pending() {
 		heap.Remove(&t.heap, x.index)
 	}
 }

@@ -87,14 +87,24 @@ func (m *Machine) tend() {
 	}
 	m.refresh()
 	m.sweep()
-	if _, answering := m.table.counts(); answering == 0 && m.upkeep.every != 0 && m.upkeep.timer != nil {
-		// All are gone: do not wait for what seemed to be enough before.
-		if late := m.now.Add(lastRetry); m.upkeep.timer.at.After(late) && m.upkeep.timer.index >= 0 {
-			m.timers.stop(m.upkeep.timer)
-			m.upkeep.timer = m.after(m.jitter(firstRetry), m.bootstrap)
-		}
-	}
+	m.hurry()
 	m.after(m.jitter(m.cfg.Revalidate/4), m.tend)
+}
+
+// hurry brings the next bootstrap forward if contacts were lost since it was planned.
+func (m *Machine) hurry() {
+	_, answering := m.table.counts()
+	wait := m.cfg.Refresh / 5
+	switch {
+	case answering == 0:
+		wait = lastRetry
+	case answering >= bucketSize:
+		return
+	}
+	if t := m.upkeep.timer; t.pending() && t.at.After(m.now.Add(2*wait)) {
+		m.timers.stop(t)
+		m.upkeep.timer = m.after(m.jitter(wait), m.bootstrap)
+	}
 }
 
 // sweep forgets what has expired, once per Revalidate.

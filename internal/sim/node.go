@@ -37,7 +37,7 @@ type node struct {
 }
 
 // join makes a node and starts it.
-func (w *world) join(super bool) *node {
+func (w *world) join(super bool) {
 	i := len(w.nodes)
 	var seed [ed25519.SeedSize]byte
 	binary.BigEndian.PutUint64(seed[:], w.cfg.Seed)
@@ -65,7 +65,6 @@ func (w *world) join(super bool) *node {
 		panic("sim: internal error: " + err.Error())
 	}
 	w.settle(n)
-	return n
 }
 
 // superPeers are the first nodes of all.
