@@ -18,12 +18,12 @@ import (
 
 // Source is where directories are read: *overlay.Overlay.
 type Source interface {
-	GetObjectAfter(ctx context.Context, key ed25519.PublicKey, salt []byte, after int64) ([]byte, overlay.Item, error)
-}
-
-// Asker is a Source that can ask one replica alone.
-type Asker interface {
+	// AskItem asks one replica.
 	AskItem(ctx context.Context, key ed25519.PublicKey, salt []byte) (overlay.Item, error)
+	// ReadObject reads the chunks of an object whose root AskItem has found.
+	ReadObject(ctx context.Context, root overlay.Item) ([]byte, error)
+	// GetObjectAfter looks wherever it may be.
+	GetObjectAfter(ctx context.Context, key ed25519.PublicKey, salt []byte, after int64) ([]byte, overlay.Item, error)
 }
 
 // Follow is what a Follower works with.
@@ -96,7 +96,7 @@ func (f *Follower) Ends() int64 {
 }
 
 // Poll asks whether there is a newer root, and reads it. With cheap it asks one
-// replica, if the source can; an answer that is not newer ends it there.
+// replica first; an answer that is not newer ends it there.
 func (f *Follower) Poll(ctx context.Context, cheap bool) (changed bool, err error) {
 	select {
 	case f.turn <- struct{}{}:
@@ -111,13 +111,8 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 	f.mu.Lock()
 	seq := f.reader.Seq()
 	f.mu.Unlock()
-	if asker, ok := f.cfg.Source.(Asker); ok && cheap && seq >= 0 {
-		if it, err := asker.AskItem(ctx, f.sp.Key, discovery.SaltDirectory); err == nil && it.Seq <= seq {
-			return false, nil
-		}
-	}
-	sealed, it, err := f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, discovery.SaltDirectory, seq)
-	if errors.Is(err, overlay.ErrUnchanged) {
+	sealed, it, err := f.object(ctx, discovery.SaltDirectory, seq, cheap)
+	if errors.Is(err, overlay.ErrUnchanged) || cheap && errors.Is(err, overlay.ErrRollback) {
 		return false, nil
 	}
 	if err != nil {
@@ -155,6 +150,24 @@ func (f *Follower) CompleteSince(at time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.reader.Complete() && f.reader.Seq() >= at.UnixMilli()
+}
+
+// object reads an object after a sequence number: with cheap from one replica, as
+// far as it has it, otherwise wherever it may be. The replica's word that there is
+// nothing newer is taken.
+func (f *Follower) object(ctx context.Context, salt []byte, after int64, cheap bool) ([]byte, overlay.Item, error) {
+	if cheap {
+		it, err := f.cfg.Source.AskItem(ctx, f.sp.Key, salt)
+		if err == nil && it.Seq <= after {
+			return nil, it, overlay.ErrUnchanged
+		}
+		if err == nil {
+			if data, err := f.cfg.Source.ReadObject(ctx, it); err == nil {
+				return data, it, nil
+			}
+		}
+	}
+	return f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, salt, after)
 }
 
 // Fetch reads wanted shards, at most most of them; with urgent only those that
@@ -211,7 +224,10 @@ func (f *Follower) fetch(ctx context.Context, urgent bool, most int) (read int, 
 
 // shard reads one shard and hands it on.
 func (f *Follower) shard(ctx context.Context, ref Ref) error {
-	sealed, it, err := f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, SaltShard(ref.Number), ref.Seq-1)
+	sealed, it, err := f.object(ctx, SaltShard(ref.Number), ref.Seq-1, true)
+	if err != nil || ref.Check(sealed, it.Seq) != nil { // not there, old or false: it may be right elsewhere
+		sealed, it, err = f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, SaltShard(ref.Number), ref.Seq-1)
+	}
 	if err != nil {
 		return fmt.Errorf("directory: shard %d of super peer %s: %w", ref.Number, f.pid.Short(), err)
 	}

@@ -42,6 +42,44 @@ func (c *counted) put(salt []byte, seq int64, data []byte) {
 	c.objects[string(salt)] = append(c.objects[string(salt)], stored{seq, data})
 }
 
+func (c *counted) AskItem(_ context.Context, key ed25519.PublicKey, salt []byte) (overlay.Item, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gets++
+	all := c.objects[string(salt)]
+	if len(all) == 0 {
+		return overlay.Item{}, overlay.ErrNotFound
+	}
+	o := all[len(all)-1]
+	if c.lie != nil {
+		o = c.lie(string(salt), o)
+	}
+	return overlay.Item{Key: key, Salt: salt, Seq: o.seq}, nil
+}
+
+func (c *counted) ReadObject(_ context.Context, root overlay.Item) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.objects[string(root.Salt)] {
+		if o.seq == root.Seq {
+			if c.lie != nil {
+				o = c.lie(string(root.Salt), o)
+			}
+			c.countChunks(o)
+			return o.data, nil
+		}
+	}
+	return nil, overlay.ErrObject
+}
+
+func (c *counted) countChunks(o stored) {
+	chunks := (len(o.data) + overlay.MaxValue - 1) / overlay.MaxValue
+	c.gets += chunks
+	if chunks > 16 {
+		c.gets += (chunks + 15) / 16
+	}
+}
+
 func (c *counted) GetObjectAfter(_ context.Context, key ed25519.PublicKey, salt []byte, after int64) ([]byte, overlay.Item, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,11 +99,7 @@ func (c *counted) GetObjectAfter(_ context.Context, key ed25519.PublicKey, salt 
 	case o.seq == after:
 		return nil, it, overlay.ErrUnchanged
 	}
-	chunks := (len(o.data) + overlay.MaxValue - 1) / overlay.MaxValue
-	c.gets += chunks
-	if chunks > 16 {
-		c.gets += (chunks + 15) / 16
-	}
+	c.countChunks(o)
 	return o.data, it, nil
 }
 

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -10,16 +9,43 @@ import (
 	"icvpn/internal/service"
 )
 
-// admitVia has a machine admitted by one super peer, and returns its membership.
-func (w *world) admitVia(sp int, role, name string, key ed25519.PrivateKey) *Membership {
+// admitVia has a process of a machine admitted by one super peer, and returns its
+// membership.
+func (w *world) admitVia(sp int, cfg JoinConfig) *Membership {
 	w.t.Helper()
-	cfg := w.joinConfig(role, name, key)
 	cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, w.supers[sp].endpoint)
 	m, err := Join(w.ctx, cfg)
 	if err != nil {
-		w.t.Fatalf("join %s: %v", name, err)
+		w.t.Fatalf("join %s: %v", cfg.Name, err)
 	}
 	return m
+}
+
+// TestAdmissionThatBrokeOffHeals: a super peer has saved a grant that its machine
+// never got; another one admitted the machine then. Both list it, and the later
+// admission is the one that everybody comes to believe.
+func TestAdmissionThatBrokeOffHeals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		web := w.start("web", "web-1")
+		cfg := w.joinConfig("app", "app-1", newIdentity(t))
+		cfg.Instance = service.Instance{1}
+		w.admitVia(0, cfg) // nobody uses it
+		time.Sleep(time.Minute)
+		web.readDirectories(w.ctx)
+		cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, w.supers[1].endpoint)
+		app := w.startWith(cfg)
+		w.eventually("one listing is left", 20*time.Minute, func() bool {
+			all := web.table.Entries(app.self, web.now())
+			return len(all) == 1 && all[0].Addr4() == app.addr4()
+		})
+		w.pingOK(web, "app-1")
+		select {
+		case <-app.Stopped():
+			t.Errorf("the machine took itself for a clone: %v", app.err)
+		default:
+		}
+	})
 }
 
 // TestMachineAdmittedLastWins: a copy of a machine joins, by the same super peer
@@ -38,7 +64,7 @@ func TestMachineAdmittedLastWins(t *testing.T) {
 					via = 1 - via
 				}
 				time.Sleep(5 * time.Second)
-				clone := w.admitVia(via, "app", "app-2", key)
+				clone := w.admitVia(via, w.joinConfig("app", "app-2", key))
 				w.eventually("the first one leaves", 10*time.Minute, func() bool {
 					select {
 					case <-app.Stopped():

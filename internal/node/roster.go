@@ -234,6 +234,9 @@ func (n *Node) words(t *tunnel) (all []word) {
 func (n *Node) settle(t *tunnel) {
 	all := n.words(t)
 	held := slices.IndexFunc(all, func(w word) bool { return w.issuer == t.holder })
+	if len(t.proofs) == 0 && len(t.pairs) == 0 {
+		held = min(0, len(all)-1) // the table knows
+	}
 	if silent := func(w word) bool { return n.table.Silent(w.issuer, n.now()) }; held < 0 || silent(all[held]) && len(t.pairs) == 0 {
 		if other := slices.IndexFunc(all, func(w word) bool { return !silent(w) }); other >= 0 {
 			held = other

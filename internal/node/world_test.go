@@ -36,6 +36,7 @@ type world struct {
 	log    *slog.Logger
 	wg     sync.WaitGroup
 	change func(h *service.HandOver) // of super peers that are started from now on
+	node   func(c *Config)           // of nodes that are started from now on
 }
 
 type superProc struct {
@@ -177,7 +178,12 @@ func (w *world) start(role, name string) *nodeProc {
 
 func (w *world) startAs(role, name string, key ed25519.PrivateKey) *nodeProc {
 	w.t.Helper()
-	cfg := w.joinConfig(role, name, key)
+	return w.startWith(w.joinConfig(role, name, key))
+}
+
+func (w *world) startWith(cfg JoinConfig) *nodeProc {
+	w.t.Helper()
+	name := cfg.Name
 	m, err := Join(w.ctx, cfg)
 	if err != nil {
 		w.t.Fatalf("join %s: %v", name, err)
@@ -190,8 +196,11 @@ func (w *world) startAs(role, name string, key ed25519.PrivateKey) *nodeProc {
 	}
 	p.udp = udp
 	own := netip.AddrPortFrom(p.addr, 4500)
-	p.Node, err = New(Config{Join: cfg, Membership: m, Device: p.dev, UDP: udp, Log: cfg.Log,
-		Endpoints: func() []netip.AddrPort { return []netip.AddrPort{own} }})
+	nc := Config{Join: cfg, Membership: m, Device: p.dev, UDP: udp, Log: cfg.Log, Endpoints: func() []netip.AddrPort { return []netip.AddrPort{own} }}
+	if w.node != nil {
+		w.node(&nc)
+	}
+	p.Node, err = New(nc)
 	if err != nil {
 		w.t.Fatal(err)
 	}
