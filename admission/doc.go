@@ -22,9 +22,9 @@
 //	  |-- List [request] ----------------------------------->|  hook
 //	  |<- ListReply [list] ---------------------------------|
 //
-// With a ticket, Continue [ticket, idkey, mac, sig] stands in the place of
-// Start, Challenge and Proof. At any point the super peer may answer
-// Refused [code, detail, other] and close.
+// With a ticket, Continue [ticket, idkey, mac, sig, request, more] stands in the
+// place of Start to Provision, and Accept and Grant answer it together. At any
+// point the super peer may answer Refused [code, detail, other] and close.
 //
 // A frame on the TLS stream:
 //
@@ -48,7 +48,7 @@
 // # Non-goals
 //
 // No policy: who may have which label, whether a credential is revoked and
-// whether a ticket was used elsewhere are decided by Backend. Group operations
+// whether a ticket was used are decided by Backend. Group operations
 // leave intermediate values on stack and heap that Go cannot be told to wipe;
 // what this package holds itself is wiped. Nothing here resists a quantum
 // computer beyond what the TLS key exchange gives.
