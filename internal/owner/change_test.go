@@ -134,7 +134,10 @@ func TestOwnerSecretOfVersion1IsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := wire.Marshal(ownerFile1{Version: 1, Owner: f.Owner, Supers: f.Supers, HandOver: f.HandOver})
+	old := wire.Marshal(ownerFile1{Version: 1, Owner: f.Owner, Supers: f.Supers, HandOver: service.FormerHandOver{
+		Version: 1, Seed: f.HandOver.Seed, Service: f.HandOver.Service, Universe: f.HandOver.Universe, Policy: f.HandOver.Policy,
+		ABESeed: f.HandOver.ABESeed, FakeKey: f.HandOver.FakeKey, TicketKey: f.HandOver.TicketKey, Secrets: f.HandOver.Secrets,
+	}})
 	if c, err := AddSuper(old, "203.0.113.1:4500", time.Now()); err != nil || c.Seq != 2 {
 		t.Errorf("%v", err)
 	}

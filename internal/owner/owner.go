@@ -58,7 +58,10 @@ type Options struct {
 	LabelScope map[string][]string
 	Rules      []filter.Rule
 	Policy     []byte // YAML; its rules take the place of Rules
-	Now        time.Time
+	// Join is the token of a universal overlay that the super peers join; nil for
+	// none but their own.
+	Join *service.Token
+	Now  time.Time
 }
 
 // Service is everything that was made.
@@ -131,6 +134,9 @@ func Create(o Options) (*Service, error) {
 		Service:  service.Membership{ID: m.id, Documents: docs, Epoch: firstEpoch, Master: m.master[:]},
 		Universe: universe, Policy: policy, ABESeed: m.abe[:], Secrets: secrets,
 		FakeKey: random(32), TicketKey: random(32),
+	}
+	if o.Join != nil {
+		common.Join = []byte(o.Join.Text())
 	}
 	for i := range m.supers {
 		f, err := m.super(i, common)

@@ -38,7 +38,7 @@ type ownerFile1 struct {
 	Version  uint8
 	Owner    []byte
 	Supers   [][]byte
-	HandOver service.HandOver
+	HandOver service.FormerHandOver
 }
 
 func (f ownerFile) encode() []byte {
@@ -51,7 +51,7 @@ func parseOwner(b []byte) (f ownerFile, err error) {
 	if err = wire.Unmarshal(b, &f, maxOwnerSecret); err != nil {
 		var old ownerFile1
 		if wire.Unmarshal(b, &old, maxOwnerSecret) == nil && old.Version == 1 {
-			f, err = ownerFile{Version: ownerVersion, Owner: old.Owner, Supers: old.Supers, HandOver: old.HandOver}, nil
+			f, err = ownerFile{Version: ownerVersion, Owner: old.Owner, Supers: old.Supers, HandOver: old.HandOver.Current()}, nil
 		}
 	}
 	switch {

@@ -13,7 +13,10 @@ import (
 	"icvpn/internal/wire"
 )
 
-const maxHandOver = 1 << 20
+const (
+	maxHandOver     = 1 << 20
+	handOverVersion = 2
+)
 
 // handOverMagic starts a sealed hand-over file and is its associated data.
 var handOverMagic = []byte("icvpn hand-over 1\n")
@@ -31,6 +34,30 @@ type HandOver struct {
 	FakeKey   []byte // 32 bytes, shared: answers to unknown enrolment secrets
 	TicketKey []byte // 32 bytes, shared: continuity tickets
 	Secrets   []EnrolmentSecret
+	// Join is a token for a universal overlay of several operators; empty for none.
+	Join []byte
+}
+
+// FormerHandOver is HandOver of version 1, which could join no overlay.
+type FormerHandOver struct {
+	_         struct{} `cbor:",toarray"`
+	Version   uint8
+	Seed      []byte
+	Service   Membership
+	Universe  Membership
+	Policy    Signed
+	ABESeed   []byte
+	FakeKey   []byte
+	TicketKey []byte
+	Secrets   []EnrolmentSecret
+}
+
+// Current returns f as a HandOver of today.
+func (f FormerHandOver) Current() HandOver {
+	return HandOver{
+		Version: handOverVersion, Seed: f.Seed, Service: f.Service, Universe: f.Universe, Policy: f.Policy,
+		ABESeed: f.ABESeed, FakeKey: f.FakeKey, TicketKey: f.TicketKey, Secrets: f.Secrets,
+	}
 }
 
 // Membership is what admits a super peer to one overlay.
@@ -98,7 +125,7 @@ func (h HandOver) Seal(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Version = docVersion
+	h.Version = handOverVersion
 	out := append([]byte(nil), handOverMagic...)
 	nonce := make([]byte, aead.NonceSize())
 	rand.Read(nonce)
@@ -123,15 +150,22 @@ func OpenHandOver(b, key []byte) (h HandOver, err error) {
 	}
 	defer clear(plain)
 	if err := wire.Unmarshal(plain, &h, maxHandOver); err != nil {
-		return h, fmt.Errorf("the hand-over file cannot be read: %w", err)
+		var former FormerHandOver
+		if wire.Unmarshal(plain, &former, maxHandOver) != nil || former.Version != 1 {
+			return h, fmt.Errorf("the hand-over file cannot be read: %w", err)
+		}
+		h = former.Current()
 	}
 	return h, h.Validate()
 }
 
 // Validate checks the lengths of keys, so that nobody converts a short one.
 func (h HandOver) Validate() error {
-	if h.Version != docVersion {
-		return fmt.Errorf("the hand-over has version %d, this binary knows %d", h.Version, docVersion)
+	if h.Version != handOverVersion {
+		return fmt.Errorf("the hand-over has version %d, this binary knows %d", h.Version, handOverVersion)
+	}
+	if len(h.Join) > maxToken {
+		return errors.New("the hand-over has a token that is too long; create it again")
 	}
 	for _, key := range [][]byte{h.Seed, h.Service.Master, h.Universe.Master, h.ABESeed, h.FakeKey, h.TicketKey} {
 		if len(key) != 32 {
