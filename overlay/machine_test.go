@@ -264,15 +264,19 @@ func TestQueriesOfAContactCountAsHeard(t *testing.T) {
 	}
 }
 
-// Buckets without a walk are walked through, and the walk goes where they are.
+// Buckets without a walk are walked through, and the walk goes where they are; those
+// that were filled at once later than those that were not.
 func TestUntouchedBucketsAreRefreshed(t *testing.T) {
 	m := peerOf(t, "m")
 	for i := range 40 {
 		m.table.onAnswer(day, Node{id.Hash("n", []byte{byte(i)}), at(byte(i))})
 	}
+	if i, ok := m.table.untouched(day.Add(-time.Hour)); !ok || len(m.table.buckets[i].contacts) >= bucketSize {
+		t.Errorf("first bucket %d", i)
+	}
 	seen := map[int]bool{}
 	for range 160 {
-		i, ok := m.table.untouched(day.Add(-time.Hour))
+		i, ok := m.table.untouched(day)
 		if !ok {
 			break
 		}
@@ -280,13 +284,13 @@ func TestUntouchedBucketsAreRefreshed(t *testing.T) {
 		if at := m.cfg.Self.Distance(target).LeadingZeros(); at != i {
 			t.Fatalf("an ID for bucket %d is in %d", i, at)
 		}
-		m.table.touch(day, target)
+		m.table.touch(day.Add(time.Second), target)
 		seen[i] = true
 	}
 	if !seen[0] || !seen[1] || len(seen) > 6 {
 		t.Errorf("buckets %v", seen)
 	}
-	if _, ok := m.table.untouched(day.Add(time.Second)); !ok {
+	if _, ok := m.table.untouched(day.Add(time.Minute)); !ok {
 		t.Error("never again")
 	}
 	for i := range 160 {

@@ -109,6 +109,9 @@ func (t *table) onAnswer(now time.Time, n Node) (doubtful netip.AddrPort) {
 	}
 	t.version++
 	b.contacts = append(b.contacts, contact{Node: n, since: since, heard: now, answered: now})
+	if len(b.contacts) == t.size && b.touched.IsZero() {
+		b.touched = now // filled without a walk
+	}
 	b.spares = slices.DeleteFunc(b.spares, func(s Node) bool { return s.ID == n.ID })
 	return doubtful
 }
