@@ -111,7 +111,7 @@ func (m *Memory) put(o op) {
 		delete(m.records[o.bucket], o.key)
 		return
 	}
-	m.records[o.bucket][o.key] = o.value
+	m.records[o.bucket][o.key] = bytes.Clone(o.value) // the caller may clear his
 }
 
 func (m *Memory) writeTo(io.Writer) error {

@@ -31,6 +31,10 @@ func BenchmarkAdmit(b *testing.B) {
 	for _, members := range []int{10, 1000, 10_000} {
 		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
 			a := startTestSuper(b, svc, new(ledger.Memory), nil).authority
+			wide := ledger.Config{Service: svc.ID, SuperPeer: a.self().PID(), Block: netip.MustParsePrefix("10.0.0.0/16"), Life: credentialLife, Grace: leaseGrace}
+			if a.ledger, err = ledger.Open(new(ledger.Memory), wide, time.Now()); err != nil {
+				b.Fatal(err)
+			}
 			admit := func(n int) {
 				seed := make([]byte, ed25519.SeedSize)
 				binary.BigEndian.PutUint64(seed, uint64(n))
