@@ -218,7 +218,7 @@ func enter(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) 
 	if !needsSecret(err) {
 		return m, err
 	}
-	cfg.Log.Info("super peer wants the enrolment secret instead of the ticket", "addr", d.endpoint, "reason", reason(err))
+	cfg.Log.Info("super peer wants the enrolment secret instead of the ticket", "addr", d.endpoint, "err", reason(err))
 	cfg.Kept = nil
 	if d = dial(ctx, cfg, d.endpoint); d.err != nil {
 		return nil, d.err

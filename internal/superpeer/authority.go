@@ -75,6 +75,7 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if err != nil {
 		return admission.Granted{}, err
 	}
+	former, listed := a.entryOf(who.PID, now)
 	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot}, now)
 	if err != nil {
 		a.giveBack(slot) // nobody has seen it
@@ -84,6 +85,7 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if err != nil {
 		return admission.Granted{}, err
 	}
+	a.tellOfFormer(former, listed, req)
 	a.log.Info("admitted", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
 	if others := a.roster.namesakes(c.Name, c.PID(), now); len(others) > 0 {
 		a.log.Warn("another machine has this name, too; both are reachable by address", "peer", c.Name, "pid", c.PID().Short(), "others", others)

@@ -129,6 +129,7 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 		return admission.Granted{}, err
 	}
 	spent := &ledger.Ticket{ID: t.ID, PID: t.PID, Instance: req.Instance, Expires: t.Expires.Unix()}
+	former, listed := a.entryOf(who.PID, now)
 	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot, ticket: spent}, now)
 	if err != nil {
 		if kept&provision.PartKey == 0 {
@@ -140,6 +141,7 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	if err != nil {
 		return admission.Granted{}, err
 	}
+	a.tellOfFormer(former, listed, req)
 	a.log.Info("renewed", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
 	return admission.Granted{Bytes: provision.Renewed{Kept: kept, Grant: g}.Encode(), Expires: now.Add(sessionLife), Memo: m.of(c, slot.cohort)}, nil
 }
@@ -190,6 +192,20 @@ func (a *authority) entryOf(pid id.ID, now time.Time) (latest service.Member, ok
 		}
 	}
 	return latest, ok
+}
+
+// tellOfFormer writes down that another process of a machine is a member no
+// longer: on the same machine it has started anew, as far as anybody can tell; on
+// another one, the identity was copied. old is what entryOf said before.
+func (a *authority) tellOfFormer(old service.Member, listed bool, req provision.Request) {
+	pid := req.PID
+	switch {
+	case !listed || old.Instance == req.Instance:
+	case old.VM == req.VM:
+		a.log.Info("another process of this machine takes over", "peer", req.Name, "pid", pid.Short())
+	default:
+		a.log.Warn("a machine with the identity of another takes over; if nobody moved it, its state directory was copied", "peer", req.Name, "pid", pid.Short(), "from", old.VM, "detail", req.VM)
+	}
 }
 
 // renewed gathers what has changed.

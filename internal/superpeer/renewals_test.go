@@ -3,12 +3,15 @@ package superpeer
 import (
 	"crypto/ed25519"
 	"crypto/tls"
+	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"icvpn/admission"
 	"icvpn/internal/id"
+	"icvpn/internal/ledger"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 )
@@ -103,4 +106,27 @@ func TestNewcomersAndRenewalsDoNotWaitForEachOther(t *testing.T) {
 			t.Errorf("renewal: %v", err)
 		}
 	})
+}
+
+// TestMachineThatAppearsElsewhereIsWrittenDown: a restart is no warning.
+func TestMachineThatAppearsElsewhereIsWrittenDown(t *testing.T) {
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
+	var warns atomic.Int64
+	s.authority.log = slog.New(countWarns{&warns})
+	c := comer(svc, "web", 1)
+	for _, tc := range []struct {
+		vm       string
+		instance byte
+		warns    int64
+	}{{"a", 1, 0}, {"a", 1, 0}, {"a", 2, 0}, {"b", 3, 1}, {"b", 4, 1}, {"a", 5, 2}} {
+		if _, err := c.ask(t, s.authority, func(r *provision.Request) {
+			r.VM, r.Instance = tc.vm, service.Instance{tc.instance}
+			r.Claim = service.SignClaim(c.key, svc.ID, s.PID(), r.Instance, time.Now())
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := warns.Load(); got != tc.warns {
+			t.Errorf("process %d on %s: %d warnings, want %d", tc.instance, tc.vm, got, tc.warns)
+		}
+	}
 }
