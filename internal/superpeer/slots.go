@@ -77,11 +77,17 @@ const (
 )
 
 // restoreSlots takes the keys that an earlier process made into the pool, and
-// forgets those that nobody wants any more.
-func (a *authority) restoreSlots() error {
+// forgets those that nobody wants any more, and all of an older copy: they may
+// have been given to somebody after it was made.
+func (a *authority) restoreSlots(now time.Time) error {
 	var useless [][]byte
+	older := !a.ledger.Restored(now).IsZero()
 	err := a.ledger.Slots(func(key, value []byte) error {
 		defer clear(value)
+		if older {
+			useless = append(useless, key)
+			return nil
+		}
 		former, ok := a.restoreSlot(value)
 		if !ok {
 			useless = append(useless, key)

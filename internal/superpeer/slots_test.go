@@ -10,6 +10,7 @@ import (
 
 	"icvpn/abe"
 	"icvpn/admission"
+	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
 	"icvpn/internal/ledger"
 	"icvpn/internal/provision"
@@ -177,10 +178,16 @@ func TestRestoredSuperPeerSendsNewMachinesElsewhere(t *testing.T) {
 	if _, err := comer(svc, "web", 1).ask(t, s.authority, nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.authority.makeSlot(abe.Need{Labels: discovery.Attributes(s.authority.rules(), map[string]string{"role": "web"}), Generation: 1}); err != nil {
+		t.Fatal(err)
+	}
 	if err := ledger.MarkRestored(store); err != nil {
 		t.Fatal(err)
 	}
 	a := startTestSuper(t, svc, store, nil).authority
+	if n := a.slots.Len(discovery.Attributes(a.rules(), map[string]string{"role": "web"})); n != 0 {
+		t.Errorf("%d keys of the backup are ready, which somebody may have been given since", n)
+	}
 	if _, err := comer(svc, "web", 1).ask(t, a, nil); err != nil {
 		t.Errorf("a machine that the backup knows: %v", err)
 	}

@@ -110,7 +110,7 @@ func (a *authority) prepare(now time.Time) error {
 			return err
 		}
 	}
-	return a.restoreSlots()
+	return a.restoreSlots(now)
 }
 
 func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
