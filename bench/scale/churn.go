@@ -45,7 +45,7 @@ func churn(b *bench, rec *recorder) error {
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.close(rec)
 	p := &populace{world: w, up: map[*peer]time.Time{}, away: map[*peer]time.Time{}, went: map[string]time.Time{}, how: map[string]string{}, tally: map[string]int{}}
 	began := time.Now()
 	for _, q := range w.peers[1:] { // the first one watches
@@ -65,9 +65,7 @@ func churn(b *bench, rec *recorder) error {
 	rec.add(float64(found.asked), "", "lookups of machines that were up")
 	rec.add(found.share(), "%", "  found")
 	rec.times(found.took, "  a lookup")
-	for _, why := range slices.Sorted(maps.Keys(found.why)) {
-		rec.add(float64(found.why[why]), "", "  not found: %s", why)
-	}
+	recordReasons(rec, "not found", found.why)
 	rec.times(p.back, "from the start of a returning machine until it has published where it is")
 	p.absent(rec)
 	f := p.settled(b, scouts)
@@ -79,13 +77,13 @@ func churn(b *bench, rec *recorder) error {
 // ready is a world with peers that all have published where they are, and
 // scouts.
 func (b *bench) ready(rec *recorder) (*world, []*scout, error) {
-	w, err := b.newWorld(b.supers)
+	w, err := b.newWorld(rec, b.supers)
 	if err != nil {
 		return nil, nil, err
 	}
 	scouts, err := b.settle(w, rec)
 	if err != nil {
-		w.close()
+		w.close(rec)
 		return nil, nil, err
 	}
 	return w, scouts, nil
@@ -282,7 +280,7 @@ func (b *bench) halve(rec *recorder, percent int) error {
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.close(rec)
 	dead := len(w.peers) * percent / 100
 	order := rand.Perm(len(w.peers))
 	var live []*peer

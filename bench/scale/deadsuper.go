@@ -40,7 +40,7 @@ func deadSuper(b *bench, rec *recorder) error {
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.close(rec)
 	flows, err := w.openFlows(rec)
 	if err != nil {
 		return err
@@ -146,17 +146,19 @@ func (s *siege) killOne(b *bench, rec *recorder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var waits []float64
-	failed := 0
+	failed, why := 0, map[string]int{}
 	for _, a := range s.came {
 		if a.super == 0 && a.at.After(died.Add(-time.Second)) && a.at.Before(born) {
 			waits = append(waits, measure.Milliseconds(a.done.Sub(a.at)))
 		}
 		if a.err != nil {
 			failed++
+			why[reason(a.err)]++
 		}
 	}
 	rec.add(float64(len(s.came)), "", "newcomers around the death of a super peer")
 	rec.times(waits, "  admitted by another, of those that asked the dead one first")
+	recordReasons(rec, "not admitted", why)
 	rec.must(failed, 0, "newcomers that nobody admitted")
 	lost, last := 0, died
 	for _, l := range s.looks {
@@ -190,16 +192,18 @@ func (s *siege) partition(b *bench, rec *recorder) {
 	_ = b.pause(deadAfter)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	failed := 0
+	failed, why := 0, map[string]int{}
 	var waits []float64
 	for _, a := range s.came[before:] {
 		waits = append(waits, measure.Milliseconds(a.done.Sub(a.at)))
 		if a.err != nil {
 			failed++
+			why[reason(a.err)]++
 		}
 	}
 	rec.add(float64(len(waits)), "", "newcomers on both sides of a partition of %v", partedFor)
 	rec.times(waits, "  admitted after")
+	recordReasons(rec, "not admitted", why)
 	rec.must(failed, 0, "newcomers that nobody admitted, partition")
 }
 

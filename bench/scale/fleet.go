@@ -3,7 +3,6 @@
 package main
 
 import (
-	"maps"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -22,11 +21,11 @@ const joinersAtOnce = 16
 
 // fleet is a service at size.
 func fleet(b *bench, rec *recorder) error {
-	w, err := b.newWorld(b.supers)
+	w, err := b.newWorld(rec, b.supers)
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.close(rec)
 	made, err := w.makePeers(b.peers)
 	if err != nil {
 		return err
@@ -181,9 +180,7 @@ func (b *bench) lookUp(w *world, rec *recorder, scouts []*scout) {
 	rec.add(float64(f.asked), "", "contact records looked up")
 	rec.times(f.took, "  a lookup, 8 at once")
 	rec.add(f.queries, "", "  queries of a lookup")
-	for _, why := range slices.Sorted(maps.Keys(f.why)) {
-		rec.add(float64(f.why[why]), "", "  not found: %s", why)
-	}
+	recordReasons(rec, "not found", f.why)
 	rec.must(f.asked-f.found, 0, "contact records not found")
 }
 
@@ -267,9 +264,7 @@ func (b *bench) pings(w *world, rec *recorder) {
 	_ = g.Wait()
 	rec.add(float64(asked), "", "pings to machines without a tunnel")
 	rec.times(took, "  lookup, key exchange and ping, 32 at once")
-	for _, text := range slices.Sorted(maps.Keys(why)) {
-		rec.add(float64(why[text]), "", "  no answer: %s", text)
-	}
+	recordReasons(rec, "no answer", why)
 	rec.must(failed, 0, "pings without an answer")
 }
 

@@ -16,11 +16,11 @@ func idle(b *bench, rec *recorder) error {
 	if err := lab.CheckTUN(); err != nil {
 		return err
 	}
-	s, err := b.newSite(b.supers)
+	s, err := b.newSite(rec, b.supers)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.close(rec)
 	made, err := s.makePeers(b.peers)
 	if err != nil {
 		return err

@@ -10,8 +10,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"icvpn/abe"
@@ -46,8 +48,10 @@ type newcomer struct {
 	name     string
 	key      ed25519.PrivateKey
 	instance service.Instance
+	asked    int64 // of the last claim, Unix milliseconds
 
 	credential *service.Credential
+	grant      provision.Grant
 	session    *admission.Session
 }
 
@@ -100,7 +104,9 @@ func (a *attempt) run(tc *tls.Conn) error {
 	}
 	if a.renew {
 		cfg.Session = a.session
-		cfg.Request = func() ([]byte, error) { return a.request(a.server) }
+		cfg.Request = func() ([]byte, error) {
+			return provision.Renewal{Request: a.request().Encode(), Holds: provision.AllParts}.Encode(), nil
+		}
 	}
 	if a.client, err = admission.NewClient(cfg); err != nil {
 		return err
@@ -133,7 +139,7 @@ func (a *attempt) step(f admission.Frame) ([]admission.Frame, error) {
 		if err := a.learn(out.Data); err != nil {
 			return nil, err
 		}
-		request, err := a.request(a.server)
+		request, err := a.sealed()
 		if err != nil {
 			return nil, err
 		}
@@ -207,33 +213,51 @@ func (a *attempt) learn(data []byte) error {
 	return err
 }
 
-// request is what the super peer is asked for, sealed to it.
-func (a *attempt) request(server id.ID) ([]byte, error) {
+// request is what the super peer is asked for. Claims of one machine grow.
+func (a *attempt) request() provision.Request {
+	pid := id.FromKey(a.key.Public().(ed25519.PublicKey))
+	a.asked = max(time.Now().UnixMilli(), a.asked+1)
+	return provision.Request{
+		PID: pid, Name: a.name, VM: a.name, Binary: "scale", Instance: a.instance,
+		Claim: service.SignClaim(a.key, a.gate.token.Service, a.server, a.instance, time.UnixMilli(a.asked)),
+	}
+}
+
+// sealed is the request of a newcomer, sealed to the super peer.
+func (a *attempt) sealed() ([]byte, error) {
 	a.gate.mu.Lock()
-	st, known := a.gate.stmts[server]
+	st, known := a.gate.stmts[a.server]
 	a.gate.mu.Unlock()
 	if !known {
 		return nil, errors.New("no key of this super peer for requests")
 	}
-	pub := a.key.Public().(ed25519.PublicKey)
-	req := provision.Request{PID: id.FromKey(pub), Name: a.name, VM: a.name, Binary: "scale", Instance: a.instance}
-	return discovery.Seal(st, "request", pub, req.Encode())
+	return discovery.Seal(st, "request", a.key.Public().(ed25519.PublicKey), a.request().Encode())
 }
 
-// granted verifies the credential as every member will.
+// granted reads what a newcomer is given, or what is new for one who is back.
 func (a *attempt) granted(data []byte) error {
-	g, err := provision.ParseGrant(data)
+	var g provision.Grant
+	var err error
+	if a.renew {
+		var r provision.Renewed
+		if r, err = provision.ParseRenewed(data); err == nil {
+			g, err = r.Over(a.grant)
+		}
+	} else {
+		g, err = provision.ParseGrant(data)
+	}
 	if err != nil {
 		return err
 	}
-	a.gate.mu.Lock()
-	if a.gate.trust.Policy == nil {
-		if t, err := a.gate.trust.WithPolicy(g.Policy, time.Now()); err == nil {
-			a.gate.trust = t
-		}
+	return a.take(g)
+}
+
+// take verifies the credential as every member will.
+func (a *attempt) take(g provision.Grant) error {
+	trust, err := a.gate.policy(g)
+	if err != nil {
+		return err
 	}
-	trust := a.gate.trust
-	a.gate.mu.Unlock()
 	c, err := trust.VerifyCredential(time.Now(), g.Credential, g.Epoch)
 	if err != nil {
 		return err
@@ -245,8 +269,22 @@ func (a *attempt) granted(data []byte) error {
 	if !ok {
 		return errors.New("granted without a session")
 	}
-	a.credential, a.session = c, &s
+	a.credential, a.session, a.grant = c, &s, g
 	return nil
+}
+
+// policy adds the policy to the chain, once.
+func (g *gate) policy(grant provision.Grant) (*service.Trust, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.trust.Policy != nil {
+		return g.trust, nil
+	}
+	t, err := g.trust.WithPolicy(grant.Policy, time.Now())
+	if err == nil {
+		g.trust = t
+	}
+	return t, err
 }
 
 // retryable says whether a newcomer tries again: the super peer is busy, or
@@ -267,6 +305,11 @@ func reason(err error) string {
 		return fmt.Sprint(r.Code)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return "timeout"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET):
+		return "connection closed"
 	}
-	return "closed"
+	for errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	return err.Error()
 }

@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -65,6 +67,13 @@ func (r *recorder) times(took []float64, format string, args ...any) {
 	}
 	r.add(measure.Quantile(took, 0.5), "ms", "%s, median", name)
 	r.add(measure.Quantile(took, 0.99), "ms", "%s, p99", name)
+}
+
+// recordReasons records how often something ended for each reason.
+func recordReasons(r *recorder, what string, why map[string]int) {
+	for _, text := range slices.Sorted(maps.Keys(why)) {
+		r.add(float64(why[text]), "", "  %s: %s", what, text)
+	}
 }
 
 // must records what has to hold.

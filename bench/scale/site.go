@@ -68,7 +68,7 @@ const (
 )
 
 // newSite starts super peers and waits until they are ready.
-func (b *bench) newSite(supers int) (*site, error) {
+func (b *bench) newSite(rec *recorder, supers int) (*site, error) {
 	if err := claimMachines(); err != nil {
 		return nil, fmt.Errorf("addresses of the machines: %w", err)
 	}
@@ -89,7 +89,7 @@ func (b *bench) newSite(supers int) (*site, error) {
 		}
 	}
 	if err != nil {
-		s.close()
+		s.close(rec)
 		return nil, err
 	}
 	return s, nil
@@ -126,12 +126,12 @@ func (p *proc) wait() {
 }
 
 // close ends every process.
-func (s *site) close() {
+func (s *site) close(rec *recorder) {
 	for _, p := range s.procs {
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 	}
-	s.world.close()
+	s.world.close(rec)
 	_ = os.RemoveAll(s.dir)
 }
 

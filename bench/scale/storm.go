@@ -128,18 +128,16 @@ func (v *wave) record(rec *recorder, name string, n int) {
 	rec.add(float64(n)/v.seconds, "1/s", "%s: a second, clients on the same machine", name)
 	rec.times(v.took, "%s: wait, retries included", name)
 	rec.add(float64(v.tries-n), "", "%s: tries that were turned away", name)
-	for _, why := range slices.Sorted(maps.Keys(v.refused)) {
-		rec.add(float64(v.refused[why]), "", "%s:   %s", name, why)
-	}
+	recordReasons(rec, name, v.refused)
 }
 
 // stormOnOne has one super peer take everybody, and everybody come back.
 func (b *bench) stormOnOne(rec *recorder) error {
-	s, err := b.newSite(1)
+	s, err := b.newSite(rec, 1)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.close(rec)
 	before, err := s.procs[0].scrape(b.ctx, "icvpn_admission")
 	if err != nil {
 		return err
@@ -205,14 +203,14 @@ func recordMetrics(rec *recorder, before, after map[string]float64) {
 func (b *bench) stormOverSupers(rec *recorder) error {
 	var first float64
 	for _, supers := range b.spread {
-		s, err := b.newSite(supers)
+		s, err := b.newSite(rec, supers)
 		if err != nil {
 			return err
 		}
 		n := min(b.storm, batch)
 		v, err := s.run(b.ctx, s.newcomers(n, 0), 0, b.clients, false)
 		rec.must(s.book.twice(), 0, "addresses given twice by %d super peers", supers)
-		s.close()
+		s.close(rec)
 		if err != nil {
 			return err
 		}
@@ -226,11 +224,11 @@ func (b *bench) stormOverMembers(rec *recorder) error {
 	if len(b.prefill) == 0 {
 		return nil
 	}
-	s, err := b.newSite(1)
+	s, err := b.newSite(rec, 1)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.close(rec)
 	var first float64
 	there := 0
 	for _, members := range b.prefill {

@@ -106,7 +106,7 @@ func peerAddr(i int) netip.Addr {
 }
 
 // newWorld starts super peers and waits until they are ready.
-func (b *bench) newWorld(supers int) (*world, error) {
+func (b *bench) newWorld(rec *recorder, supers int) (*world, error) {
 	w, err := b.newService(supers)
 	if err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func (b *bench) newWorld(supers int) (*world, error) {
 	w.wg.Go(func() { w.net.deliverLoop(w.ctx) })
 	for i := range supers {
 		if err := w.startSuper(i, new(ledger.Memory)); err != nil {
-			w.close()
+			w.close(rec)
 			return nil, err
 		}
 	}
@@ -147,14 +147,47 @@ func (b *bench) newService(supers int) (*world, error) {
 	return w, nil
 }
 
+// endTimeout is how long everything may take to end; a clean leave has three
+// seconds.
+const endTimeout = 15 * time.Second
+
 // close ends everything. The machines lose the network first: a thousand that
 // say goodbye to each other would only take time.
-func (w *world) close() {
+func (w *world) close(rec *recorder) {
 	for _, p := range w.peers {
 		p.conn.Close()
 	}
 	w.end()
-	w.wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		w.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(endTimeout):
+	}
+	stuck := 0
+	for _, p := range w.peers {
+		stuck += running(p.done)
+	}
+	for _, s := range w.supers {
+		stuck += running(s.done)
+	}
+	rec.must(stuck, 0, "machines that do not end")
+}
+
+// running is 1 for what has begun and not ended.
+func running(done chan struct{}) int {
+	if done == nil {
+		return 0
+	}
+	select {
+	case <-done:
+		return 0
+	default:
+		return 1
+	}
 }
 
 // fail keeps an error of something that ran.
@@ -228,7 +261,10 @@ func (s *super) kill() {
 	s.host.Close()
 	s.listener.Close()
 	s.cancel()
-	<-s.done
+	select {
+	case <-s.done:
+	case <-time.After(endTimeout):
+	}
 }
 
 // dialFrom returns the dialler of a machine.
@@ -336,14 +372,23 @@ func persist(ctx context.Context, f func() error) error {
 // stop leaves cleanly.
 func (p *peer) stop() {
 	p.cancel()
-	<-p.done
+	p.ended()
+}
+
+// ended waits for the end of the machine; one that does not end is counted when
+// the world does.
+func (p *peer) ended() {
+	select {
+	case <-p.done:
+	case <-time.After(endTimeout):
+	}
 }
 
 // vanish takes the machine off the network without a word.
 func (p *peer) vanish() {
 	p.conn.Close()
 	p.cancel()
-	<-p.done
+	p.ended()
 }
 
 // startPeers makes and starts peers, some at a time, and returns how long each
