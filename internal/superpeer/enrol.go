@@ -2,6 +2,7 @@ package superpeer
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	mrand "math/rand/v2"
@@ -88,7 +89,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 // enrol turns frames into steps of the machine until it is done. The deadline
 // of the first frame is that of the handshake.
 func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Source) error {
-	binding, err := admission.BindServer(tc.ConnectionState(), s.authority.self().Key)
+	binding, err := admission.BindServer(tc.ConnectionState(), s.authority.key.Public().(ed25519.PublicKey))
 	if err != nil {
 		return err
 	}
@@ -185,10 +186,13 @@ type session struct {
 var _ admission.Backend = session{}
 
 func (x session) Service(wanted id.ID) (*admission.Service, bool) {
-	if wanted != x.s.admission.ID {
+	st := x.s.service.standing.Load()
+	if wanted != x.s.admission.ID || !st.mayAdmit(time.Now()) {
 		return nil, false
 	}
-	return x.s.admission, true
+	now := *x.s.admission
+	now.Root, now.Descriptor = st.root, st.descriptor
+	return &now, true
 }
 
 func (x session) Verifier(_ id.ID, secretID string) (admission.Verifier, bool) {
