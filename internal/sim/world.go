@@ -3,7 +3,6 @@ package sim
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"hash"
 	"math/rand/v2"
 	"net/netip"
@@ -29,7 +28,7 @@ type world struct {
 	header    [32]byte
 	datagrams uint64
 	lost      uint64 // by the network
-	void      uint64 // to nodes that are dead
+	void      uint64 // to nodes that are dead, or never were
 }
 
 func newWorld(cfg Config) *world {
@@ -146,8 +145,6 @@ func (w *world) settle(n *node) {
 	}
 }
 
-var errNobody = errors.New("sim: no such address")
-
 // transmit sends a datagram from n on its way. It borrows d.
 func (w *world) transmit(n *node, d overlay.Datagram) error {
 	w.datagrams++
@@ -159,7 +156,8 @@ func (w *world) transmit(n *node, d overlay.Datagram) error {
 	w.digest.Write(w.header[:])
 	w.digest.Write(d.Pkt)
 	if to < 0 || to >= len(w.nodes) {
-		return errNobody
+		w.void++ // like UDP, nobody says so
+		return nil
 	}
 	if w.cfg.Loss > 0 && w.rand.Float64() < w.cfg.Loss {
 		w.lost++
