@@ -96,6 +96,7 @@ type publisher struct {
 	// set at start
 	a       *authority
 	overlay *overlay.Overlay
+	helpers func() []directory.Helper
 
 	writer *directory.Writer
 	sealed uint32 // epoch of the key that everything is sealed to
@@ -104,7 +105,7 @@ type publisher struct {
 
 func (s *SuperPeer) newPublisher() *publisher {
 	a := s.authority
-	p := &publisher{a: a, overlay: s.service.overlay, writer: directory.NewWriter(a.trust().Service, a.block, credentialLife)}
+	p := &publisher{a: a, overlay: s.service.overlay, helpers: s.promotion.helpers, writer: directory.NewWriter(a.trust().Service, a.block, credentialLife)}
 	p.touch()
 	return p
 }
@@ -129,6 +130,7 @@ func (p *publisher) publish(ctx context.Context, now time.Time) error {
 	if err := p.shards(ctx, t.statement, now); err != nil {
 		return err // the root must not name what is not there
 	}
+	p.writer.SetHelpers(p.helpers())
 	root, due := p.writer.Root(t.statement.Epoch, p.a.trust().Descriptor.Generation, now)
 	if !due {
 		return nil
