@@ -1,12 +1,15 @@
 package overlay
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"icvpn/internal/id"
@@ -412,5 +415,33 @@ func FuzzMachine(f *testing.F) {
 			m.Tick(m.Wake())
 		}
 		m.Stop(m.now)
+	})
+}
+
+// A running node is one goroutine, however much it has to do.
+func TestOverlayIsOneGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, err := New(Config{Self: testID, Transport: nowhere{}, Bootstrap: func() []netip.AddrPort { return []netip.AddrPort{at(2), at(3)} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		before := runtime.NumGoroutine()
+		done := make(chan error)
+		go func() { done <- o.Run(ctx) }()
+		for i := range 50 {
+			if err := o.Publish(SignItem(testKey, []byte{byte(i)}, 1, nil)); err != nil {
+				t.Error(err)
+			}
+			o.AddNode(at(byte(i)))
+		}
+		time.Sleep(time.Minute)
+		if n := runtime.NumGoroutine() - before; n != 1 {
+			t.Errorf("%d goroutines", n)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 }
