@@ -49,7 +49,17 @@ type createOptions struct {
 	Policy []byte // of PolicyFile, not parsed
 
 	PolicyFile string
+
+	// Universe makes a universal overlay: its one role is superRole, and no machine
+	// may reach another.
+	Universe bool
+	// Join is the token of a universal overlay that the super peers join; nil for
+	// none.
+	Join *service.Token
 }
+
+// superRole is the role of the members of a universal overlay: super peers.
+const superRole = "super"
 
 // allowRule lets machines of one role begin conversations with those of another.
 type allowRule struct {
@@ -62,6 +72,8 @@ type allowRule struct {
 // createFlags are the flags as they were given.
 type createFlags struct {
 	cidr, policy, out    string
+	universe             bool
+	join                 string
 	roles, allow, supers []string
 	scopes               []string
 }
@@ -73,6 +85,15 @@ func (f *createFlags) options(name string) (o createOptions, err error) {
 	}
 	o.Name = name
 	if o.CIDR, err = parseCIDR(f.cidr); err != nil {
+		return o, err
+	}
+	if o.Universe = f.universe; o.Universe {
+		if len(f.roles)+len(f.allow)+len(f.scopes) > 0 || f.policy != "" || f.join != "" {
+			return o, usageErrorf("--universe goes with none of --role, --label-scope, --allow, --policy and --join-universe: the members of a universal overlay are super peers, and carry no traffic in it")
+		}
+		f.roles = []string{superRole}
+	}
+	if o.Join, err = readJoin(f.join); err != nil {
 		return o, err
 	}
 	if o.Roles, err = parseRoles(f.roles); err != nil {
@@ -243,6 +264,27 @@ func readPolicy(path string) ([]byte, error) {
 		return nil, usageErrorf("--policy %s: has %d bytes; a policy has 1 to %d", path, len(data), maxPolicy)
 	}
 	return data, nil
+}
+
+// readJoin reads the token of a universal overlay.
+func readJoin(path string) (*service.Token, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(path)
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return nil, usageErrorf("--join-universe %s: cannot be read: %v; name the super.token that icvpn service create --universe made", path, pe.Err)
+	}
+	defer clear(b)
+	var t service.Token
+	if err == nil {
+		t, err = service.ParseToken(b)
+	}
+	if err != nil {
+		return nil, usageErrorf("--join-universe %s: %v", path, err)
+	}
+	return &t, nil
 }
 
 // parseSupers adds the default port where none is given.

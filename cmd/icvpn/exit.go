@@ -46,13 +46,14 @@ func (a *app) exitCode(err error) int {
 	var usage *usageError
 	var conf *config.Error
 	var notRunning *notRunningError
+	var noSuper *noSuperError
 	var remote *control.Error
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage), errors.As(err, &conf):
 		return exitUsage
-	case errors.As(err, &notRunning):
+	case errors.As(err, &notRunning), errors.As(err, &noSuper):
 		return exitNotRunning
 	case a.engine.refused(err), errors.As(err, &remote) && remote.Code == control.CodeNotAllowed:
 		return exitRefused

@@ -57,7 +57,7 @@ func linked() engine {
 func create(_ context.Context, o createOptions, out io.Writer) error {
 	s, err := owner.Create(owner.Options{
 		Name: o.Name, Prefix4: o.CIDR, Roles: o.Roles, SuperPeers: o.Supers, LabelScope: o.Scope,
-		Rules: rules(o.Allow), Policy: o.Policy, Now: time.Now(),
+		Rules: rules(o), Policy: o.Policy, Join: o.Join, Now: time.Now(),
 	})
 	if err != nil {
 		if o.PolicyFile != "" {
@@ -72,13 +72,17 @@ func create(_ context.Context, o createOptions, out io.Writer) error {
 	return nil
 }
 
-// rules translates --allow; without any, every machine may reach every other.
-func rules(allow []allowRule) []filter.Rule {
-	if len(allow) == 0 {
+// rules translates --allow; without any, every machine may reach every other,
+// and in a universal overlay none.
+func rules(o createOptions) []filter.Rule {
+	if o.Universe {
+		return nil
+	}
+	if len(o.Allow) == 0 {
 		return []filter.Rule{{From: filter.Selector{}, To: filter.Selector{}}}
 	}
 	var out []filter.Rule
-	for _, a := range allow {
+	for _, a := range o.Allow {
 		r := filter.Rule{From: filter.Selector{owner.RoleLabel: a.From}, To: filter.Selector{owner.RoleLabel: a.To}, Proto: filter.Proto(a.Protocol)}
 		if a.First != 0 {
 			r.Ports = []filter.Range{filter.Ports(a.First, a.Last)}

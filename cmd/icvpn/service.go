@@ -3,8 +3,8 @@ package main
 import "github.com/spf13/cobra"
 
 func newService(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "service", Short: "Create a service, and change its super peers"}
-	cmd.AddCommand(newServiceCreate(a), newServiceSuper(a))
+	cmd := &cobra.Command{Use: "service", Short: "Create a service, change its super peers, list services"}
+	cmd.AddCommand(newServiceCreate(a), newServiceSuper(a), newServiceList(a), newServiceShow(a))
 	return cmd
 }
 
@@ -21,7 +21,9 @@ func newServiceCreate(a *app) *cobra.Command {
 			"conversations with TO, answers are always let through. Without --allow and --policy every machine\n" +
 			"may reach every other.\n\n" +
 			"A machine has the label role of its token. With --label-scope zone=eu,us it may ask for zone=eu or\n" +
-			"zone=us as well, by icvpn up --labels zone=eu; rules of a --policy file may speak of it.",
+			"zone=us as well, by icvpn up --labels zone=eu; rules of a --policy file may speak of it.\n\n" +
+			"With --universe it makes a universal overlay, in which super peers of several operators show each other\n" +
+			"their services. Its token goes to those operators, who give it to --join-universe.",
 		Example: "  icvpn service create shop --role web --role app --role db \\\n" +
 			"      --allow web:app --allow app:db:tcp/5432 \\\n" +
 			"      --super 198.51.100.4:4500 --super 203.0.113.9:4500",
@@ -34,6 +36,8 @@ func newServiceCreate(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.allow, "allow", nil, "`RULE` that lets one role reach another; repeat it for each")
 	fs.StringVar(&f.policy, "policy", "", "`FILE` with the policy, YAML, instead of --allow")
 	fs.StringArrayVar(&f.supers, "super", nil, "`HOST:PORT` of a super peer as others reach it; repeat it for each")
+	fs.BoolVar(&f.universe, "universe", false, "make a universal overlay, whose members are super peers of several operators")
+	fs.StringVar(&f.join, "join-universe", "", "`FILE` with the token of a universal overlay that the super peers join")
 	fs.StringVar(&f.out, "out", "", "new `DIR` for the files; default: NAME")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o, err := f.options(args[0])

@@ -187,6 +187,21 @@ func TestSeveralHandOversGoWithTheirKeys(t *testing.T) {
 	}
 }
 
+func TestSuperSocketIsThatOfASuperPeersStateDirectory(t *testing.T) {
+	for _, c := range []struct {
+		src  Source
+		want string
+	}{
+		{Source{Host: testHost}, "icvpn-super/control.sock"},
+		{Source{Host: testHost, Flags: map[string]string{"state_dir": "/s"}}, "/s/control.sock"},
+		{Source{Host: testHost, Flags: map[string]string{"control_socket": "/c"}}, "/c"},
+	} {
+		if got, err := SuperSocket(c.src); err != nil || !strings.HasSuffix(got, c.want) {
+			t.Errorf("got %q, %v, want %q", got, err, c.want)
+		}
+	}
+}
+
 func TestEnvironmentSetsEveryKind(t *testing.T) {
 	c, err := LoadPeer(Source{Host: testHost, Env: env(
 		"ICVPN_LABELS", "tier=web, zone=eu-1,",

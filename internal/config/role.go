@@ -71,3 +71,17 @@ func LoadState(src Source) (p Process, err error) {
 	c, err := LoadPeer(src)
 	return c.Process, err
 }
+
+// SuperSocket is ControlSocket for commands that only a super peer answers: where
+// nothing says otherwise, it is that of a super peer's default state directory.
+func SuperSocket(src Source) (string, error) {
+	said := src.File != ""
+	for _, key := range []string{"control_socket", "state_dir"} {
+		said = said || src.Flags[key] != "" || src.env(Field{Key: key}.Env()) != ""
+	}
+	if said {
+		return ControlSocket(src)
+	}
+	dir, err := src.host().stateDir("icvpn-super")
+	return controlSocketIn(dir), err
+}

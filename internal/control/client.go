@@ -55,6 +55,18 @@ func (c *Client) Peers(ctx context.Context) (PeerList, error) {
 	return *r.Peers, nil
 }
 
+// Services asks a super peer for the services it serves or knows.
+func (c *Client) Services(ctx context.Context) (ServiceList, error) {
+	r, err := c.ask(ctx, request{Method: methodServices})
+	if err == nil && r.Services == nil {
+		err = errAnswer
+	}
+	if err != nil {
+		return ServiceList{}, err
+	}
+	return *r.Services, nil
+}
+
 // JoinSteps asks how the process joined.
 func (c *Client) JoinSteps(ctx context.Context) (JoinLog, error) {
 	r, err := c.ask(ctx, request{Method: methodJoin})

@@ -56,6 +56,7 @@ type Status struct {
 	SuperPeer         string            `json:"super_peer"`
 	Epoch             uint32            `json:"epoch"`
 	CredentialExpires time.Time         `json:"credential_expires,omitzero"`
+	Helper            *Helper           `json:"helper,omitempty"` // if this machine is one
 	PeersKnown        int               `json:"peers_known"`
 	PeersUp           int               `json:"peers_up"`
 	RxPackets         uint64            `json:"rx_packets"`
@@ -69,6 +70,12 @@ type Status struct {
 	Services []ServiceStatus `json:"services,omitempty"`
 }
 
+// Helper says what super peers have promoted a peer to.
+type Helper struct {
+	Roles []string  `json:"roles"` // store, reflect
+	Since time.Time `json:"since"`
+}
+
 // ServiceStatus is one service of a super peer.
 type ServiceStatus struct {
 	Service           string    `json:"service"` // 40 hexadecimal digits
@@ -79,6 +86,47 @@ type ServiceStatus struct {
 	Epoch             uint32    `json:"epoch"`
 	CredentialExpires time.Time `json:"credential_expires,omitzero"`
 	PeersKnown        int       `json:"peers_known"`
+}
+
+// Service is a service that a super peer serves, or knows from a universal
+// overlay. Names need not be unique: ID is.
+type Service struct {
+	Name       string             `json:"name"`
+	ID         string             `json:"id"` // 40 hexadecimal digits
+	Own        bool               `json:"own"`
+	Universe   string             `json:"universe"` // where it is advertised, or empty
+	Sequence   uint64             `json:"sequence"` // of the descriptor
+	Expires    time.Time          `json:"expires,omitzero"`
+	SuperPeers []ServiceSuperPeer `json:"super_peers"`
+	Prefix4    string             `json:"prefix4"`
+	Prefix6    string             `json:"prefix6"`
+	Owners     []string           `json:"owners"`     // fingerprints of their keys
+	ABEParams  string             `json:"abe_params"` // SHA-256, hexadecimal
+	// PolicySequence and Rules are there for own services only.
+	PolicySequence uint64   `json:"policy_sequence"`
+	Rules          []string `json:"rules"`
+}
+
+// ServiceSuperPeer is a super peer that a service's descriptor names.
+type ServiceSuperPeer struct {
+	PID         string    `json:"pid"`
+	Fingerprint string    `json:"fingerprint"`
+	Endpoints   []string  `json:"endpoints"`
+	Roles       []string  `json:"roles"`
+	Block4      string    `json:"block4"`
+	Expires     time.Time `json:"expires,omitzero"`
+	// Seen is when it was last heard of in a universal overlay, and the rest what it
+	// said of itself there.
+	Seen     time.Time         `json:"seen,omitzero"`
+	Labels   map[string]string `json:"labels"`
+	Software string            `json:"software"`
+	Load     string            `json:"load"`
+}
+
+// ServiceList is what `icvpn service list --json` prints.
+type ServiceList struct {
+	Version  int       `json:"version"`
+	Services []Service `json:"services"`
 }
 
 // TunnelState says how far the tunnel to a peer is.
@@ -216,12 +264,13 @@ const (
 type method string
 
 const (
-	methodStatus method = "status"
-	methodPeers  method = "peers"
-	methodJoin   method = "join"
-	methodPing   method = "ping"
-	methodDown   method = "down"
-	methodBackup method = "backup"
+	methodStatus   method = "status"
+	methodPeers    method = "peers"
+	methodJoin     method = "join"
+	methodPing     method = "ping"
+	methodDown     method = "down"
+	methodBackup   method = "backup"
+	methodServices method = "services"
 )
 
 type request struct {
@@ -233,15 +282,16 @@ type request struct {
 
 // response has exactly one field set beside the version.
 type response struct {
-	Version int        `json:"version"`
-	Status  *Status    `json:"status,omitempty"`
-	Peers   *PeerList  `json:"peers,omitempty"`
-	Join    *JoinLog   `json:"join,omitempty"`
-	Ping    *PingReply `json:"ping,omitempty"`
-	Done    bool       `json:"done,omitempty"`
-	Left    *Leave     `json:"left,omitempty"`
-	Backup  *Backup    `json:"backup,omitempty"`
-	Error   *Error     `json:"error,omitempty"`
+	Version  int          `json:"version"`
+	Status   *Status      `json:"status,omitempty"`
+	Peers    *PeerList    `json:"peers,omitempty"`
+	Join     *JoinLog     `json:"join,omitempty"`
+	Ping     *PingReply   `json:"ping,omitempty"`
+	Done     bool         `json:"done,omitempty"`
+	Left     *Leave       `json:"left,omitempty"`
+	Backup   *Backup      `json:"backup,omitempty"`
+	Services *ServiceList `json:"services,omitempty"`
+	Error    *Error       `json:"error,omitempty"`
 }
 
 // parseRequest reads a request line. Versions are told apart before anything
@@ -274,7 +324,7 @@ func parseRequest(line []byte) (request, *Error) {
 
 func (r request) check() *Error {
 	switch r.Method {
-	case methodStatus, methodPeers, methodJoin, methodDown:
+	case methodStatus, methodPeers, methodJoin, methodDown, methodServices:
 		if r.Target != "" || r.Count != 0 {
 			return badRequest("%s takes no target and no count", r.Method)
 		}

@@ -49,6 +49,11 @@ type Backuper interface {
 	Backup(ctx context.Context, path string) (Backup, error)
 }
 
+// Services is a Handler that knows services: a super peer.
+type Services interface {
+	Services(ctx context.Context) ([]Service, error)
+}
+
 // Serve answers requests on l until ctx ends, then closes l and every
 // connection, waits for its goroutines and returns nil.
 func Serve(ctx context.Context, l *Listener, h Handler, log *slog.Logger) error {
@@ -224,6 +229,14 @@ func (s *server) answer(ctx context.Context, req request, out *stream) *Error {
 		resp.Join = &JoinLog{Version: Version, Steps: append([]JoinStep{}, steps...)}
 	case methodBackup:
 		resp.Backup, err = s.backup(ctx, req.Target)
+	case methodServices:
+		h, ok := s.handler.(Services)
+		if !ok {
+			return &Error{CodeNotAllowed, "this process is a peer; services are listed by a super peer: ask on its machine, or name its configuration with --config"}
+		}
+		var all []Service
+		all, err = h.Services(ctx)
+		resp.Services = completeServices(all)
 	case methodDown:
 		err = s.handler.Down(ctx)
 		resp.Done = true
@@ -308,6 +321,19 @@ func completePeers(peers []Peer) *PeerList {
 	list := &PeerList{Version: Version, Peers: append([]Peer{}, peers...)}
 	for i := range list.Peers {
 		list.Peers[i].Labels = orEmpty(list.Peers[i].Labels)
+	}
+	return list
+}
+
+func completeServices(all []Service) *ServiceList {
+	list := &ServiceList{Version: Version, Services: append([]Service{}, all...)}
+	for i := range list.Services {
+		s := &list.Services[i]
+		s.SuperPeers, s.Owners, s.Rules = append([]ServiceSuperPeer{}, s.SuperPeers...), append([]string{}, s.Owners...), append([]string{}, s.Rules...)
+		for j := range s.SuperPeers {
+			sp := &s.SuperPeers[j]
+			sp.Endpoints, sp.Roles, sp.Labels = append([]string{}, sp.Endpoints...), append([]string{}, sp.Roles...), orEmpty(sp.Labels)
+		}
 	}
 	return list
 }

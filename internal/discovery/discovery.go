@@ -31,6 +31,7 @@ import (
 var (
 	SaltContact   = []byte("c")       // under a member's key
 	SaltDirectory = []byte("members") // under a super peer's key
+	SaltAdvert    = []byte("advert")  // under a key of a universal overlay's member
 )
 
 // SaltEnvelope returns the salt of a target's envelope under an authority's key.

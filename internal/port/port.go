@@ -45,6 +45,9 @@ type Handlers struct {
 	// Control borrows o.Payload until it returns. The datagram is authentic as
 	// some member's, and no answer may be longer than o.Room.
 	Control func(o seal.Opened, from netip.AddrPort)
+	// Unclaimed borrows a control datagram that no ring has a key for: a Guest's. May
+	// be nil; then they are counted.
+	Unclaimed func(d []byte, from netip.AddrPort)
 }
 
 // Stats counts what Port itself drops. Sealing counts in seal.Stats.
@@ -197,6 +200,10 @@ func (p *Port) sift(m *underlay.Message, h Handlers) {
 func (p *Port) other(d []byte, from netip.AddrPort, h Handlers) {
 	switch underlay.Classify(d) {
 	case underlay.Control:
+		if h.Unclaimed != nil && !p.rings.Claims(time.Now(), d) {
+			h.Unclaimed(d, from)
+			return
+		}
 		if o, drop := p.rings.Open(time.Now(), d, from.Addr()); drop == seal.Passed {
 			h.Control(o, from)
 		}

@@ -54,7 +54,25 @@ func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger)
 	if err := all.keep(log); err != nil {
 		return err
 	}
-	return serve(ctx, c.Process, &host{shared, parts, shared.Members}, shared.Run, log)
+	joins, err := universes(all, shared, binary, log)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, c.Process, &host{shared, parts, shared.Members}, func(ctx context.Context) error { return runAll(ctx, shared, joins) }, log)
+}
+
+// runAll runs a host and its memberships in universal overlays, which last no
+// longer than the host.
+func runAll(ctx context.Context, host *superpeer.Host, joins []*universe) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var g errgroup.Group
+	for _, u := range joins {
+		g.Go(func() error { return u.run(ctx) })
+	}
+	err := host.Run(ctx)
+	stop()
+	return errors.Join(err, g.Wait())
 }
 
 // serve runs the control socket, and the metrics if they have an address, around

@@ -85,6 +85,16 @@ func (s *Rings) Open(now time.Time, datagram []byte, from netip.Addr) (Opened, D
 	return s.openCollision(now, datagram, from)
 }
 
+// Claims says whether some Ring has a key for datagram, which it borrows: a usable
+// one, or one whose time is over.
+func (s *Rings) Claims(now time.Time, datagram []byte) bool {
+	if precheck(datagram) != Passed {
+		return true // nobody's: Open counts it
+	}
+	_, matches, old := s.match(now, datagram)
+	return matches > 0 || old
+}
+
 // match counts the keys with the datagram's kid; owner holds the last of them.
 func (s *Rings) match(now time.Time, datagram []byte) (owner *Ring, matches int, old bool) {
 	var found [maxEpochs]*epochKey

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -38,9 +39,11 @@ type Host struct {
 	desks *desks
 	all   []*SuperPeer // in the order they were added
 	tiers map[id.ID]place
+	views []*View
 
-	mu   sync.Mutex
-	stop context.CancelFunc // ends Run; nil before it
+	mu     sync.Mutex
+	stop   context.CancelFunc // ends Run; nil before it
+	guests []*port.Guest      // memberships in universal overlays
 }
 
 // place is where the datagrams of one overlay go.
@@ -99,12 +102,37 @@ func (h *Host) Run(ctx context.Context) error {
 	h.stop = stop
 	h.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.port.Run(ctx, port.Handlers{Control: h.onControl}) })
+	g.Go(func() error { return h.port.Run(ctx, port.Handlers{Control: h.onControl, Unclaimed: h.unclaimed()}) })
 	g.Go(func() error { return h.all[0].acceptLoop(ctx) })
 	for _, s := range h.all {
 		g.Go(func() error { return s.run(ctx) })
 	}
 	return g.Wait()
+}
+
+// Guest returns a Conn on this host's UDP port for a membership in a universal
+// overlay.
+func (h *Host) Guest() *port.Guest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := port.NewGuest(h.udp)
+	h.guests = append(slices.DeleteFunc(slices.Clone(h.guests), (*port.Guest).Closed), g)
+	return g
+}
+
+// unclaimed is the handler of datagrams for guests.
+func (h *Host) unclaimed() func([]byte, netip.AddrPort) {
+	if len(h.views) == 0 {
+		return nil
+	}
+	return func(d []byte, from netip.AddrPort) {
+		h.mu.Lock()
+		guests := h.guests // never changed in place
+		h.mu.Unlock()
+		for _, g := range guests {
+			g.Deliver(d, from)
+		}
+	}
 }
 
 // onControl hands a datagram to the super peer whose ring opened it. Called by

@@ -63,6 +63,9 @@ type Config struct {
 	// shows.
 	Binary  string
 	Process int
+	// Labels are what the super peer says of itself in universal overlays: cloud and
+	// zone. Optional.
+	Labels map[string]string
 	// Log takes state changes. Required.
 	Log *slog.Logger
 	// Slots is how many attribute keys are kept ready for each role at least.
