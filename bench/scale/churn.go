@@ -81,7 +81,7 @@ func (b *bench) ready(rec *recorder) (*world, []*scout, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	scouts, err := b.settle(w, rec)
+	scouts, err := b.inhabit(w, rec)
 	if err != nil {
 		w.close(rec)
 		return nil, nil, err
@@ -89,7 +89,7 @@ func (b *bench) ready(rec *recorder) (*world, []*scout, error) {
 	return w, scouts, nil
 }
 
-func (b *bench) settle(w *world, rec *recorder) ([]*scout, error) {
+func (b *bench) inhabit(w *world, rec *recorder) ([]*scout, error) {
 	made, err := w.makePeers(b.peers)
 	if err != nil {
 		return nil, err

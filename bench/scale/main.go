@@ -46,6 +46,7 @@ type sizes struct {
 	supers   int           // super peers
 	probes   int           // machines that each peer of a sample pings
 	sample   int           // peers that look at their rosters and ping
+	settle   time.Duration // until rosters have to be complete; 0: they are not looked at
 	idle     time.Duration // that nothing is asked of the fleet
 	churn    time.Duration
 	storm    int   // newcomers
@@ -58,7 +59,7 @@ type sizes struct {
 
 func defaultSizes() sizes {
 	return sizes{
-		peers: 200, members: 1000, supers: 4, probes: 4, sample: 50, idle: time.Minute, churn: 2 * time.Minute,
+		peers: 200, members: 1000, supers: 4, probes: 4, sample: 50, settle: 5 * time.Minute, idle: time.Minute, churn: 2 * time.Minute,
 		storm: 1000, clients: 128, spread: []int{1, 2, 4, 8}, prefill: []int{10, 1000, 5000}, renewals: 1000,
 	}
 }
@@ -115,6 +116,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.IntVar(&o.supers, "supers", o.supers, "super peers")
 	f.IntVar(&o.probes, "probes", o.probes, "machines that each peer of the sample pings")
 	f.IntVar(&o.sample, "sample", o.sample, "peers that look at their rosters and ping")
+	f.DurationVar(&o.settle, "settle", o.settle, "until rosters have to be complete; 0: they are not looked at")
 	f.DurationVar(&o.idle, "idle", o.idle, "how long the fleet is watched idle")
 	f.DurationVar(&o.churn, "churn", o.churn, "how long peers come and go")
 	f.IntVar(&o.storm, "storm", o.storm, "newcomers of a storm")
