@@ -34,6 +34,8 @@ func (m *Machine) GetObject(key ed25519.PublicKey, salt []byte, after int64, don
 		case err != nil:
 		case it.Seq == after:
 			err = ErrUnchanged
+		case f.cause != nil: // who found the root in time has no time for the rest
+			err = f.broken()
 		default:
 			f.begin()
 			return
@@ -53,6 +55,7 @@ type fetching struct {
 	m        *Machine
 	call     *Call // of the root
 	rooted   bool  // its end
+	cause    error // why it was made to end
 	root     Item
 	claims   root
 	levels   []int // bytes on this level and those below
@@ -172,15 +175,20 @@ func (f *fetching) ascend() {
 }
 
 func (f *fetching) cancel(cause error) {
+	f.cause = cause
 	if !f.rooted {
 		f.m.Cancel(f.m.now, f.call, cause)
 		return
 	}
-	if cause == ErrNotRunning { //nolint:errorlint // it is ours
-		f.finish(nil, fmt.Errorf("%w: %w", ErrObject, cause))
-		return
+	f.finish(nil, f.broken())
+}
+
+// broken is the error of an object of which only a part was read.
+func (f *fetching) broken() error {
+	if f.cause == ErrNotRunning { //nolint:errorlint // it is ours
+		return fmt.Errorf("%w: %w", ErrObject, f.cause)
 	}
-	f.finish(nil, fmt.Errorf("%w: %w: %w", ErrObject, ErrUnreachable, cause))
+	return fmt.Errorf("%w: %w: %w", ErrObject, ErrUnreachable, f.cause)
 }
 
 func (f *fetching) finish(data []byte, err error) {
