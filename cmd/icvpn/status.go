@@ -128,6 +128,9 @@ func (a *app) printStatus(s control.Status) {
 	if !s.CredentialExpires.IsZero() {
 		t.row(p.dim("credential"), a.expiry(s.CredentialExpires))
 	}
+	if h := s.Helper; h != nil {
+		row("helper", fmt.Sprintf("%s, since %s", strings.Join(h.Roles, ", "), h.Since.UTC().Format("2006-01-02 15:04 MST")))
+	}
 	row("peers", fmt.Sprintf("%d known, %d connected", s.PeersKnown, s.PeersUp))
 	row("traffic", fmt.Sprintf("%s received, %s sent", byteCount(s.RxBytes), byteCount(s.TxBytes)))
 	row("identity", s.PID)

@@ -155,6 +155,13 @@ func checkBackend(s string) (problem, wayOut string) {
 	return quoted(s) + " is no way for packets to cross", "use auto, offload or plain"
 }
 
+func checkHelper(s string) (problem, wayOut string) {
+	if s == "auto" || s == "never" {
+		return "", ""
+	}
+	return quoted(s) + " does not say whether to help", "use auto or never"
+}
+
 // CheckMTU does the same for the MTU of a TUN interface.
 func CheckMTU(n int) (problem, wayOut string) {
 	if n == 0 || n >= MinMTU && n <= MaxMTU {

@@ -20,6 +20,9 @@ type Peer struct {
 	Labels map[string]string
 	// TUN is the interface.
 	TUN TUN
+	// Helper is "auto" or "never": whether the service may make this machine a
+	// helper. Default: empty, which is auto.
+	Helper string
 	// TakeOver joins although another machine with this one's identity was
 	// admitted since. A decision for one start: no field of the configuration.
 	TakeOver bool

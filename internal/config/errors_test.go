@@ -29,6 +29,7 @@ func TestFileErrors(t *testing.T) {
 		{"fraction", "tun: {mtu: 1.5}\n", `c.yaml:1: field "tun.mtu": want a whole number, not a number; write digits without quotes`},
 		{"octal", "tun: {mtu: 02400}\n", `c.yaml:1: field "tun.mtu": "02400" is not a decimal number; write digits only`},
 		{"no number", "tun: {mtu: }\n", `c.yaml:1: field "tun.mtu": has no value; give one or remove the line`},
+		{"no such helper", "helper: maybe\n", `c.yaml:1: field "helper": "maybe" does not say whether to help; use auto or never`},
 		{"no backend", "tun: {backend: fast}\n", `c.yaml:1: field "tun.backend": "fast" is no way for packets to cross; use auto, offload or plain`},
 		{"out of range", "tun: {mtu: 1000}\n", `c.yaml:1: field "tun.mtu": 1000 is out of range; use 1280 to 9000, or 0 to take it from the path`},
 		{"text for list", "advertise: a:1\n", `c.yaml:1: field "advertise": want a list, not text; write [A, B], or each on a line after "- "`},

@@ -95,6 +95,11 @@ var peerFields = append([]field[Peer]{
 			Doc: "offload: super-packets; plain: one packet a system call; auto: the first that the kernel has"},
 		set: func(c *Peer, v value) complaint { return setText(&c.TUN.Backend, v, checkBackend) },
 	},
+	{
+		Field: Field{Key: "helper", Arg: "WHEN", Default: "auto", Sample: "auto",
+			Doc: "auto: keep copies for others and tell them their address, if the service asks; never: refuse"},
+		set: func(c *Peer, v value) complaint { return setText(&c.Helper, v, checkHelper) },
+	},
 }, processFields("/var/lib/icvpn", func(c *Peer) *Process { return &c.Process })...)
 
 var superFields = append([]field[Super]{

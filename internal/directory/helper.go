@@ -13,8 +13,10 @@ const (
 	// MaxHelpers of a super peer stand in its root.
 	MaxHelpers = 32
 	// HelperLife is how long a super peer's word for a helper counts; it is given anew
-	// after half. A reader that looks once in five minutes never sees one end.
-	HelperLife = 15 * time.Minute
+	// after HelperRenew, just before the root would be sealed anew in any case. A
+	// reader that looks once in five minutes never sees one end.
+	HelperLife  = 25 * time.Minute
+	HelperRenew = RootLife/2 - time.Minute
 	// maxHelperLife is longer, by a clock's slack.
 	maxHelperLife = HelperLife + 5*time.Minute
 )

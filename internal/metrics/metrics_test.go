@@ -54,7 +54,7 @@ func newPeer() *fake {
 		Overlays: []Overlay{newOverlay("service")},
 		Peer: &Peer{
 			ESP: []*esp.Stats{new(esp.Stats), new(esp.Stats)}, TUN: new(tun.Stats), Keyex: new(keyex.Stats),
-			Filters: []*filter.Stats{new(filter.Stats)}, Tunnels: []Count{{"up", 4}}, Drops: []Count{{"queue_full", 1}},
+			Filters: []*filter.Stats{new(filter.Stats)}, Tunnels: []Count{{"up", 4}}, Drops: []Count{{"queue_full", 1}}, Reflections: []Count{{"answered", 1}},
 		},
 	}}
 }
@@ -62,7 +62,8 @@ func newPeer() *fake {
 func superOf(service string) Service {
 	return Service{
 		Name: service, Overlays: []Overlay{newOverlay("service"), newOverlay("universal")},
-		Super: &Super{Admissions: []Count{{"granted", 7}}, KeysGiven: []Count{{"own", 5}, {"cohort", 2}}, MaxLeases: 254},
+		Super: &Super{Admissions: []Count{{"granted", 7}}, KeysGiven: []Count{{"own", 5}, {"cohort", 2}}, MaxLeases: 254,
+			HelperProbes: []Count{{"answered", 1}}, HelperChanges: []Count{{"promoted", 1}}},
 	}
 }
 

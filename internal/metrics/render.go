@@ -185,6 +185,14 @@ func (w writer) peer(p *Peer, filtered []filtered) {
 	for _, c := range p.Drops {
 		w.counter("node_drops_total", "Packets dropped between the parts of this process, by reason.", c.N, reason(c.Name))
 	}
+	helper := 0.0
+	if p.Helper {
+		helper = 1
+	}
+	w.gauge("helper", "Whether this machine is a helper of the service.", helper)
+	for _, c := range p.Reflections {
+		w.counter("helper_reflections_total", "Queries of members for their own address, by result.", c.N, label{"result", c.Name})
+	}
 	w.gauge("clock_offset_seconds", "The service's clock minus this machine's, as learnt at admission.", p.ClockOffset.Seconds())
 }
 
@@ -239,6 +247,13 @@ func (w writer) super(s *Super) {
 	w.gauge("admission_attribute_keys_ready", "Attribute keys made ahead, for the label set that has fewest.", float64(s.AttributeKeys))
 	for _, c := range s.KeysGiven {
 		w.counter("admission_attribute_keys_total", "Attribute keys given out, by where they came from.", c.N, label{"kind", c.Name})
+	}
+	w.gauge("helpers", "Members that this super peer has promoted.", float64(s.Helpers))
+	for _, c := range s.HelperProbes {
+		w.counter("helper_probes_total", "Probes of helpers and candidates, by result.", c.N, label{"result", c.Name})
+	}
+	for _, c := range s.HelperChanges {
+		w.counter("helper_changes_total", "Promotions, and demotions by reason.", c.N, label{"change", c.Name})
 	}
 	w.gauge("leases", "Addresses of this super peer's block that are leased.", float64(s.Leases))
 	w.gauge("leases_limit", "Addresses in this super peer's block.", float64(s.MaxLeases))

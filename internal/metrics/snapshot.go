@@ -61,6 +61,10 @@ type Peer struct {
 	Filters []*filter.Stats // of the tunnels there are now
 	Tunnels []Count         // by state
 	Drops   []Count         // the node's own, by reason
+	// Helper says whether this peer is a helper; Reflections are the queries for an
+	// address that it answered, and did not, by result.
+	Helper      bool
+	Reflections []Count
 	// ClockOffset is the service's clock minus the machine's.
 	ClockOffset time.Duration
 }
@@ -73,6 +77,10 @@ type Super struct {
 	// AttributeKeys are those made ahead for the label set that has fewest.
 	AttributeKeys int
 	KeysGiven     []Count // attribute keys given out, by where they came from
+	// Helpers are members promoted now; HelperProbes went out, by result, and
+	// HelperChanges came of them, by what changed.
+	Helpers                     int
+	HelperProbes, HelperChanges []Count
 	// Leases of the address block are held, of MaxLeases.
 	Leases, MaxLeases int
 }

@@ -18,6 +18,9 @@ func (n *Node) Metrics(ctx context.Context) (metrics.Snapshot, error) {
 	p := &metrics.Peer{
 		ESP: []*esp.Stats{n.esp, &n.sad.Stats}, Drops: n.drops(), ClockOffset: n.ring.ClockOffset(),
 	}
+	roles, _ := n.helps()
+	answered, limited := n.reflector.Counts()
+	p.Helper, p.Reflections = roles != 0, []metrics.Count{{Name: "answered", N: answered}, {Name: "limited", N: limited}}
 	if d, ok := n.device.(interface{ Stats() *tun.Stats }); ok {
 		p.TUN = d.Stats()
 	}

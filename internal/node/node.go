@@ -93,38 +93,38 @@ type Node struct {
 	left       atomic.Pointer[control.Leave]                 // how the leave went
 
 	// owned by controlLoop
-	machine    *keyex.Machine
-	tunnels    map[id.ID]*tunnel
-	active     map[*tunnel]bool // those with pairs or a connection under way
-	upkeepAt   time.Time
-	leaving    bool
-	unrouted   unrouted
-	pings      pings
-	observed   observed
-	helping    helping
-	stats      stats
-	ctx        context.Context // of Run, for lookups
-	loops      sync.WaitGroup  // lookups
-	controlIn  chan datagram
-	posts      chan func()
+	machine      *keyex.Machine
+	tunnels      map[id.ID]*tunnel
+	active       map[*tunnel]bool // those with pairs or a connection under way
+	upkeepAt     time.Time
+	leaving      bool
+	unrouted     unrouted
+	pings        pings
+	observed     observed
+	helping      helping
+	stats        stats
+	ctx          context.Context // of Run, for lookups
+	loops        sync.WaitGroup  // lookups
+	controlIn    chan datagram
+	posts        chan func()
 	documentsNow chan struct{} // capacity 1: look for a newer descriptor
-	renewNow chan struct{} // capacity 1: be admitted again
-	refreshNow chan struct{} // capacity 1: read the directory
-	contactNow chan struct{} // capacity 1: write the contact
-	lookups    chan struct{} // semaphore
-	awake      chan struct{} // capacity 1: there are signals
-	signals    signals
-	steps      steps
-	refused    rate.Sometimes // key exchanges, for the log
-	contact    contactRecord
-	superPeers *port.Resolver
-	table      *directory.Table // who is listed
-	wants      wants
-	retrying   atomic.Bool      // the control loop was told of packets without a tunnel
-	cloned     chan *CloneError // capacity 1
-	clock      clockWatch
-	stop       context.CancelFunc
-	stopped    chan struct{} // closed when Run has returned
+	renewNow     chan struct{} // capacity 1: be admitted again
+	refreshNow   chan struct{} // capacity 1: read the directory
+	contactNow   chan struct{} // capacity 1: write the contact
+	lookups      chan struct{} // semaphore
+	awake        chan struct{} // capacity 1: there are signals
+	signals      signals
+	steps        steps
+	refused      rate.Sometimes // key exchanges, for the log
+	contact      contactRecord
+	superPeers   *port.Resolver
+	table        *directory.Table // who is listed
+	wants        wants
+	retrying     atomic.Bool      // the control loop was told of packets without a tunnel
+	cloned       chan *CloneError // capacity 1
+	clock        clockWatch
+	stop         context.CancelFunc
+	stopped      chan struct{} // closed when Run has returned
 }
 
 // signals are what the data path has to tell the control loop.

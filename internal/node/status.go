@@ -43,6 +43,9 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	for _, e := range n.endpoints() {
 		s.Endpoints = append(s.Endpoints, e.String())
 	}
+	if roles, since := n.helps(); roles != 0 {
+		s.Helper = &control.Helper{Roles: roles.Names(), Since: since}
+	}
 	n.steps.mu.Lock()
 	if n.steps.told[stepContact] {
 		s.State = control.StateUp // others find us, or nobody is to

@@ -140,7 +140,7 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 	h.step(p.log, "interface", p.device.Name()+" is up", began)
 	n, err := node.New(node.Config{
 		Join: join, Membership: m, Save: p.save, Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
-		Advertise: advertise, Elapsed: sinceBoot, Began: p.began, Log: p.log, Steps: h.joinSteps(),
+		Advertise: advertise, NeverHelp: p.cfg.Helper == "never", Elapsed: sinceBoot, Began: p.began, Log: p.log, Steps: h.joinSteps(),
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,11 @@ var reasonNames = [NumReasons]string{"fit", "minimum", "silent", "unavailable", 
 // String returns the reason as it stands in logs and metrics.
 func (r Reason) String() string { return reasonNames[min(r, NumReasons-1)] }
 
+// DemotionReasons returns those for which a helper is demoted.
+func DemotionReasons() []Reason {
+	return []Reason{ReasonSilent, ReasonUnavailable, ReasonSlow, ReasonSurplus, ReasonGone}
+}
+
 // Decision is what is decided about one member.
 type Decision struct {
 	Member

@@ -24,6 +24,7 @@ func (s *SuperPeer) Metrics(context.Context) (metrics.Snapshot, error) {
 		Super:    s.authority.metrics(),
 	}
 	out.Super.Admissions = s.admissions.counts()
+	s.promotion.metrics(out.Super)
 	out.Super.Running, out.Super.Ephemerals = s.door.running(), s.pool.Len()
 	if c, ok := s.cfg.UDP.(interface{ Stats() *underlay.Stats }); ok {
 		out.Underlay = c.Stats()

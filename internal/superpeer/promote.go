@@ -14,6 +14,7 @@ import (
 
 	"icvpn/internal/directory"
 	"icvpn/internal/id"
+	"icvpn/internal/metrics"
 	"icvpn/internal/port"
 	"icvpn/internal/promote"
 	"icvpn/internal/seal"
@@ -73,6 +74,16 @@ func newPromotion(s *SuperPeer) *promotion {
 	return &promotion{
 		s: s, machine: promote.New(promote.Config{}), questions: map[[8]byte]question{}, trials: map[id.ID]*trial{},
 		elsewhere: map[id.ID][]directory.Helper{},
+	}
+}
+
+// metrics adds what is counted here.
+func (p *promotion) metrics(to *metrics.Super) {
+	to.Helpers = int(p.stats.helpers.Load()) //nolint:gosec // MaxHelpers at most
+	to.HelperProbes = []metrics.Count{{Name: "answered", N: p.stats.answered.Load()}, {Name: "silent", N: p.stats.silent.Load()}}
+	to.HelperChanges = []metrics.Count{{Name: "promoted", N: p.stats.promoted.Load()}}
+	for _, r := range promote.DemotionReasons() {
+		to.HelperChanges = append(to.HelperChanges, metrics.Count{Name: r.String(), N: p.stats.demoted[r].Load()})
 	}
 }
 
@@ -141,18 +152,16 @@ func (p *promotion) decideLocked(now time.Time) (changed bool) {
 		switch d.Act {
 		case promote.Promote:
 			p.stats.promoted.Add(1)
+			p.s.log.Info("member promoted", "pid", d.PID.Short(), "addr", d.Addr, "cloud", d.Cloud, "reason", d.Reason)
 		case promote.Demote:
 			p.stats.demoted[d.Reason].Add(1)
-		default:
-			continue
+			p.s.log.Info("member demoted", "pid", d.PID.Short(), "addr", d.Addr, "cloud", d.Cloud, "reason", d.Reason)
 		}
-		p.s.log.Info("member is "+d.Act.String()+"d", "pid", d.PID.Short(), "addr", d.Addr, "cloud", d.Cloud, "reason", d.Reason)
 	}
 	return p.listLocked(now)
 }
 
-// listLocked makes the list to publish: anew if it changed, or if half of what it
-// says has passed.
+// listLocked makes the list to publish, anew if it changed or has become old.
 func (p *promotion) listLocked(now time.Time) (changed bool) {
 	helpers := p.machine.Helpers()
 	p.stats.helpers.Store(uint64(len(helpers)))
@@ -161,7 +170,7 @@ func (p *promotion) listLocked(now time.Time) (changed bool) {
 		list = append(list, directory.Helper{PID: h.PID, Addr: h.Addr, Roles: helperRoles, Since: h.Since.Unix()})
 	}
 	same := slices.EqualFunc(list, p.list, func(a, b directory.Helper) bool {
-		return a.PID == b.PID && a.Addr == b.Addr && a.Since == b.Since && now.Add(directory.HelperLife/2).Unix() < b.Until
+		return a.PID == b.PID && a.Addr == b.Addr && a.Since == b.Since && now.Add(directory.HelperLife-directory.HelperRenew).Unix() < b.Until
 	})
 	if same {
 		return false
