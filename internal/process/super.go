@@ -44,7 +44,7 @@ func Super(ctx context.Context, c config.Super, binary string, log *slog.Logger)
 	var parts []part
 	for _, v := range all.all {
 		sp, err := shared.Add(superpeer.Config{
-			HandOver: v.handOver, Ledger: ledger.In(v.dir), Store: v.dir, Binary: binary, Process: os.Getpid(), Log: log.With("service", nameOnly(v.handOver.Service)),
+			HandOver: v.handOver, Ledger: ledger.In(v.dir), Binary: binary, Process: os.Getpid(), Log: log.With("service", nameOnly(v.handOver.Service)),
 		})
 		if err != nil {
 			return err

@@ -45,7 +45,7 @@ func newTestHost(t testing.TB, tcp net.Listener, names ...string) (*Host, []*gat
 func newTestService(t testing.TB, name string) *owner.Service {
 	t.Helper()
 	svc, err := owner.Create(owner.Options{
-		Name: name, Prefix4: netip.MustParsePrefix("10.42.0.0/26"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500"},
+		Name: name, Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500"},
 		Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "app"}}}, Now: time.Now(),
 	})
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -51,9 +50,6 @@ type Config struct {
 	// Ledger is where members, leases and prepared keys are kept, and documents
 	// beside them. Required.
 	Ledger ledger.Home
-	// Store keeps the documents that the owners signed after the hand-over. Default:
-	// they are learnt again after a restart.
-	Store Store
 	// UDP is the shared socket pair; New takes it. Required there, and not by
 	// Host.Add.
 	UDP port.Conn
@@ -73,18 +69,6 @@ type Config struct {
 	// a storm (abe.Pool).
 	Slots int
 }
-
-// Store keeps named secrets sealed: state.Dir.
-type Store interface {
-	Get(name string) ([]byte, error) // fs.ErrNotExist if there is none
-	Put(name string, b []byte) error
-}
-
-// noStore keeps nothing.
-type noStore struct{}
-
-func (noStore) Get(string) ([]byte, error) { return nil, fs.ErrNotExist }
-func (noStore) Put(string, []byte) error   { return nil }
 
 // SuperPeer is one super peer of one service. Make it with New; Run starts it.
 type SuperPeer struct {
@@ -129,9 +113,6 @@ func New(cfg Config) (*SuperPeer, error) {
 
 // newSuperPeer makes what is a service's own.
 func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, error) {
-	if cfg.Store == nil {
-		cfg.Store = noStore{}
-	}
 	h, now := cfg.HandOver, time.Now()
 	s := &SuperPeer{
 		cfg: cfg, log: cfg.Log, host: host, port: host.port, rings: host.rings, door: host.door,
