@@ -3,8 +3,9 @@ package overlay
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/sha1" //nolint:gosec // BEP 44 names mutable items by SHA-1; nothing trusts the name.
 	"crypto/sha256"
+
+	"github.com/anacrolix/dht/v2/bep44"
 
 	"icvpn/internal/id"
 )
@@ -31,14 +32,14 @@ func SignItem(key ed25519.PrivateKey, salt []byte, seq int64, value []byte) Item
 		Seq:   seq,
 		Value: bytes.Clone(value),
 	}
-	copy(it.Sig[:], ed25519.Sign(key, it.signed()))
+	copy(it.Sig[:], bep44.Sign(key, it.Salt, seq, appendStr(nil, value)))
 	return it
 }
 
 // Verify says whether the item is within the limits and signed by its key.
 func (it Item) Verify() bool {
 	return len(it.Key) == ed25519.PublicKeySize && len(it.Salt) <= MaxSalt && len(it.Value) <= MaxValue &&
-		it.Seq >= 0 && ed25519.Verify(it.Key, it.signed(), it.Sig[:])
+		it.Seq >= 0 && bep44.Verify(it.Key, it.Salt, it.Seq, appendStr(nil, it.Value), it.Sig[:])
 }
 
 // Withdrawn says whether the item is a withdrawal.
@@ -46,26 +47,9 @@ func (it Item) Withdrawn() bool { return len(it.Value) == 0 }
 
 // Target returns the ID at which an item is stored: SHA-1(key ‖ salt) (BEP 44).
 // A collision would only make two slots share nodes: readers check key and salt.
+// The key must have its 32 bytes.
 func Target(key ed25519.PublicKey, salt []byte) id.ID {
-	h := sha1.New() //nolint:gosec // see above
-	h.Write(key)
-	h.Write(salt)
-	return id.ID(h.Sum(nil))
-}
-
-// signed returns the bytes under the signature (BEP 44, "Signature
-// Verification"): the bencoded fields salt (if any), seq and v without the
-// dictionary around them.
-func (it Item) signed() []byte {
-	b := make([]byte, 0, len(it.Salt)+len(it.Value)+64)
-	if len(it.Salt) > 0 {
-		b = append(b, "4:salt"...)
-		b = appendStr(b, it.Salt)
-	}
-	b = append(b, "3:seq"...)
-	b = appendNum(b, it.Seq)
-	b = append(b, "1:v"...)
-	return appendStr(b, it.Value)
+	return id.ID(bep44.MakeMutableTarget([ed25519.PublicKeySize]byte(key), salt))
 }
 
 // newer orders items of one target: the higher sequence number wins and, so that

@@ -53,6 +53,9 @@ func (m *Machine) Publish(obj Object) error {
 // Unpublish ends the publication of the item under key and salt and says whether
 // there was one. What is stored expires.
 func (m *Machine) Unpublish(key ed25519.PublicKey, salt []byte) bool {
+	if len(key) != ed25519.PublicKeySize {
+		return false
+	}
 	target := Target(key, salt)
 	pub, ok := m.pubs.byID[target]
 	if ok {
