@@ -61,8 +61,9 @@ type Config struct {
 	// Expiry is how long an item is stored after its last put; publications are
 	// put again at half of it. Default 2 h, at least 1 min.
 	Expiry time.Duration
-	// Resend is the time to wait for an answer before sending again; a silent node
-	// costs a lookup two of them. Default 300 ms, 10 ms to 10 s.
+	// Resend is the least time to wait for an answer before sending again. Where
+	// answers take longer, the wait grows, to four times that; a silent node costs a
+	// lookup three waits. Default 300 ms, 10 ms to 10 s.
 	Resend time.Duration
 	// Revalidate is how long a new contact may be unheard before it is asked again;
 	// one that answers may be unheard for as long as it has done so, up to 15 times

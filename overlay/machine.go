@@ -42,7 +42,8 @@ type Machine struct {
 	queries   *limiter[netip.AddrPort] // ours
 	asked     map[uint64]*question     // queries in flight, by transaction
 	count     uint64                   // of transactions
-	ourselves map[netip.AddrPort]bool  // addresses under which we met ourselves
+	trips     roundTrips
+	ourselves map[netip.AddrPort]bool // addresses under which we met ourselves
 	verifying map[netip.AddrPort]bool
 	lastHeard time.Time // last answer of anybody
 	upkeep    upkeep

@@ -61,6 +61,9 @@ const (
 	// walkTimeout ends a walk whose caller set no earlier deadline.
 	walkTimeout = 10 * time.Second
 
+	// maxResend bounds the first wait for an answer, in times of Config.Resend.
+	maxResend = 4
+
 	queryTries = 2 // sends of a lookup query before its node counts as silent
 	storeTries = 3 // sends of a put: a lost put costs a replica, not a detour
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"icvpn/internal/id"
 )
@@ -21,13 +22,15 @@ func (e refusedError) Error() string { return fmt.Sprintf("overlay: refused with
 
 // question is a query in flight.
 //
-//	ask ──> waiting for its turn ──> sent ──Resend──> sent again ──Resend──> silent
+//	ask ──> waiting for its turn ──> sent ──wait──> sent again ──2 waits──> silent
 //	                                  └──────────── answer ────────────> done
 type question struct {
 	to    netip.AddrPort
 	msg   message
-	n     uint64 // transaction
-	left  int    // sends left
+	n     uint64        // transaction
+	left  int           // sends left
+	sent  time.Time     // first
+	wait  time.Duration // after the last send
 	timer *timer
 	slow  func() // called after the first silence; may be nil
 	done  func(reply, error)
@@ -66,7 +69,12 @@ func (m *Machine) ask(to netip.AddrPort, msg message, tries int, done func(reply
 func (m *Machine) transmit(q *question) {
 	q.left--
 	m.post(&q.msg, q.to, nil)
-	q.timer = m.after(m.cfg.Resend, func() {
+	if q.wait == 0 {
+		q.sent, q.wait = m.now, m.trips.wait(m.cfg.Resend)
+	} else {
+		q.wait *= 2 // RFC 6298, Section 5.5
+	}
+	q.timer = m.after(q.wait, func() {
 		slow := q.slow
 		if q.left > 0 {
 			m.transmit(q)
@@ -79,6 +87,26 @@ func (m *Machine) transmit(q *question) {
 		m.onSilence(q.to)
 		q.done(reply{}, fmt.Errorf("%w: %v", ErrUnreachable, q.to))
 	})
+}
+
+// roundTrips is how long answers take, over all nodes: a machine far from the others,
+// or a busy one, waits longer before it sends again (RFC 6298, Section 2). An answer
+// to a query that was sent twice counts from the first time: it may have been that
+// one's.
+type roundTrips struct{ mean, deviation time.Duration }
+
+func (p *roundTrips) learn(took time.Duration) {
+	if p.mean == 0 {
+		p.mean, p.deviation = took, took/2
+		return
+	}
+	p.deviation += ((took - p.mean).Abs() - p.deviation) / 4
+	p.mean += (took - p.mean) / 8
+}
+
+// wait is at least least, and at most maxResend times that.
+func (p *roundTrips) wait(least time.Duration) time.Duration {
+	return min(max(least, p.mean+4*p.deviation), maxResend*least)
 }
 
 // forget ends q, which may be nil or over, without done being called.
@@ -106,6 +134,7 @@ func (m *Machine) onAnswer(msg *message, from netip.AddrPort) Drop {
 		return DropNone // too late to be of use, but it showed that the node lives
 	}
 	m.forget(q)
+	m.trips.learn(m.now.Sub(q.sent))
 	if err != nil {
 		q.done(reply{}, err)
 		return DropNone
