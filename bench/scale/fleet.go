@@ -120,6 +120,11 @@ func (w *world) converge(b *bench, rec *recorder, others int) error {
 			return !slices.ContainsFunc(sample, func(p *peer) bool { return known(p) < want })
 		})
 		rec.add(time.Since(began).Seconds(), "s", "all rosters are complete after a further")
+		least := want
+		for _, p := range sample {
+			least = min(least, known(p))
+		}
+		rec.add(float64(least), "", "  machines that the least of them knows, of %d", want)
 	}
 	return err
 }
