@@ -88,10 +88,11 @@ func (m *Machine) isReplica(from netip.AddrPort) bool {
 
 // limits bound a store.
 type limits struct {
-	usage         // in all, but for what the node puts itself, which may be as much again
-	perKey    int // items under a super peer's key
-	perSource int // entries of one address or /64; twice that for a /24 or /56
-	listed    bool
+	usage          // in all, but for what the node puts itself, which may be as much again
+	perKey     int // items under a super peer's key
+	perSource  int // entries of one address or /64; twice that for a /24 or /56
+	perReplica int // chunks of one super peer
+	listed     bool
 }
 
 // usage is a number of entries and their bytes.
@@ -116,6 +117,8 @@ func (l limits) quota(a account) int {
 		return perMember
 	case a.key != [ed25519.PublicKeySize]byte{}:
 		return l.perKey
+	case a.class == ClassSuper:
+		return l.perReplica
 	}
 	return l.perSource
 }

@@ -96,7 +96,7 @@ func flood(o *Machine, from string, at, addresses, each int) (taken int) {
 }
 
 func TestQuotaIsOfAPrefixAndNotOfAnAddress(t *testing.T) {
-	small := func(c *Config) { c.StorePerSource = 20 }
+	small := func(c *Config) { c.StorePerReplica, c.StorePerSource = 20, 20 }
 	for _, f := range []struct {
 		name, from string
 		at, want   int
@@ -121,7 +121,7 @@ func TestStrangersCrowdNobodyOut(t *testing.T) {
 	member, super := keyOf(10001), keyOf(10002)
 	replica := netip.MustParseAddrPort("203.0.113.9:4500")
 	o := testNode(t, func(c *Config) {
-		c.StoreItems, c.StorePerSource = 80, 10
+		c.StoreItems, c.StorePerReplica, c.StorePerSource = 80, 10, 10
 		c.Replicas = func() []netip.AddrPort { return []netip.AddrPort{replica} }
 		c.Class = func(k ed25519.PublicKey) Class {
 			switch {
@@ -382,7 +382,7 @@ func TestItemMovesWithWhoPutsIt(t *testing.T) {
 
 func TestStoreBoundsBytes(t *testing.T) {
 	const room = 4 * (MaxValue + entryOverhead)
-	l := limits{usage: usage{800, 2 * room}, perKey: 100, perSource: 100}
+	l := limits{usage: usage{800, 2 * room}, perKey: 100, perReplica: 100, perSource: 100}
 	s := newStore(l, time.Hour)
 	for i := range 8 {
 		s.putItem(day, SignItem(testKey, []byte{byte(i)}, 1, make([]byte, MaxValue-1)), source)
@@ -406,7 +406,7 @@ func TestStoreBoundsBytes(t *testing.T) {
 // The books agree with the entries after anything.
 func TestBooksAgreeWithEntries(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	s := newStore(limits{usage: usage{24, 9000}, perKey: 3, perSource: 5, listed: true}, time.Hour)
+	s := newStore(limits{usage: usage{24, 9000}, perKey: 3, perReplica: 5, perSource: 5, listed: true}, time.Hour)
 	accounts := []account{
 		own, source, source2, sourceAccount(netip.MustParseAddr("2001:db8::1")),
 		{class: ClassMember, key: [32]byte{1}}, {class: ClassSuper, key: [32]byte{2}},

@@ -70,7 +70,9 @@ func TestChunksThatAReplicaLacksAreLookedFor(t *testing.T) {
 }
 
 func TestLargeObjects(t *testing.T) {
-	large := func(cfg *overlay.Config) { cfg.MaxObject, cfg.StorePerSource = overlay.MaxLargeObject, 4096 }
+	large := func(cfg *overlay.Config) {
+		cfg.MaxObject, cfg.StorePerReplica, cfg.StorePerSource = overlay.MaxLargeObject, 4096, 4096
+	}
 	for _, size := range []int{overlay.MaxObject + 1, 256*600 + 1, overlay.MaxLargeObject} {
 		inBubble(t, 3, large, func(t *testing.T, c *cluster) {
 			key, data := newKey(t), blob(size)

@@ -94,10 +94,10 @@ type Config struct {
 	// within the same bounds, displace its own oldest.
 	StoreItems, StoreBytes int
 	// StorePerKey bounds the items of one super peer, default 128; a member has 4.
-	// StorePerSource bounds what one IPv4 address or /64 puts as a stranger, items
-	// and chunks, and the chunks of one super peer, default 512; strangers of one
-	// /24 or /56 have twice that.
-	StorePerKey, StorePerSource int
+	// StorePerReplica bounds its chunks, default 2048: the directory of 8000 members.
+	// StorePerSource bounds what one IPv4 address or /64 puts as a stranger, items and
+	// chunks, default 512; strangers of one /24 or /56 have twice that.
+	StorePerKey, StorePerReplica, StorePerSource int
 
 	// QueryRate is how many queries a second one node gets from us, AnswerRate how
 	// many a second we answer one contact, and all others of a /24 or /56 together;
@@ -119,6 +119,7 @@ func (c Config) withDefaults() Config {
 	def(&c.StoreItems, 8192)
 	def(&c.StoreBytes, 8<<20)
 	def(&c.StorePerKey, 128)
+	def(&c.StorePerReplica, 2048)
 	def(&c.StorePerSource, 512)
 	def(&c.QueryRate, 200)
 	def(&c.AnswerRate, 500)
@@ -170,6 +171,7 @@ func (c Config) validate() error {
 		{"StoreItems", c.StoreItems > 0},
 		{"StoreBytes", c.StoreBytes > 0},
 		{"StorePerKey", c.StorePerKey > 0},
+		{"StorePerReplica", c.StorePerReplica > 0},
 		{"StorePerSource", c.StorePerSource > 0},
 		{"QueryRate", c.QueryRate > 0},
 		{"AnswerRate", c.AnswerRate > 0},
@@ -200,7 +202,7 @@ func (c Config) secret() (key [sha256.Size]byte) {
 func (c Config) limits() limits {
 	return limits{
 		usage:  usage{c.StoreItems, c.StoreBytes},
-		perKey: c.StorePerKey, perSource: c.StorePerSource,
+		perKey: c.StorePerKey, perReplica: c.StorePerReplica, perSource: c.StorePerSource,
 		listed: c.Class != nil,
 	}
 }

@@ -16,7 +16,7 @@ var (
 
 // testStore has room for 20 entries of strangers, 10 of members, 20 of super peers.
 func testStore() *store {
-	return newStore(limits{usage: usage{40, 32 << 10}, perKey: 3, perSource: 4}, time.Hour)
+	return newStore(limits{usage: usage{40, 32 << 10}, perKey: 3, perReplica: 4, perSource: 4}, time.Hour)
 }
 
 func signed(salt string, seq int64, value string) Item {

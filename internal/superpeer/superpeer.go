@@ -39,6 +39,9 @@ const (
 	// records of 16,000 members are a quarter of it.
 	storeItems = 1 << 16
 	storeBytes = 64 << 20
+	// contactsPerDistance is more than a member knows: everybody begins at super
+	// peers, and would be sent to the same few.
+	contactsPerDistance = 128
 	// maxEntries is how many overlay nodes a newcomer is told.
 	maxEntries = 16
 )
@@ -165,7 +168,7 @@ func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.Priva
 	s.rings.Add(ring)
 	ov, err := overlay.New(overlay.Config{
 		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: t.bootstrap, Admit: s.admits(t), Class: s.classOf(t),
-		Logger: s.log.With("overlay", trust.Descriptor.Name), StoreItems: storeItems, StoreBytes: storeBytes,
+		Logger: s.log.With("overlay", trust.Descriptor.Name), StoreItems: storeItems, StoreBytes: storeBytes, Bucket: contactsPerDistance,
 	})
 	if err != nil {
 		return nil, err
