@@ -1,30 +1,41 @@
 package node
 
 import (
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
-	"slices"
 
+	"icvpn/admission"
 	"icvpn/internal/service"
 )
 
+// expectedKey is the key that the token names for an endpoint, nil if it names none.
+func expectedKey(t service.Token, endpoint string) ed25519.PublicKey {
+	for _, sp := range t.SuperPeers {
+		if sp.Endpoint == endpoint {
+			return sp.Key
+		}
+	}
+	return nil
+}
+
 // named says in the TLS server name which super peer is wanted at an endpoint,
 // where those of several services may share a port.
-func named(t service.Token, endpoint string, c *tls.Config) *tls.Config {
-	i := slices.IndexFunc(t.SuperPeers, func(sp service.TokenSuperPeer) bool { return sp.Endpoint == endpoint })
-	if i >= 0 {
-		c.ServerName = service.ServerName(t.SuperPeers[i].Key)
+func named(key ed25519.PublicKey, c *tls.Config) *tls.Config {
+	if key != nil {
+		c.ServerName = service.ServerName(key)
 	}
 	return c
 }
 
 // explainHandshake says what a super peer means that knows no such name.
-func explainHandshake(err error) error {
+func explainHandshake(key ed25519.PublicKey, err error) error {
 	var op *net.OpError
 	// crypto/tls does not export alerts; their text is fixed.
-	if errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == "tls: unrecognized name" {
-		return errors.New("no super peer with the key that the token names is there any more; ask the service owner for a newer token")
+	if key != nil && errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == "tls: unrecognized name" {
+		return fmt.Errorf("no super peer with key %s, which the token names, is there any more; ask the service owner for a newer token", admission.Fingerprint(key))
 	}
 	return err
 }

@@ -305,9 +305,10 @@ func admit(ctx context.Context, cfg JoinConfig, d dialled) (*Membership, error) 
 		config = admission.TicketTLS
 		client.Session, client.Request = &cfg.Kept.Session, a.renewal
 	}
-	tc := tls.Client(d.conn, named(cfg.Token, d.endpoint, config(cfg.Token.Pins())))
+	key := expectedKey(cfg.Token, d.endpoint)
+	tc := tls.Client(d.conn, named(key, config(cfg.Token.Pins())))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, a.fail(explainHandshake(err))
+		return nil, a.fail(explainHandshake(key, err))
 	}
 	var err error
 	if client.Binding, err = admission.BindClient(tc.ConnectionState()); err != nil {
