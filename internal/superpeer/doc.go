@@ -1,18 +1,38 @@
-// Package superpeer conducts a super peer: it admits machines to a service,
-// issues their attribute keys and addresses, keeps the directory, reflects
-// endpoints, and is a node of two overlays.
+// Package superpeer conducts super peers: each admits machines to a service,
+// issues their attribute keys and addresses, keeps the directory, chooses helpers,
+// reflects endpoints, and is a node of two overlays. A Host is those of several
+// services on one UDP and one TCP port.
 //
-//	TCP ─ TLS 1.3 ─> admission.Server ─> authority: labels, lease, slot, grant
-//	                                        │ members
-//	                                        v
-//	UDP ─ port ─┬─ DHT of the service <── directory, envelopes
-//	            ├─ DHT of the universal overlay <── the service's documents
-//	            └─ reflect: "your address is ..."
+//	TCP ─ TLS 1.3 ─> greeting: which service? ─> admission.Server ─> authority
+//	                                                │ grant or renew
+//	          labels ─> slot ─> Ledger.Reserve ─> credential ─> Commit: on disk
+//	                                                                │
+//	UDP ─ port ─┬─ overlay of the service <── shards, root, envelopes <─┘
+//	            ├─ private universal overlay <── the service's documents
+//	            ├─ reflect: "your address is ...", and probes of helpers
+//	            └─ unclaimed: a port.Guest, for a shared universal overlay
 //
-// Everything it issues is bounded by the descriptor's scope for its key; every
-// verifier checks that again, so a stolen super peer is no owner. It carries no
-// traffic of the service and cannot read any.
+// Admissions begin in enrol.go, are decided in authority.go and renew.go, and are
+// published by directory.go; host.go, greeting.go and desk.go divide what services
+// share; promote.go has the helpers, universe_*.go what the owners sign while we
+// run, and what other operators show.
 //
-// It keeps in its state directory, sealed: the owner's hand-over, leases,
-// members. A restart, also by kill -9, gives no address twice.
+// # Guarantees
+//
+//   - Everything issued is bounded by the descriptor's scope for our key; every
+//     verifier checks that again, so a stolen super peer is no owner.
+//   - Only what is on disk is granted. No address is given twice, also after kill -9;
+//     a restored copy gives no new machine one until it is safe (package ledger).
+//   - Nothing is locked while an admission signs or writes; those that come together
+//     share one fsync. Strangers leave places and workers to machines that were
+//     admitted before, newcomers to renewals.
+//   - A descriptor of the owners is never replaced by an older one, nor forgotten by
+//     a restart; one that removes us ends admissions at once.
+//   - Services of one host share no key, member or state.
+//
+// # Non-goals
+//
+//   - Traffic of the service: it carries none and can read none.
+//   - Agreement with the other super peers. Each is the only writer of its own
+//     directory; what two say of one machine is settled by that machine's claims.
 package superpeer
