@@ -21,7 +21,7 @@ func newSuperBackup(a *app) *cobra.Command {
 		Long: "backup writes members, leases and hand-over of a super peer to FILE, which must not exist. A running super\n" +
 			"peer writes it itself, and goes on admitting. Everything in it stays sealed: keep the key, seal.key or your\n" +
 			"own key file, in another place, for without it the backup is worth nothing.",
-		Example: "  icvpn super backup --state-dir /var/lib/icvpn super-1.backup",
+		Example: "  icvpn super backup super-1.backup",
 		Args:    exactArgs("FILE"),
 	}
 	flags := bindState(cmd)
@@ -30,7 +30,7 @@ func newSuperBackup(a *app) *cobra.Command {
 }
 
 func (a *app) superBackup(ctx context.Context, flags *configFlags, file string) error {
-	at, err := config.LoadState(flags.source(a))
+	at, err := config.LoadSuperState(flags.source(a))
 	if err != nil {
 		return err
 	}
@@ -58,14 +58,14 @@ func newSuperRestore(a *app) *cobra.Command {
 			"there, as seal.key or by --seal-key-file. Members that the backup knows go on. New machines get no address\n" +
 			"for a day and an hour, because nobody knows which ones were given after the backup; they turn to another\n" +
 			"super peer meanwhile.",
-		Example: "  icvpn super restore --state-dir /var/lib/icvpn super-1.backup",
+		Example: "  icvpn super restore super-1.backup",
 		Args:    exactArgs("FILE"),
 	}
 	flags := bindState(cmd)
 	cmd.Flags().BoolVar(&o.Replace, "replace", false, "put it in the place of a ledger that is there; that one is kept under another name")
 	cmd.Flags().BoolVar(&o.Moved, "moved", false, "the super peer was stopped before the backup and has admitted nobody since: do not wait")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		at, err := config.LoadState(flags.source(a))
+		at, err := config.LoadSuperState(flags.source(a))
 		if err != nil {
 			return err
 		}
@@ -79,9 +79,9 @@ func newSuperRestore(a *app) *cobra.Command {
 	return cmd
 }
 
-// bindState adds the flags of a command that works on a state directory.
+// bindState adds the flags of a command that works on a super peer's state directory.
 func bindState(cmd *cobra.Command) *configFlags {
-	fields := slices.DeleteFunc(config.PeerFields(), func(f config.Field) bool {
+	fields := slices.DeleteFunc(config.SuperFields(), func(f config.Field) bool {
 		return f.Key != "control_socket" && f.Key != "state_dir" && f.Key != "seal_key_file"
 	})
 	return bindConfig(cmd, fields)

@@ -202,6 +202,15 @@ func TestSuperSocketIsThatOfASuperPeersStateDirectory(t *testing.T) {
 	}
 }
 
+// A backup is of a super peer, also where nothing says so, and needs no hand-over.
+func TestSuperStateIsThatOfASuperPeer(t *testing.T) {
+	for want, flags := range map[string]map[string]string{"icvpn-super": nil, "/s": {"state_dir": "/s"}} {
+		if got, err := LoadSuperState(Source{Host: testHost, Flags: flags}); err != nil || !strings.HasSuffix(got.StateDir, want) {
+			t.Errorf("got %q, %v, want %q", got.StateDir, err, want)
+		}
+	}
+}
+
 func TestEnvironmentSetsEveryKind(t *testing.T) {
 	c, err := LoadPeer(Source{Host: testHost, Env: env(
 		"ICVPN_LABELS", "tier=web, zone=eu-1,",

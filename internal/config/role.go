@@ -55,20 +55,14 @@ func ControlSocket(src Source) (string, error) {
 	return c.ControlSocket, err
 }
 
-// LoadState returns where the process that src configures keeps its state and
-// listens for commands, for those that work on either.
-func LoadState(src Source) (p Process, err error) {
-	role := RolePeer
-	if src.File != "" {
-		if role, err = Detect(src.File); err != nil {
-			return p, err
-		}
+// LoadSuperState returns where a super peer keeps its state and listens for
+// commands, for those that need no hand-over.
+func LoadSuperState(src Source) (Process, error) {
+	c := Super{Process: defaultProcess()}
+	if _, err := apply(src, superFields, &c); err != nil {
+		return Process{}, err
 	}
-	if role == RoleSuper {
-		c, err := LoadSuper(src)
-		return c.Process, err
-	}
-	c, err := LoadPeer(src)
+	err := c.finish(src.host(), "icvpn-super")
 	return c.Process, err
 }
 
