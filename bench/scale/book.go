@@ -35,6 +35,22 @@ func (b *book) holders() map[id.ID]bool {
 	return all
 }
 
+// admittedBy are the machines whose last credential a super peer gave.
+func (b *book) admittedBy(issuer id.ID) (all []id.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	last := map[id.ID]id.ID{}
+	for _, c := range b.all {
+		last[c.PID()] = c.Issuer
+	}
+	for pid, by := range last {
+		if by == issuer {
+			all = append(all, pid)
+		}
+	}
+	return all
+}
+
 // len is how many credentials there are.
 func (b *book) len() int {
 	b.mu.Lock()

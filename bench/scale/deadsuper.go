@@ -227,6 +227,7 @@ func (s *siege) verdict(b *bench, rec *recorder) {
 	if err != nil {
 		rec.add(1, "", "  directories do not agree: %v", err)
 	}
+	s.recordMissing(rec)
 	rec.must(strangers, 0, "machines in a roster that hold no credential")
 	rec.must(missing, 0, "machines with a credential that are in no roster")
 	f := findAll(b.ctx, s.scouts, s.peers, 8)
@@ -252,6 +253,41 @@ func (s *siege) halfAdmitted(holders map[id.ID]bool) (strangers, missing int) {
 		delete(want, e.PID)
 	}
 	return strangers, len(want)
+}
+
+// recordMissing says which super peers' members a peer does not know, and
+// whether their own super peers do.
+func (s *siege) recordMissing(rec *recorder) {
+	list, err := s.peers[1].Peers(s.ctx)
+	if err != nil {
+		return
+	}
+	known := map[string]bool{s.peers[1].pid.String(): true}
+	for _, e := range list {
+		known[e.PID] = true
+	}
+	for i, sp := range s.supers {
+		own, err := sp.Peers(s.ctx)
+		if err != nil {
+			s.fail(err)
+			return
+		}
+		lists := map[string]bool{}
+		for _, e := range own {
+			lists[e.PID] = true
+		}
+		missing, unlisted := 0, 0
+		for _, pid := range s.book.admittedBy(sp.PID()) {
+			if !known[pid.String()] {
+				missing++
+			}
+			if !lists[pid.String()] {
+				unlisted++
+			}
+		}
+		rec.add(float64(missing), "", "  members of super peer %d that a peer does not know", i+1)
+		rec.add(float64(unlisted), "", "  and that it does not list itself")
+	}
 }
 
 // flow is one direction of a tunnel under traffic.

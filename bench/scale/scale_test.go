@@ -34,6 +34,9 @@ func TestSmallFleet(t *testing.T) {
 	b := &bench{ctx: t.Context(), out: slog.New(slog.DiscardHandler)}
 	b.sizes = sizes{peers: 20, members: 10, supers: 2, probes: 2, sample: 8, idle: 100 * time.Millisecond, clients: 4}
 	res := b.runScenario(scenario{name: "fleet", run: fleet})
+	var table bytes.Buffer
+	res.write(&table)
+	t.Log(table.String())
 	for _, why := range res.failures() {
 		t.Error(why)
 	}
