@@ -30,6 +30,7 @@
 //   - Authority: a listed member proves its credential in a key exchange. The
 //     table says where to look and whom to expect.
 //
-// The package is pure: no goroutine, no clock, no network. Table has a lock of
-// its own, everything else has one owner.
+// All but Follower is pure: no goroutine, no clock, no network. Follower fetches
+// what its Reader wants, a few shards at a time. Table has a lock of its own,
+// everything else has one owner.
 package directory
