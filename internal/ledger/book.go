@@ -21,7 +21,7 @@ var ErrFull = errors.New("ledger: every address of the block is leased")
 type RestoredError struct{ Until time.Time }
 
 func (e *RestoredError) Error() string {
-	return fmt.Sprintf("ledger: restored from a backup, and what was leased after it is not known: no address for machines that it does not know before %s", e.Until.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("ledger: restored, and not all that was leased before is known: no address for machines that it does not know before %s", e.Until.UTC().Format(time.RFC3339))
 }
 
 // book leases the host numbers of one block. It is pure: no lock, no disk, no

@@ -55,42 +55,6 @@ func (l *Ledger) Numbers(name string, n, atLeast uint64) (first uint64, err erro
 	return first, err
 }
 
-// Adopt leases the addresses of members that this super peer is known to have
-// admitted, from a directory that it signed once, and that a new or restored
-// ledger has forgotten. They are no members by that, but nobody else gets their
-// addresses before their credentials have ended. Call it before the first
-// Reserve: an address on its way to somebody is not called back.
-func (l *Ledger) Adopt(members []service.Member) error {
-	var leases map[uint32]tenancy
-	find := func() {
-		leases = map[uint32]tenancy{}
-		for _, m := range members {
-			host, ok := l.book.host(m.Addr4())
-			if !ok {
-				continue
-			}
-			l.book.grow(host)
-			if have := l.book.hosts[host]; have.until < m.NotAfter && l.members[m.PID()] == nil {
-				leases[host] = tenancy{m.PID(), m.NotAfter}
-			}
-		}
-	}
-	return l.commit(&change{
-		stage: func(b *batch) {
-			find()
-			for host, t := range leases {
-				b.add(leaseOp(l.book.address(host), t))
-			}
-		},
-		apply: func() {
-			find()
-			for host, t := range leases {
-				l.book.set(host, t)
-			}
-		},
-	})
-}
-
 func encoded(m service.Member) []byte {
 	m.Claim = nil
 	return wire.Marshal(m)

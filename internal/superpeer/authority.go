@@ -192,7 +192,7 @@ func (a *authority) reserve(who admission.Authenticated, now time.Time) (*ledger
 	case errors.Is(err, ledger.ErrFull):
 		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other()}
 	case errors.As(err, &restored):
-		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other(), Detail: "it was restored from a backup, and has addresses for new machines from " + restored.Until.UTC().Format(time.RFC3339) + " on"}
+		return nil, &admission.Refusal{Code: admission.CodeAddresses, Other: a.other(), Detail: "it was restored from what is left of its members, and has addresses for new machines from " + restored.Until.UTC().Format(time.RFC3339) + " on"}
 	}
 	return r, err
 }

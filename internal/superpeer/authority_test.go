@@ -64,6 +64,9 @@ func startTestSuper(t testing.TB, svc *owner.Service, store ledger.Home, change 
 	if err != nil {
 		t.Fatal(err)
 	}
+	if s.recall.pending() { // there is nobody to ask
+		close(s.recall.done)
+	}
 	return s
 }
 

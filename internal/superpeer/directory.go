@@ -106,6 +106,7 @@ type publisher struct {
 func (s *SuperPeer) newPublisher() *publisher {
 	a := s.authority
 	p := &publisher{a: a, overlay: s.service.overlay, helpers: s.promotion.helpers, writer: directory.NewWriter(a.trust().Service, a.block, credentialLife)}
+	p.writer.AtLeast(s.recall.seq)
 	p.touch()
 	return p
 }
@@ -139,7 +140,9 @@ func (p *publisher) publish(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := p.put(ctx, discovery.SaltDirectory, root.Seq, sealed, directory.RootLife); err != nil {
+	// It counts for RootLife; it is kept as long as what it names, which we may have
+	// to read ourselves (recall).
+	if err := p.put(ctx, discovery.SaltDirectory, root.Seq, sealed, directory.ShardLife); err != nil {
 		p.overtaken(err)
 		return err
 	}

@@ -140,7 +140,7 @@ func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.F
 		crowded = func() bool { return s.door.renewals.crowded(true) }
 		do = func(ctx context.Context, f func()) bool { return s.door.renewals.do(ctx, false, f) }
 	}
-	if first && crowded() {
+	if first && (crowded() || !s.recall.wait(ctx)) {
 		return m.Refuse(s.busy()), nil
 	}
 	wait, cancel := context.WithTimeout(ctx, stepWait)

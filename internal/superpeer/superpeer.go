@@ -91,6 +91,7 @@ type SuperPeer struct {
 	pool      *admission.EphemeralPool
 	door      *door
 	promotion *promotion
+	recall    *recall
 	started   time.Time
 
 	admissions admissions // counted
@@ -135,6 +136,7 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 		return nil, err
 	}
 	s.promotion = newPromotion(s)
+	s.recall = s.newRecall()
 	d := s.service.trust().Descriptor
 	s.pool = admission.NewEphemeralPool(admission.Group(d.SRPGroup), ephemerals)
 	return s, s.newAdmission(h, now)
@@ -318,8 +320,9 @@ func (s *SuperPeer) run(ctx context.Context) error {
 	g.Go(func() error { return s.universe.overlay.Run(ctx) })
 	g.Go(func() error { return s.idleLoop(ctx) })
 	g.Go(func() error { return s.expireLoop(ctx) })
-	g.Go(func() error { return s.publishLoop(ctx) })
-	g.Go(func() error { return s.readLoop(ctx) })
+	g.Go(func() error { return s.recallLoop(ctx) })
+	g.Go(func() error { return s.recall.after(ctx, s.publishLoop) })
+	g.Go(func() error { return s.recall.after(ctx, s.readLoop) })
 	g.Go(func() error { return s.promotion.run(ctx) })
 	g.Go(func() error { return s.documentsLoop(ctx) })
 	err := errors.Join(g.Wait(), s.authority.ledger.Close())
