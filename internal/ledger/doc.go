@@ -17,8 +17,9 @@
 // that come together share one fsync, and none holds the lock meanwhile. No
 // address is given to a PID before the end of the last credential with it, of
 // whichever PID, plus Config.Grace; also after a restart, and after a restore of
-// an older copy (Restored). Reserve and Commit cost the same with ten members
-// as with ten thousand, up to a logarithm.
+// an older copy (Restored) or of what a directory still lists (Adopt). Reserve
+// and Commit cost the same with ten members as with ten thousand, up to a
+// logarithm.
 //
 // Not guaranteed. Whoever can write to the directory can put back an older
 // file together with its counter; nothing tells then. Keys of records (PIDs,

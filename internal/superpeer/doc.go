@@ -22,7 +22,8 @@
 //   - Everything issued is bounded by the descriptor's scope for our key; every
 //     verifier checks that again, so a stolen super peer is no owner.
 //   - Only what is on disk is granted. No address is given twice, also after kill -9;
-//     a restored copy gives no new machine one until it is safe (package ledger).
+//     a restored copy gives no new machine one until it is safe (package ledger), nor
+//     does a super peer that lost its ledger, if another one remembers it (recall.go).
 //   - Nothing is locked while an admission signs or writes; those that come together
 //     share one fsync. Strangers leave places and workers to machines that were
 //     admitted before, newcomers to renewals.
