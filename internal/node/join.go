@@ -463,7 +463,7 @@ func (a *admittance) request() provision.Request {
 // half a round trip of error is far below the window of docs/protocol/control.md.
 func (a *admittance) learnClock(theirs time.Time) error {
 	a.m.Offset = theirs.Sub(a.heard).Round(time.Millisecond)
-	if a.m.Offset.Abs() > maxClockOff {
+	if a.m.Offset > maxClockBehind || a.m.Offset < -maxClockOff {
 		return &ClockError{SuperPeer: a.endpoint, Offset: a.m.Offset}
 	}
 	if a.m.Offset.Abs() > time.Minute {

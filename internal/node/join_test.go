@@ -90,6 +90,21 @@ func TestJoinRefusesAClockThatIsADayOff(t *testing.T) {
 	})
 }
 
+// A super peer that says it is later than it is must not get our signature for
+// then; one that is late harms nobody.
+func TestClaimsAreNotOfTheFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for off, ok := range map[time.Duration]bool{
+			59 * time.Minute: false, 5 * time.Minute: false, 4 * time.Minute: true, 0: true, -59 * time.Minute: true,
+		} {
+			a := &admittance{m: &Membership{}, heard: time.Now(), cfg: JoinConfig{Log: slog.New(slog.DiscardHandler)}}
+			if err := a.learnClock(time.Now().Add(off)); (err == nil) != ok {
+				t.Errorf("%v ahead of us: %v", off, err)
+			}
+		}
+	})
+}
+
 // TestJoinOfAnUnacceptableServiceLeavesNoTrace: whoever cannot use the service's
 // addresses must not be admitted first, and listed until its lease ends.
 func TestJoinOfAnUnacceptableServiceLeavesNoTrace(t *testing.T) {

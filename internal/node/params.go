@@ -89,4 +89,9 @@ const (
 	// admission is taken into account; above, logs, credentials and everything
 	// else on the machine would be wrong.
 	maxClockOff = time.Hour
+	// maxClockBehind is how far ahead of ours a super peer's clock may be. We sign the
+	// time at which we ask (service.Claim), and whoever holds our word for a later
+	// time than is could show it when we have long been admitted elsewhere. It is less
+	// than the slack of a claim, so that one made after it still holds.
+	maxClockBehind = 4 * time.Minute
 )

@@ -152,9 +152,7 @@ type membership struct {
 // is locked while it is signed and written. Release after Commit does nothing,
 // so it is the only way back.
 func (a *authority) admit(who admission.Authenticated, req provision.Request, what membership, now time.Time) (*service.Credential, []byte, error) {
-	// With a ticket the claim came under the machine's own signature: a bad one
-	// weakens nobody else.
-	if !who.Continued && !req.Claim.Holds(who.IDKey, a.trust().Service, a.self().PID(), req.Instance, now.Unix()) {
+	if !req.Claim.Holds(who.IDKey, a.trust().Service, a.self().PID(), req.Instance, now.Unix()) {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
 	}
 	r, err := a.reserve(who, now)
