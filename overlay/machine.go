@@ -45,7 +45,9 @@ type Machine struct {
 	trips     roundTrips
 	ourselves map[netip.AddrPort]bool // addresses under which we met ourselves
 	verifying map[netip.AddrPort]bool
-	lastHeard time.Time // last answer of anybody
+	visits    map[netip.Prefix]int // those of them who queried us, by prefix ...
+	visiting  int                  // ... and in all
+	lastHeard time.Time            // last answer of anybody
 	upkeep    upkeep
 	compact   [bucketSize * nodeSize]byte // what addNodes writes
 }
@@ -70,6 +72,7 @@ func NewMachine(cfg Config) (*Machine, error) {
 		asked:     make(map[uint64]*question),
 		ourselves: map[netip.AddrPort]bool{cfg.Local: true},
 		verifying: make(map[netip.AddrPort]bool),
+		visits:    make(map[netip.Prefix]int),
 		stopped:   ErrNotRunning,
 	}, nil
 }

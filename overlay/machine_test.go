@@ -452,3 +452,41 @@ func goroutinesHere() int {
 	all := make([]byte, 1<<20)
 	return bytes.Count(all[:runtime.Stack(all, true)], []byte("synctest bubble"))
 }
+
+// A member that queries from ever new addresses, which stay silent, neither takes
+// the places of upkeep nor has anybody pinged more than once for it.
+func TestSilentVisitorsLeavePlacesForUpkeep(t *testing.T) {
+	m := peerOf(t, "a")
+	m.Start(day)
+	for i := range 4 * verifyQueue {
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i / 4), byte(i)}), 4500)
+		q := message{kind: query, q: ping, id: id.ID{1, byte(i), byte(i >> 8)}, has: hasArgs | hasID, t: []byte("t")}
+		m.Receive(day, q.append(nil), from, nil)
+	}
+	if len(m.verifying) != verifyQueue/2 {
+		t.Errorf("%d of %d places taken, want half", len(m.verifying), verifyQueue)
+	}
+	for p, n := range m.visits {
+		if n > visitsPerPrefix {
+			t.Errorf("%d visits in %v", n, p)
+		}
+	}
+	pings := map[netip.AddrPort]int{}
+	for at := day; at.Before(day.Add(20 * time.Second)); at = at.Add(100 * time.Millisecond) {
+		m.Tick(at)
+		m.Flush(func(d Datagram) error {
+			if bytes.Contains(d.Pkt, []byte("4:ping")) {
+				pings[d.To]++
+			}
+			return nil
+		})
+	}
+	for to, n := range pings {
+		if n != 1 {
+			t.Errorf("%v was pinged %d times", to, n)
+		}
+	}
+	if len(pings) != verifyQueue/2 || len(m.visits) != 0 || m.visiting != 0 {
+		t.Errorf("%d pinged, %d visits left", len(pings), m.visiting)
+	}
+}

@@ -84,10 +84,12 @@ const (
 	// maxReplicas bounds the replica addresses used in a put.
 	maxReplicas = 16
 
-	packetQueue    = 256 // opened datagrams waiting for the machine
-	verifyQueue    = 64  // addresses that are being pinged, to prove or to check them
-	publishWorkers = 4   // publications put at a time
-	objectWorkers  = 8   // gets or puts of an object's chunks at a time
+	packetQueue = 256 // opened datagrams waiting for the machine
+	verifyQueue = 64  // addresses that are being pinged, to prove or to check them
+	// visitsPerPrefix of them are at once of one prefix because it queried us.
+	visitsPerPrefix = 2
+	publishWorkers  = 4 // publications put at a time
+	objectWorkers   = 8 // gets or puts of an object's chunks at a time
 
 	// maxPatience is how many times Revalidate a contact may be unheard that has
 	// answered for longer, and refreshFactor how many times Refresh a bucket may be

@@ -11,7 +11,7 @@ func (m *Machine) answer(msg *message, from netip.AddrPort, via Transport) Drop 
 		return DropRate
 	}
 	if m.table.wanted(n) && m.cfg.Admit(n.ID, from) {
-		m.verify(from, nil)
+		m.returnVisit(from)
 	}
 	reply := m.reply(msg, from)
 	reply.t = msg.t

@@ -179,12 +179,35 @@ func (m *Machine) verify(addr netip.AddrPort, silent func()) {
 }
 
 func (m *Machine) ping(addr netip.AddrPort, done func(answered bool)) {
-	if !dialable(addr) || m.verifying[addr] || m.ourselves[addr] || len(m.verifying) >= verifyQueue || m.stopped != nil {
-		return
+	if m.mayPing(addr) {
+		m.pingNow(addr, queryTries, done)
 	}
+}
+
+func (m *Machine) mayPing(addr netip.AddrPort) bool {
+	return dialable(addr) && !m.verifying[addr] && !m.ourselves[addr] && len(m.verifying) < verifyQueue && m.stopped == nil
+}
+
+func (m *Machine) pingNow(addr netip.AddrPort, tries int, done func(answered bool)) {
 	m.verifying[addr] = true
-	m.ask(addr, message{q: ping}, queryTries, func(_ reply, err error) {
+	m.ask(addr, message{q: ping}, tries, func(_ reply, err error) {
 		delete(m.verifying, addr)
 		done(err == nil)
+	})
+}
+
+// returnVisit pings who has queried us, once: the address may be forged. A member
+// can send queries from as many silent addresses as it likes, so they get half of
+// the places at most, and two of them from one prefix.
+func (m *Machine) returnVisit(addr netip.AddrPort) {
+	p := sourcePrefix(addr.Addr())
+	if m.visits[p] >= visitsPerPrefix || m.visiting >= verifyQueue/2 || !m.mayPing(addr) {
+		return
+	}
+	count(m.visits, p, 1)
+	m.visiting++
+	m.pingNow(addr, 1, func(bool) {
+		count(m.visits, p, -1)
+		m.visiting--
 	})
 }
