@@ -24,8 +24,8 @@ const (
 type account struct {
 	class Class
 	key   [ed25519.PublicKeySize]byte // of a listed key's items
-	from  netip.Prefix                // of anything else, and of a replica's own items
-	port  uint16                      // of a replica: others may share its address
+	from  netip.Prefix                // of anything else, and of a super peer's own items
+	port  uint16                      // of a super peer: others may share its address
 }
 
 // own is the account of what this node puts itself.
@@ -42,8 +42,8 @@ func sourceAccount(from netip.Addr) account {
 	return account{from: p}
 }
 
-// replicaAccount is the account of a replica's chunks.
-func replicaAccount(from netip.AddrPort) account {
+// superAccount is the account of a super peer's chunks.
+func superAccount(from netip.AddrPort) account {
 	return account{class: ClassSuper, from: host(from.Addr()), port: from.Port()}
 }
 
@@ -55,10 +55,10 @@ func (m *Machine) itemAccount(key ed25519.PublicKey, from netip.AddrPort) accoun
 	}
 	a := account{class: class, key: [ed25519.PublicKeySize]byte(key)}
 	switch {
-	case class == ClassSuper && m.isReplica(from):
+	case class == ClassSuper && m.isSuper(from):
 		// Apart from what others put again of it, however old: their copies must not
 		// use up the quota of the key.
-		r := replicaAccount(from)
+		r := superAccount(from)
 		r.key = a.key
 		return r
 	case class == ClassSuper || class == ClassMember:
@@ -71,14 +71,16 @@ func (m *Machine) itemAccount(key ed25519.PublicKey, from netip.AddrPort) accoun
 // key; that it comes from a super peer is known by the address, which the write
 // token proved.
 func (m *Machine) chunkAccount(from netip.AddrPort) account {
-	if m.isReplica(from) {
-		return replicaAccount(from)
+	if m.isSuper(from) {
+		return superAccount(from)
 	}
 	return sourceAccount(from.Addr())
 }
 
-func (m *Machine) isReplica(from netip.AddrPort) bool {
-	for _, a := range m.cfg.Replicas() {
+// isSuper says whether from is a super peer. A replica that is none has no more
+// room than any other source.
+func (m *Machine) isSuper(from netip.AddrPort) bool {
+	for _, a := range m.cfg.Supers() {
 		if unmap(a) == from {
 			return true
 		}

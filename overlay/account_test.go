@@ -410,7 +410,7 @@ func TestBooksAgreeWithEntries(t *testing.T) {
 	accounts := []account{
 		own, source, source2, sourceAccount(netip.MustParseAddr("2001:db8::1")),
 		{class: ClassMember, key: [32]byte{1}}, {class: ClassSuper, key: [32]byte{2}},
-		replicaAccount(netip.MustParseAddrPort("192.0.2.3:4500")),
+		superAccount(netip.MustParseAddrPort("192.0.2.3:4500")),
 	}
 	now := day
 	for range 5000 {
@@ -434,4 +434,25 @@ func TestBooksAgreeWithEntries(t *testing.T) {
 	}
 	s.sweep(now.Add(time.Hour))
 	checkEmpty(t, s)
+}
+
+// TestReplicaThatIsNoSuperPeerHasItsSourcesRoom: a helper is a replica, but what it
+// puts takes no room from the super peers.
+func TestReplicaThatIsNoSuperPeerHasItsSourcesRoom(t *testing.T) {
+	super, helper := netip.MustParseAddrPort("203.0.113.9:4500"), netip.MustParseAddrPort("198.51.100.7:4500")
+	o := testNode(t, func(c *Config) {
+		c.Replicas = func() []netip.AddrPort { return []netip.AddrPort{super, helper} }
+		c.Supers = func() []netip.AddrPort { return []netip.AddrPort{super} }
+		c.Class = func(ed25519.PublicKey) Class { return ClassSuper }
+	})
+	if got := o.chunkAccount(helper); got != sourceAccount(helper.Addr()) {
+		t.Errorf("a helper's chunk is on %+v", got)
+	}
+	if got := o.chunkAccount(super); got != superAccount(super) {
+		t.Errorf("a super peer's chunk is on %+v", got)
+	}
+	key := keyOf(1).Public().(ed25519.PublicKey)
+	if got, others := o.itemAccount(key, helper), o.itemAccount(key, netip.MustParseAddrPort("192.0.2.1:9")); got != others {
+		t.Errorf("a super peer's item that a helper puts is on %+v, others' on %+v", got, others)
+	}
 }

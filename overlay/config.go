@@ -40,13 +40,17 @@ type Config struct {
 	// Replicas returns nodes that keep every item: each put goes to all of them
 	// (at most 16), one read of each get to one. Default: Bootstrap.
 	Replicas func() []netip.AddrPort
+	// Supers returns the addresses of the super peers: what comes from one has room
+	// beside a super peer's items. It is called for each put of others. Default:
+	// Replicas.
+	Supers func() []netip.AddrPort
 	// Admit says whether a node may be a contact or a storing node: the place to
 	// ask for its credential. Others get answers, no more. It is called for each
 	// answer and must be quick. Default: everybody.
 	Admit func(id.ID, netip.AddrPort) bool
 	// Class ranks a key under which somebody puts an item, before its signature is
 	// looked at. It is called for each put of others, must be quick and must not call
-	// the Overlay. Chunks are under no key: those from an address of Replicas have
+	// the Overlay. Chunks are under no key: those from an address of Supers have
 	// room beside a super peer's items. Default: every key is a stranger's, and the
 	// room of members is the strangers' too.
 	Class func(ed25519.PublicKey) Class
@@ -128,6 +132,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Replicas == nil {
 		c.Replicas = c.Bootstrap
+	}
+	if c.Supers == nil {
+		c.Supers = c.Replicas
 	}
 	if c.Admit == nil {
 		c.Admit = func(id.ID, netip.AddrPort) bool { return true }

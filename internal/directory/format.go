@@ -246,17 +246,21 @@ func OpenShard(b []byte, trust *service.Trust, issuer service.SuperPeer, number 
 	return s, nil
 }
 
-// fill turns w into members and tombstones, each host at most once.
+// fill turns w into members and tombstones, each host and each key at most once.
 func (s *Shard) fill(w *wireShard, block netip.Prefix) error {
 	first, last := s.Number<<shardBits, -1
 	var taken [ShardHosts]bool
+	keys := make(map[string]bool, len(w.Members))
 	s.Members = make([]service.Member, 0, len(w.Members))
 	for _, m := range w.Members {
 		if m.Host >= ShardHosts || int(m.Host) <= last || int(m.Labels) >= len(w.Labels) || len(m.Name) > 63 || len(m.VM) > 64 {
 			return fmt.Errorf("directory: shard %d is out of order or names what it has not", s.Number)
 		}
+		if keys[string(m.Key)] {
+			return fmt.Errorf("directory: shard %d lists one key at two hosts", s.Number)
+		}
 		last = int(m.Host)
-		taken[m.Host] = true
+		taken[m.Host], keys[string(m.Key)] = true, true
 		s.Members = append(s.Members, service.Member{Key: m.Key, Name: m.Name, VM: m.VM, Labels: w.Labels[m.Labels],
 			Address4: address(block, first+uint32(m.Host)), NotAfter: m.NotAfter, Issued: m.Issued, Instance: m.Instance})
 	}

@@ -126,6 +126,11 @@ func TestShardRefusesWhatIsNotItsOwn(t *testing.T) {
 	if err != nil || len(got.Members) != 2 {
 		t.Errorf("%d members, %v: want the two whose role is within the scope", len(got.Members), err)
 	}
+	twice := sampleShard()
+	twice.Members[2].Key = twice.Members[0].Key
+	if _, err := OpenShard(mustEncode(t, twice), trustOf(superPeer(1, blockA)), superPeer(1, blockA), 1, 5, t0); err == nil {
+		t.Error("a key at two hosts is read")
+	}
 	long := sampleShard()
 	long.Tombstones[0].Until = t0.Add(49 * time.Hour).Unix()
 	if got, err := OpenShard(mustEncode(t, long), trustOf(superPeer(1, blockA)), superPeer(1, blockA), 1, 5, t0); err != nil || len(got.Tombstones) != 0 {

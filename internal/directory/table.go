@@ -21,6 +21,9 @@ import (
 // one that listed it first stays its holder until it lists it no more, falls
 // silent, or the machine says otherwise, by its claim or a proof (Prefer); so no
 // super peer can give another's member new labels.
+//
+// Invariant: a super peer has at most one entry for a machine. So a chain is no
+// longer than the descriptor's super peers are many, whatever they list.
 type Table struct {
 	mu     sync.RWMutex
 	svc    id.ID
@@ -56,8 +59,8 @@ type labelSet struct {
 	users  int
 }
 
-// Entry is one member as one super peer lists it. It never changes: a newer
-// listing makes a new one.
+// Entry is one member as one super peer lists it. What it says never changes: a
+// newer listing makes a new one.
 type Entry struct {
 	next     *Entry // guarded by Table.mu
 	labels   *labelSet
@@ -71,7 +74,18 @@ type Entry struct {
 	claim    *[service.ClaimSize]byte // nil for most
 	host     uint16
 	name     uint8 // length of the name in text
+	word     word  // guarded by Table.mu
 }
+
+// word is what is known of the machine's own word for an entry. It is found out
+// once, and only where two super peers list the machine.
+type word uint8
+
+const (
+	wordUnknown word = iota
+	wordMissing      // no claim, or one that does not hold
+	wordGiven        // its claim holds, or it has proved the entry
+)
 
 // PID returns the member's node identifier.
 func (e *Entry) PID() id.ID { return e.pid }
@@ -197,6 +211,12 @@ func (t *Table) replaceLocked(b *block, s *Shard) (d Diff) {
 			listed[host%ShardHosts] = &s.Members[i]
 		}
 	}
+	// Who is gone goes first: a machine may have moved within the shard.
+	for i, old := range at.entries {
+		if old != nil && (listed[i] == nil || listed[i].PID() != old.pid) {
+			t.setLocked(b, uint32(old.host), &at.entries[i], nil, &d)
+		}
+	}
 	for i, m := range listed {
 		t.setLocked(b, s.Number<<shardBits|uint32(i), &at.entries[i], m, &d) //nolint:gosec // below 64
 	}
@@ -248,6 +268,9 @@ func (t *Table) setLocked(b *block, host uint32, slot **Entry, m *service.Member
 		*slot = nil
 		d.Gone = append(d.Gone, old)
 	case old == nil || old.pid != m.PID():
+		if !t.displace(b, host, m, d) {
+			return
+		}
 		if old != nil {
 			t.unlink(old)
 			d.Gone = append(d.Gone, old)
@@ -263,6 +286,31 @@ func (t *Table) setLocked(b *block, host uint32, slot **Entry, m *service.Member
 		*slot = e
 		d.Changed = append(d.Changed, e)
 	}
+}
+
+// displace forgets what b lists of the machine at another host than m's, and says
+// whether m may take its place: unless that admission is the later one. Of two in
+// one second the one that was read last stays, since an address that is given up
+// is gone from its shard with the next reading.
+func (t *Table) displace(b *block, host uint32, m *service.Member, d *Diff) bool {
+	pid := m.PID()
+	for e := t.chains[prefixOf(pid)]; e != nil; e = e.next {
+		if e.block != b || e.pid != pid {
+			continue
+		}
+		if e.issued > m.Issued {
+			return false
+		}
+		number := ShardOf(uint32(e.host))
+		at := b.shards[number]
+		t.setLocked(b, uint32(e.host), &at.entries[e.host%ShardHosts], nil, d)
+		at.settle()
+		if number != ShardOf(host) && at.empty() {
+			delete(b.shards, number)
+		}
+		return true
+	}
+	return true
 }
 
 // says whether m adds nothing to e.
@@ -366,7 +414,8 @@ func (t *Table) swap(old, e *Entry) {
 }
 
 // contest puts e before what others list of the machine if the machine itself
-// asked for e last.
+// asked for e last. A listing without its word is no rival, whenever it says the
+// admission was.
 func (t *Table) contest(e *Entry) {
 	first := t.chains[prefixOf(e.pid)]
 	if e.claim == nil || first == e && e.next == nil {
@@ -374,13 +423,24 @@ func (t *Table) contest(e *Entry) {
 	}
 	m := e.Member()
 	for o := first; o != nil; o = o.next {
-		if o != e && o.pid == e.pid && !m.LaterThan(o.Member()) {
+		if o != e && o.pid == e.pid && !m.LaterThan(o.Member()) && t.hasWord(o) {
 			return
 		}
 	}
-	if m.Claimed(t.svc, e.block.pid) {
+	if t.hasWord(e) {
 		t.prefer(e.pid, e.block.pid)
 	}
+}
+
+// hasWord says whether the machine itself stands for e.
+func (t *Table) hasWord(e *Entry) bool {
+	if e.word == wordUnknown {
+		e.word = wordMissing
+		if e.claim != nil && e.Member().Claimed(t.svc, e.block.pid) {
+			e.word = wordGiven
+		}
+	}
+	return e.word == wordGiven
 }
 
 // setVoid replaces a shard's tombstones and returns the new ones.
@@ -548,10 +608,14 @@ func (t *Table) ByPrefix(bits uint64) (first *Entry) {
 func (t *Table) Prefer(pid, issuer id.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.prefer(pid, issuer)
+	// A claim that does not hold stays one: its time is not the machine's.
+	if e := t.prefer(pid, issuer); e != nil && e.claim == nil {
+		e.word = wordGiven
+	}
 }
 
-func (t *Table) prefer(pid, issuer id.ID) {
+// prefer puts issuer's entry first and returns it.
+func (t *Table) prefer(pid, issuer id.ID) *Entry {
 	var before *Entry
 	for e := t.chains[prefixOf(pid)]; e != nil; before, e = e, e.next {
 		if e.pid == pid && e.block.pid == issuer {
@@ -559,9 +623,10 @@ func (t *Table) prefer(pid, issuer id.ID) {
 				before.next, e.next = e.next, t.chains[prefixOf(pid)]
 				t.chains[prefixOf(pid)] = e
 			}
-			return
+			return e
 		}
 	}
+	return nil
 }
 
 // Members returns one entry for each machine, its holder's, in no order.

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"runtime"
@@ -298,5 +299,95 @@ func TestLastAdmissionOfAMachineCounts(t *testing.T) {
 	tb.Replace(one.PID(), listing(0, forged))
 	if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != two.PID() {
 		t.Error("a claim for another super peer counts")
+	}
+}
+
+// TestListingWithoutTheMachinesWordIsNoRival: neither a time far ahead nor bytes
+// that look like a claim keep a listing before the one that the machine asked for.
+func TestListingWithoutTheMachinesWordIsNoRival(t *testing.T) {
+	one, two := superPeer(1, blockA), superPeer(2, blockB)
+	key := testKey(5)
+	listed := func(block netip.Prefix, role string) service.Member {
+		m := fake(block, 1, 1, role)
+		m.Key = public(key)
+		return m
+	}
+	ahead, garbage, elsewhere := listed(blockB, "app"), listed(blockB, "app"), listed(blockB, "app")
+	ahead.Issued = t0.Add(1000 * time.Hour).Unix()
+	garbage.Claim = bytes.Repeat([]byte{0x7f}, service.ClaimSize)
+	elsewhere.Claim = service.SignClaim(key, id.ID{7}, one.PID(), elsewhere.Instance, t0.Add(time.Minute))
+	good := listed(blockA, "web")
+	good.Claim = service.SignClaim(key, id.ID{7}, one.PID(), good.Instance, t0)
+	for name, lie := range map[string]service.Member{"a time far ahead": ahead, "garbage": garbage, "a claim for another": elsewhere} {
+		tb := newTable(one, two)
+		tb.Replace(two.PID(), listing(0, lie))
+		tb.Replace(one.PID(), listing(0, good))
+		if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != one.PID() || e.Labels()["role"] != "web" {
+			t.Errorf("%s keeps the machine at %s", name, e.Addr4())
+		}
+		lie.NotAfter++
+		tb.Replace(two.PID(), listing(0, lie))
+		if e := tb.Entries(good.PID(), t0)[0]; e.Issuer() != one.PID() {
+			t.Errorf("%s takes the machine back", name)
+		}
+	}
+}
+
+// TestProvedListingIsNoLessThanAClaim: the machine moved and has proved it; an
+// earlier claim of it that is listed again does not take it back.
+func TestProvedListingIsNoLessThanAClaim(t *testing.T) {
+	one, two := superPeer(1, blockA), superPeer(2, blockB)
+	key := testKey(5)
+	before, moved := fake(blockA, 1, 1, "web"), fake(blockB, 1, 1, "web")
+	before.Key, moved.Key = public(key), public(key)
+	before.Claim = service.SignClaim(key, id.ID{7}, one.PID(), before.Instance, t0)
+	moved.Issued += 60
+	tb := newTable(one, two)
+	tb.Replace(one.PID(), listing(0, before))
+	tb.Replace(two.PID(), listing(0, moved))
+	tb.Prefer(moved.PID(), two.PID())
+	before.NotAfter++
+	tb.Replace(one.PID(), listing(0, before))
+	if e := tb.Entries(moved.PID(), t0)[0]; e.Issuer() != two.PID() {
+		t.Error("an earlier claim counts more than the machine's proof")
+	}
+}
+
+// TestSuperPeerHasOneEntryForAMachine: one key at every host of a block is one
+// entry, else each listing of it would walk all others.
+func TestSuperPeerHasOneEntryForAMachine(t *testing.T) {
+	sp := superPeer(1, blockA)
+	tb := newTable(sp)
+	at := func(host uint32, issued int64) service.Member {
+		m := fake(blockA, host, 1, "web")
+		m.Issued = issued
+		return m
+	}
+	base := at(1, t0.Unix())
+	for n := range uint32(8) {
+		s := &Shard{Number: n}
+		for host := n << shardBits; host < (n+1)<<shardBits; host++ {
+			s.Members = append(s.Members, at(host, t0.Unix()))
+		}
+		tb.Replace(sp.PID(), s)
+	}
+	if e := tb.Entries(base.PID(), t0); len(e) != 1 || tb.Len() != 1 || len(tb.ListedBy(sp.PID(), t0)) != 1 || len(tb.blocks[sp.PID()].shards) != 1 {
+		t.Fatalf("%d entries, %d machines, %d shards", len(e), tb.Len(), len(tb.blocks[sp.PID()].shards))
+	}
+	d := tb.Replace(sp.PID(), listing(0, at(9, t0.Unix()+1)))
+	if e := tb.Entries(base.PID(), t0); len(d.Joined) != 1 || len(d.Gone) != 1 || len(e) != 1 || e[0].host != 9 {
+		t.Errorf("a later admission: joined %d, gone %d, %d entries", len(d.Joined), len(d.Gone), len(e))
+	}
+	if d := tb.Replace(sp.PID(), listing(3, at(200, t0.Unix()))); !d.Empty() {
+		t.Errorf("an earlier admission changes %+v", d)
+	}
+	for _, host := range []uint32{1, 63} { // down and up within a shard
+		tb.Replace(sp.PID(), listing(0, at(host, t0.Unix()+1)))
+		if e := tb.Entries(base.PID(), t0); len(e) != 1 || uint32(e[0].host) != host {
+			t.Errorf("a machine that moved to host %d is lost: %d entries", host, len(e))
+		}
+	}
+	if d := tb.Replace(sp.PID(), listing(0)); len(d.Gone) != 1 || tb.Len() != 0 || len(tb.chains) != 0 || len(tb.blocks[sp.PID()].shards) != 0 {
+		t.Errorf("%d machines are left", tb.Len())
 	}
 }

@@ -207,7 +207,7 @@ func (n *Node) newControl(m *Membership) error {
 	var err error
 	n.overlay, err = overlay.New(overlay.Config{
 		Self: n.self, Transport: port.DHT{Port: n.port, Ring: n.ring},
-		Bootstrap: n.entryPoints, Replicas: n.replicas, Admit: n.mayJoinOverlay, Class: n.classOf, Logger: n.log,
+		Bootstrap: n.entryPoints, Replicas: n.replicas, Supers: n.superPeers.Addrs, Admit: n.mayJoinOverlay, Class: n.classOf, Logger: n.log,
 		StoreItems: storeItems, StoreBytes: storeBytes,
 	})
 	if err != nil {

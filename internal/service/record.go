@@ -124,7 +124,8 @@ func OpenContact(b []byte, service id.ID, seq int64, now time.Time) (Contact, er
 const maxLease = 48 * time.Hour
 
 // Vouched returns the members that a super peer may speak for: with an address
-// in its block and labels within its scope, before its own and their end.
+// in its block and labels within its scope, admitted already, before its own and
+// their end.
 // Whatever it says of others is not believed.
 func Vouched(issuer SuperPeer, all []Member, now time.Time) []Member {
 	block, err := netip.ParsePrefix(issuer.Block4)
@@ -136,6 +137,9 @@ func Vouched(issuer SuperPeer, all []Member, now time.Time) []Member {
 	for _, m := range all {
 		if m.NotAfter > last {
 			continue // nobody is listed for ever
+		}
+		if m.Issued > now.Unix()+claimSlack {
+			continue // else the listing would be later than any true one, for as long as it likes
 		}
 		if len(m.Key) == ed25519.PublicKeySize && ValidName(m.Name) && block.Contains(m.Addr4()) && now.Unix() < m.NotAfter && inScope(issuer, m.Labels) {
 			good = append(good, m)

@@ -412,6 +412,13 @@ func TestVouchedLeavesOutWhatItsIssuerMayNotGrant(t *testing.T) {
 	if got := Vouched(issuer, []Member{forEver}, t0); len(got) != 0 {
 		t.Errorf("listed for ever: %+v", got)
 	}
+	ahead := func(s int64) []Member { return []Member{m(func(c *Credential) { c.NotBefore = t0.Unix() + s })} }
+	if got := Vouched(issuer, ahead(claimSlack+1), t0); len(got) != 0 {
+		t.Errorf("admitted in the future: %+v", got)
+	}
+	if got := Vouched(issuer, ahead(claimSlack), t0); len(got) != 1 {
+		t.Error("an admission within the slack of clocks is left out")
+	}
 }
 
 // TestClaimHoldsForOneProcessAtOneSuperPeer: a claim that another super peer got,
