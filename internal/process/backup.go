@@ -33,8 +33,9 @@ import (
 const (
 	backupVersion  = 1
 	backupManifest = "manifest.json"
-	// maxBackupFile bounds one file of an archive that somebody hands us.
-	maxBackupFile = 1 << 30
+	// maxBackup bounds the files of an archive that somebody hands us, all together:
+	// five times the ledger of 65,000 members.
+	maxBackup = 512 << 20
 )
 
 var backupName = regexp.MustCompile(`^(services/[0-9a-f]{40}/)?([a-z0-9][a-z0-9._-]*\.sealed|ledger\.db)$`)
@@ -218,6 +219,7 @@ func readBackup(file string) (map[string]map[string][]byte, error) {
 	var about manifest
 	parts := map[string]map[string][]byte{}
 	r := tar.NewReader(f)
+	total := int64(0)
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -226,7 +228,10 @@ func readBackup(file string) (map[string]map[string][]byte, error) {
 		if err != nil {
 			return nil, bad(err)
 		}
-		b, err := io.ReadAll(io.LimitReader(r, maxBackupFile))
+		if total += h.Size; h.Size < 0 || total > maxBackup {
+			return nil, bad("it is too large")
+		}
+		b, err := io.ReadAll(r)
 		if err != nil || int64(len(b)) != h.Size {
 			return nil, bad("it is cut off")
 		}
@@ -237,6 +242,9 @@ func readBackup(file string) (map[string]map[string][]byte, error) {
 			prefix, name := path.Split(h.Name)
 			if parts[prefix] == nil {
 				parts[prefix] = map[string][]byte{}
+			}
+			if parts[prefix][name] != nil {
+				return nil, bad(fmt.Sprintf("it has %.80q twice", h.Name))
 			}
 			parts[prefix][name] = b
 		default:
