@@ -46,9 +46,9 @@ func FuzzMessages(f *testing.F) {
 
 func FuzzOpenTicket(f *testing.F) {
 	keys := []Key{{1}, {2}}
-	f.Add(sealTicket(&keys[0], testService, testTicket()))
+	f.Add(sealTicket(&keys[0], testService, testServerKey, testTicket()))
 	f.Add(make([]byte, 100))
-	good := sealTicket(&keys[1], testService, testTicket())
+	good := sealTicket(&keys[1], testService, testServerKey, testTicket())
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if tk, err := openTicket(keys, testService, b); err == nil && tk.ID != (TicketID{1}) {

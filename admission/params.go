@@ -56,14 +56,15 @@ const (
 	argonMemory  = 64 << 10 // KiB
 	argonThreads = 1
 
-	labelArgonSalt = "icvpn/1 argon2id"
-	labelFakeSalt  = "icvpn/1 fake salt"
-	labelFakeV     = "icvpn/1 fake verifier"
-	labelContinued = "icvpn/1 continued"
-	labelGrant     = "icvpn/1 continued grant"
-	labelTicket    = "icvpn/1 ticket"
-	labelTicketKid = "icvpn/1 ticket kid"
-	labelTicketKey = "icvpn/1 ticket key"
+	labelArgonSalt       = "icvpn/1 argon2id"
+	labelFakeSalt        = "icvpn/1 fake salt"
+	labelFakeV           = "icvpn/1 fake verifier"
+	labelContinued       = "icvpn/1 continued"
+	labelGrant           = "icvpn/1 continued grant"
+	labelTicket          = "icvpn/1 ticket"
+	labelTicketKid       = "icvpn/1 ticket kid"
+	labelTicketKey       = "icvpn/1 ticket key"
+	labelTicketSignature = "icvpn/1 ticket signature"
 )
 
 // Limits of a frame's body in bytes. A machine's Limit is the largest of those

@@ -24,6 +24,11 @@ type Service struct {
 	FakeKey Key
 	// TicketKeys open tickets; the first one seals. Shared likewise.
 	TicketKeys []Key
+	// Key signs tickets. It is this super peer's own.
+	Key ed25519.PrivateKey
+	// Issuer returns the key of a super peer whose tickets are taken: one that may
+	// admit now. Without it none are.
+	Issuer func(pid id.ID, now time.Time) (ed25519.PublicKey, bool)
 	// Info returns what goes to every peer that proved its secret: ABE public
 	// parameters, provisioning key. May be nil.
 	Info func() ([]byte, error)
@@ -35,6 +40,9 @@ func (s *Service) validate() error {
 	}
 	if len(s.TicketKeys) == 0 {
 		return errors.New("admission: Service.TicketKeys is empty")
+	}
+	if len(s.Key) != ed25519.PrivateKeySize {
+		return errors.New("admission: Service.Key is missing")
 	}
 	if len(s.Root) > maxRoot || len(s.Descriptor) > maxDescriptor {
 		return errors.New("admission: Service.Root or Service.Descriptor is too long")
@@ -68,6 +76,10 @@ type Granted struct {
 // again: the peer is told to prove its secret.
 var ErrTicketUsed = errors.New("admission: ticket was used before")
 
+// ErrTicketIssuer is what Continue returns for a ticket whose issuer may not
+// grant what is asked for: the peer is told to prove its secret.
+var ErrTicketIssuer = errors.New("admission: ticket is of a super peer that may not grant this")
+
 // Backend decides. Its methods are called from Step and may block; a *Refusal
 // they return is sent, any other error becomes CodeInternal and is reported in
 // ServerOutput.Cause only. Slices passed in are the callee's.
@@ -81,8 +93,8 @@ type Backend interface {
 	// Provision grants what a request asks for. Revocation is checked here.
 	Provision(who Authenticated, request []byte) (Granted, error)
 	// Continue grants what the holder of a ticket asks for, after all proofs.
-	// That the ticket is used once, and everything that Provision checks, is
-	// checked here. It borrows ticket.
+	// That the ticket is used once, that its issuer may grant as much, and
+	// everything that Provision checks, is checked here. It borrows ticket.
 	Continue(who Authenticated, ticket *Ticket, request []byte) (Granted, error)
 	// List answers a peer-list request.
 	List(who Authenticated, request []byte) ([]byte, error)
@@ -350,8 +362,8 @@ func (s *Server) agree(t *transcript) (Key, error) {
 	return macKey(secret), nil
 }
 
-// onContinue checks, cheapest first: seal, dates, PID, MAC, signature; and asks
-// the backend last, so that a thief without the keys cannot burn a ticket.
+// onContinue checks, cheapest first: seal, dates, PID, MAC, both signatures; and
+// asks the backend last, so that a thief without the keys cannot burn a ticket.
 // Whatever fails before that, the answer is the same.
 func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 	var m resume
@@ -369,7 +381,7 @@ func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 	}
 	accepted := encode(TypeAccept, &accept{M2: continuedProof(&s.who.Key, &s.cfg.Binding, m.MAC)})
 	granted, err := s.cfg.Backend.Continue(s.who, t, m.Request)
-	if errors.Is(err, ErrTicketUsed) {
+	if errors.Is(err, ErrTicketUsed) || errors.Is(err, ErrTicketIssuer) {
 		return s.refuse(&Refusal{Code: CodeTicket}, fmt.Errorf("ticket of %v: %w", t.PID, err)), nil
 	}
 	if err == nil {
@@ -399,12 +411,24 @@ func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
 		err = fmt.Errorf("admission: ticket of %v used without its session key", t.PID)
 	case !verifyContinue(b, m, s.service.ID, pid):
 		err = fmt.Errorf("admission: ticket of %v used without its identity key", t.PID)
+	case !s.issued(now, t):
+		err = fmt.Errorf("admission: ticket of %v was not issued by a super peer that may admit", t.PID)
 	}
 	if err != nil {
 		t.Key.Wipe()
 		return nil, err
 	}
 	return t, nil
+}
+
+// issued says whether t is of a super peer that may admit now. The seal does not
+// show that: its key is shared, and outlives the trust in who had it.
+func (s *Server) issued(now time.Time, t *Ticket) bool {
+	if s.service.Issuer == nil {
+		return false
+	}
+	key, ok := s.service.Issuer(t.Issuer, now)
+	return ok && t.signedBy(key, s.service.ID)
 }
 
 // onProvision checks that the identity key is the one that the proof named and
@@ -448,7 +472,7 @@ func (s *Server) newTicket(g *Granted) []byte {
 	}
 	rand.Read(t.ID[:])
 	defer t.Key.Wipe()
-	return sealTicket(&s.service.TicketKeys[0], s.service.ID, &t)
+	return sealTicket(&s.service.TicketKeys[0], s.service.ID, s.service.Key, &t)
 }
 
 func (s *Server) onList(f Frame) (ServerOutput, error) {

@@ -63,11 +63,17 @@ func worldOf(v Verifier) *world {
 	return &world{
 		service: Service{
 			ID: testService, Root: []byte("root"), Descriptor: []byte("descriptor"), Params: v.Params,
-			FakeKey: Key{1}, TicketKeys: []Key{{2}}, Info: func() ([]byte, error) { return []byte("info"), nil },
+			FakeKey: Key{1}, TicketKeys: []Key{{2}}, Key: testServerKey, Issuer: testIssuer, Info: func() ([]byte, error) { return []byte("info"), nil },
 		},
 		verifiers: map[string]Verifier{testSecretID: v},
 		used:      map[TicketID]bool{},
 	}
+}
+
+// testIssuer knows one super peer.
+func testIssuer(pid id.ID, _ time.Time) (ed25519.PublicKey, bool) {
+	key := publicOf(testServerKey)
+	return key, pid == id.FromKey(key)
 }
 
 var sharedVerifier = sync.OnceValues(func() (Verifier, error) {

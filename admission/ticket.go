@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -15,12 +16,14 @@ import (
 // TicketID makes a ticket single-use: 16 random bytes.
 type TicketID [16]byte
 
-// Ticket is what the service remembers of a peer, kept by the peer itself and
-// sealed under a key that all super peers of the service share.
+// Ticket is what the service remembers of a peer, kept by the peer itself,
+// signed by the super peer that issued it and sealed under a key that all super
+// peers of the service share. Who has that key alone, from a stolen disk or as a
+// super peer of former days, can read tickets but makes none.
 //
 //	 0         1          5          29                    n-16        n
 //	+---------+----------+----------+---------------------+-----------+
-//	| 01      | kid 4    | nonce 24 | CBOR, encrypted     | tag 16    |
+//	| 02      | kid 4    | nonce 24 | CBOR, encrypted     | tag 16    |
 //	+---------+----------+----------+---------------------+-----------+
 //
 // XChaCha20-Poly1305; associated data "icvpn/1 ticket" ‖ 00 ‖ ServiceID ‖ the
@@ -33,7 +36,10 @@ type Ticket struct {
 	Admitted time.Time // by SRP; kept over renewals, since revocation counts from it
 	Memo     []byte    // what the granting Backend wants to know again, at most 256 B
 	Expires  time.Time
-	Key      Key // K_c
+	Key      Key   // K_c
+	Issuer   id.ID // the super peer that signed it
+
+	sig []byte
 }
 
 // errTicket says only that: a peer never learns which check failed.
@@ -48,21 +54,42 @@ type ticketWire struct {
 	Memo     []byte
 	Expires  uint64
 	Key      []byte
+	Issuer   []byte
+	Sig      []byte // none in what is signed
 }
 
 const (
-	ticketVersion = 1
+	ticketVersion = 2
 	kidSize       = 4
 	ticketPrefix  = 1 + kidSize
 	ticketHeader  = ticketPrefix + chacha20poly1305.NonceSizeX
 )
 
-// sealTicket seals t under key for service.
-func sealTicket(key *Key, service id.ID, t *Ticket) []byte {
-	w := ticketWire{
+// fields are all of t, the signature excepted.
+func (t *Ticket) fields() ticketWire {
+	return ticketWire{
 		ID: t.ID[:], PID: t.PID[:], SecretID: t.SecretID, Admitted: unixMs(t.Admitted),
-		Memo: t.Memo, Expires: unixMs(t.Expires), Key: t.Key[:],
+		Memo: t.Memo, Expires: unixMs(t.Expires), Key: t.Key[:], Issuer: t.Issuer[:], Sig: []byte{},
 	}
+}
+
+// signedBy says whether t was issued for service by the super peer with this key.
+func (t *Ticket) signedBy(key ed25519.PublicKey, service id.ID) bool {
+	w := t.fields()
+	body := wire.Marshal(&w)
+	defer clear(body)
+	return id.FromKey(key) == t.Issuer && wire.Verify(key, t.sig, labelTicketSignature, service[:], body)
+}
+
+// sealTicket signs t as issuer and seals it under key, both for service.
+func sealTicket(key *Key, service id.ID, issuer ed25519.PrivateKey, t *Ticket) []byte {
+	signed := *t
+	defer signed.Key.Wipe()
+	signed.Issuer = id.FromKey(issuer.Public().(ed25519.PublicKey))
+	w := signed.fields()
+	body := wire.Marshal(&w)
+	defer clear(body)
+	w.Sig = wire.Sign(issuer, labelTicketSignature, service[:], body)
 	plain := wire.Marshal(&w)
 	defer clear(plain)
 	out := make([]byte, ticketHeader, ticketHeader+len(plain)+chacha20poly1305.Overhead)
@@ -74,8 +101,8 @@ func sealTicket(key *Key, service id.ID, t *Ticket) []byte {
 	return aead.seal(out, plain, ticketAD(service, out))
 }
 
-// openTicket opens b under whichever of keys fits. Expiry and use are the
-// caller's to check.
+// openTicket opens b under whichever of keys fits. Signature, expiry and use are
+// the caller's to check.
 func openTicket(keys []Key, service id.ID, b []byte) (*Ticket, error) {
 	if len(b) < ticketHeader+chacha20poly1305.Overhead || len(b) > limitTicket || b[0] != ticketVersion {
 		return nil, errTicket
@@ -103,13 +130,13 @@ func parseTicket(plain []byte) (*Ticket, error) {
 	}
 	defer clear(w.Key)
 	if len(w.ID) != len(TicketID{}) || len(w.PID) != id.Size || len(w.Memo) > limitMemo ||
-		len(w.Key) != hashSize || w.Admitted > maxUnixMs || w.Expires > maxUnixMs ||
+		len(w.Key) != hashSize || len(w.Issuer) != id.Size || len(w.Sig) != ed25519.SignatureSize || w.Admitted > maxUnixMs || w.Expires > maxUnixMs ||
 		checkSecretID(w.SecretID) != nil {
 		return nil, errTicket
 	}
 	return &Ticket{
 		ID: TicketID(w.ID), PID: id.ID(w.PID), SecretID: w.SecretID, Admitted: fromUnixMs(w.Admitted),
-		Memo: w.Memo, Expires: fromUnixMs(w.Expires), Key: Key(w.Key),
+		Memo: w.Memo, Expires: fromUnixMs(w.Expires), Key: Key(w.Key), Issuer: id.ID(w.Issuer), sig: w.Sig,
 	}, nil
 }
 

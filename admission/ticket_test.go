@@ -2,6 +2,7 @@ package admission
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"slices"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ func testTicket() *Ticket {
 
 func TestTicketRoundTrip(t *testing.T) {
 	want := testTicket()
-	b := sealTicket(&Key{1}, testService, want)
+	b := sealTicket(&Key{1}, testService, testServerKey, want)
 	got, err := openTicket([]Key{{9}, {1}}, testService, b)
 	if err != nil {
 		t.Fatal(err)
@@ -27,13 +28,13 @@ func TestTicketRoundTrip(t *testing.T) {
 		got.Key != want.Key || !got.Admitted.Equal(want.Admitted) || !got.Expires.Equal(want.Expires) {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
-	if bytes.Equal(b, sealTicket(&Key{1}, testService, want)) {
+	if bytes.Equal(b, sealTicket(&Key{1}, testService, testServerKey, want)) {
 		t.Fatal("two seals are equal: the nonce repeats")
 	}
 }
 
 func TestTicketOpensOnlyUnderItsKeyAndService(t *testing.T) {
-	b := sealTicket(&Key{1}, testService, testTicket())
+	b := sealTicket(&Key{1}, testService, testServerKey, testTicket())
 	for name, open := range map[string]func() (*Ticket, error){
 		"another key":     func() (*Ticket, error) { return openTicket([]Key{{2}}, testService, b) },
 		"no key":          func() (*Ticket, error) { return openTicket(nil, testService, b) },
@@ -46,7 +47,7 @@ func TestTicketOpensOnlyUnderItsKeyAndService(t *testing.T) {
 }
 
 func TestTicketRefusesEveryChange(t *testing.T) {
-	b := sealTicket(&Key{1}, testService, testTicket())
+	b := sealTicket(&Key{1}, testService, testServerKey, testTicket())
 	keys := []Key{{1}}
 	for i := range b {
 		if _, err := openTicket(keys, testService, b[:i]); err == nil {
@@ -108,7 +109,7 @@ func TestRenewalKeepsTheTimeOfAdmission(t *testing.T) {
 	tk := testTicket()
 	tk.PID, tk.Admitted = id.FromKey(publicOf(cfg.Identity)), long
 	for i := range 2 {
-		cfg.Session = &Session{Key: tk.Key, Ticket: sealTicket(&w.service.TicketKeys[0], testService, tk), Expires: tk.Expires}
+		cfg.Session = &Session{Key: tk.Key, Ticket: sealTicket(&w.service.TicketKeys[0], testService, testServerKey, tk), Expires: tk.Expires}
 		r := mustAdmit(t, w, cfg)
 		if got := w.granted[1+i].Admitted; !got.Equal(long) {
 			t.Errorf("renewal %d: admitted %v, want %v", i, got, long)
@@ -131,6 +132,43 @@ func TestTicketsOfARotatedKeyStillOpen(t *testing.T) {
 	w.service.TicketKeys = []Key{{7}}
 	if r := admit(t, w, cfg, nil); refusedWith(r.clientErr) != CodeTicket {
 		t.Errorf("a ticket of a forgotten key: %v", r.clientErr)
+	}
+}
+
+// TestTicketIsOfItsIssuerInEveryField: another service, issuer or field under the
+// same signature is another ticket.
+func TestTicketIsOfItsIssuerInEveryField(t *testing.T) {
+	issuer := publicOf(testServerKey)
+	for name, change := range map[string]func(*Ticket){
+		"ID": func(t *Ticket) { t.ID[0]++ }, "PID": func(t *Ticket) { t.PID[0]++ }, "secret": func(t *Ticket) { t.SecretID = "db-1" },
+		"admitted": func(t *Ticket) { t.Admitted = t.Admitted.Add(time.Hour) }, "memo": func(t *Ticket) { t.Memo = []byte{4} },
+		"expires": func(t *Ticket) { t.Expires = t.Expires.Add(time.Hour) }, "key": func(t *Ticket) { t.Key[0]++ },
+		"issuer": func(t *Ticket) { t.Issuer[0]++ }, "signature": func(t *Ticket) { t.sig[0]++ },
+	} {
+		tk, err := openTicket([]Key{{1}}, testService, sealTicket(&Key{1}, testService, testServerKey, testTicket()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !tk.signedBy(issuer, testService) || tk.signedBy(issuer, id.ID{1}) || tk.signedBy(publicOf(testKey("another")), testService) {
+			t.Fatal("the signature does not say who issued it for what")
+		}
+		if change(tk); tk.signedBy(issuer, testService) {
+			t.Errorf("%s changed: still signed", name)
+		}
+	}
+}
+
+// TestTicketOfAnIssuerThatIsGoneNeedsTheSecret: a super peer that was removed, or
+// whose time is up.
+func TestTicketOfAnIssuerThatIsGoneNeedsTheSecret(t *testing.T) {
+	for name, issuer := range map[string]func(id.ID, time.Time) (ed25519.PublicKey, bool){
+		"removed": func(id.ID, time.Time) (ed25519.PublicKey, bool) { return nil, false }, "nobody is known": nil,
+	} {
+		w, cfg, _ := withTicket(t)
+		w.service.Issuer = issuer
+		if r := admit(t, w, cfg, nil); refusedWith(r.clientErr) != CodeTicket || w.ticketUse != 0 {
+			t.Errorf("%s: %v", name, r.clientErr)
+		}
 	}
 }
 
@@ -176,21 +214,28 @@ func TestContinueRefusals(t *testing.T) {
 		"forged ticket": func(_ *world, cfg *ClientConfig, m *resume) {
 			tk := testTicket()
 			tk.PID = id.FromKey(publicOf(cfg.Identity))
-			m.Ticket = sealTicket(&Key{0xbb}, testService, tk)
+			m.Ticket = sealTicket(&Key{0xbb}, testService, testServerKey, tk)
 			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
 			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
 		},
 		"ticket of another service": func(w *world, cfg *ClientConfig, m *resume) {
 			tk := testTicket()
 			tk.PID = id.FromKey(publicOf(cfg.Identity))
-			m.Ticket = sealTicket(&w.service.TicketKeys[0], id.ID{1}, tk)
+			m.Ticket = sealTicket(&w.service.TicketKeys[0], id.ID{1}, testServerKey, tk)
+			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
+			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
+		},
+		"ticket that somebody with the shared key made": func(w *world, cfg *ClientConfig, m *resume) {
+			tk := testTicket()
+			tk.PID = id.FromKey(publicOf(cfg.Identity))
+			m.Ticket = sealTicket(&w.service.TicketKeys[0], testService, thief, tk)
 			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
 			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
 		},
 		"expired ticket": func(w *world, cfg *ClientConfig, m *resume) {
 			tk := testTicket()
 			tk.PID, tk.Expires = id.FromKey(publicOf(cfg.Identity)), testNow
-			m.Ticket = sealTicket(&w.service.TicketKeys[0], testService, tk)
+			m.Ticket = sealTicket(&w.service.TicketKeys[0], testService, testServerKey, tk)
 			m.MAC = continueMAC(&tk.Key, &cfg.Binding, m)
 			m.Sig = continueSignature(cfg.Identity, &cfg.Binding, m, testService, tk.PID)
 		},

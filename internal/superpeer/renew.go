@@ -1,6 +1,7 @@
 package superpeer
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
@@ -117,6 +118,9 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	if err != nil {
 		return admission.Granted{}, err
 	}
+	if err := a.mayIssue(t.Issuer, labels); err != nil {
+		return admission.Granted{}, err
+	}
 	if err := a.useTicket(t, before, req.Instance, now); err != nil {
 		return admission.Granted{}, err
 	}
@@ -146,19 +150,53 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	return admission.Granted{Bytes: provision.Renewed{Kept: kept, Grant: g}.Encode(), Expires: now.Add(sessionLife), Memo: m.of(c, slot.cohort)}, nil
 }
 
+// ticketIssuer returns the key of a super peer that may admit now.
+func (a *authority) ticketIssuer(pid id.ID, now time.Time) (ed25519.PublicKey, bool) {
+	sp, ok := a.trust().Descriptor.SuperPeer(pid)
+	if !ok || !sp.Has(service.RoleAdmit) || now.Unix() >= sp.Expires {
+		return nil, false
+	}
+	return sp.Key, true
+}
+
+// mayIssue says whether a ticket of issuer may stand in for the secret of these
+// labels: a super peer of narrow scope must not admit to more by way of others.
+func (a *authority) mayIssue(issuer id.ID, labels map[string]string) error {
+	sp, ok := a.trust().Descriptor.SuperPeer(issuer)
+	if !ok {
+		return admission.ErrTicketIssuer
+	}
+	for k, v := range labels {
+		if !sp.MayGrant(k, v) {
+			return fmt.Errorf("%w: label %s=%s", admission.ErrTicketIssuer, k, v)
+		}
+	}
+	return nil
+}
+
 // useTicket decides who may use a ticket. The process that it was given to may
 // until another one has come back with this identity: then two have it, and the
 // later one is the member (docs/adr/0019). Another process is that machine,
-// started again, if it is the first to show the ticket; otherwise it has to show
-// the secret.
+// started again, if it is the first to show the ticket and nobody was admitted
+// with this identity since; otherwise it has to show the secret. So an old copy of
+// a state directory evicts no running machine at a super peer that has not seen
+// its ticket.
 func (a *authority) useTicket(t *admission.Ticket, before memo, by service.Instance, now time.Time) error {
 	if by == before.Instance {
 		if m, ok := a.entryOf(t.PID, now); ok && laterThan(m, before) {
 			return clone(m)
 		}
 	}
-	earlier, first := a.ledger.UseTicket(ledger.Ticket{ID: t.ID, PID: t.PID, Instance: by, Expires: t.Expires.Unix()}, now)
+	use := ledger.Ticket{ID: t.ID, PID: t.PID, Instance: by, Expires: t.Expires.Unix()}
+	m, listed := a.entryOf(t.PID, now)
+	since := by != before.Instance && listed && m.Issued > before.Issued
+	if since { // spent, but not by this process: asking again changes nothing
+		use.Instance = before.Instance
+	}
+	earlier, first := a.ledger.UseTicket(use, now)
 	switch {
+	case first && since:
+		return admission.ErrTicketUsed
 	case first, earlier.Instance == by: // again: its answer was lost
 		return nil
 	case by == before.Instance:
@@ -181,13 +219,14 @@ func clone(m service.Member) error {
 	return &admission.Refusal{Code: admission.CodeClone, Detail: fmt.Sprintf("%s on %s, since %s", m.Name, m.VM, time.Unix(m.Issued, 0).UTC().Format(time.RFC3339))}
 }
 
-// entryOf returns the latest entry of a PID that we or another super peer list.
+// entryOf returns the latest entry of a PID that we list, or another super peer
+// with the machine's own word: anybody who may admit can list any key.
 func (a *authority) entryOf(pid id.ID, now time.Time) (latest service.Member, ok bool) {
 	if e := a.ledger.Member(pid); e != nil && now.Unix() < e.Member.NotAfter {
 		latest, ok = e.Member, true
 	}
 	for _, e := range a.others.Entries(pid, now) {
-		if m := e.Member(); !ok || m.Issued > latest.Issued {
+		if m := e.Member(); m.Claimed(a.trust().Service, e.Issuer()) && (!ok || m.Issued > latest.Issued) {
 			latest, ok = m, true
 		}
 	}

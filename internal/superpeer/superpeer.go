@@ -284,6 +284,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 		ID:      d.Service, // root and descriptor are those of the moment
 		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
 		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)},
+		Key: s.authority.key, Issuer: s.authority.ticketIssuer,
 		Info: func() ([]byte, error) { return s.authority.info(time.Now()) }, // the statement in it ends some day
 	}
 	return nil

@@ -74,7 +74,7 @@ func (w *world) serveAdmission(h service.HandOver, off time.Duration) string {
 	s.service = &admission.Service{
 		ID: h.Service.ID, Root: wire.Marshal(h.Service.Documents.Roots), Descriptor: h.Service.Documents.Descriptor.Encode(),
 		Params:  admission.Params{Group: admission.DefaultGroup, KDF: admission.KDFNone},
-		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)},
+		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)}, Key: s.key,
 	}
 	for _, secret := range h.Secrets {
 		v, err := admission.ParseVerifier(secret.Verifier)
