@@ -35,7 +35,7 @@ func explainHandshake(key ed25519.PublicKey, err error) error {
 	var op *net.OpError
 	// crypto/tls does not export alerts; their text is fixed.
 	if key != nil && errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == "tls: unrecognized name" {
-		return fmt.Errorf("no super peer with key %s, which the token names, is there any more; ask the service owner for a newer token", admission.Fingerprint(key))
+		return fmt.Errorf("no super peer with key %s, which the token names, is there: somebody may be in between, or the key was changed and the token is old", admission.Fingerprint(key))
 	}
 	return err
 }
