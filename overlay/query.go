@@ -71,6 +71,9 @@ func (m *Machine) transmit(q *question) {
 	m.post(&q.msg, q.to, nil)
 	if q.wait == 0 {
 		q.sent, q.wait = m.now, m.trips.wait(m.cfg.Resend)
+		if q.left == 0 {
+			q.wait *= 3 // sent once, it has as long as one that is sent twice
+		}
 	} else {
 		q.wait *= 2 // RFC 6298, Section 5.5
 	}
