@@ -42,16 +42,16 @@ func TestCommandLine(t *testing.T) {
 }
 
 // sample is a report as a run makes it.
-func sample() *report {
+func sample() *measure.Report {
 	rec := &recorder{}
 	rec.median("through the tunnel, median", "ms", []float64{0.25, 0.2, 0.3})
 	rec.median("beside it, median", "ms", make([]float64, maxSamples+1))
-	return &report{
-		Version: reportVersion, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Revision: "0123456789ab+",
+	return &measure.Report{
+		Version: measure.ReportVersion, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Revision: "0123456789ab+",
 		Machine: measure.Machine{OS: "linux", Arch: "amd64", Kernel: "6.1.0", CPU: "CPU", CPUs: 2, Go: "go1.26"},
-		Scenarios: []result{
+		Scenarios: []measure.Result{
 			{Name: "ping", About: "round trips", Seconds: 1.5, Metrics: rec.metrics},
-			{Name: "memory", About: "idle", Metrics: []metric{}, Error: "m1-1 ended: port in use"},
+			{Name: "memory", About: "idle", Metrics: []measure.Metric{}, Error: "m1-1 ended: port in use"},
 		},
 	}
 }
@@ -59,7 +59,7 @@ func sample() *report {
 // TestReportFormatIsStable: whoever compares runs reads it.
 func TestReportFormatIsStable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
-	if err := sample().save(path); err != nil {
+	if err := measure.Save(path, sample()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(path)
@@ -77,9 +77,9 @@ func TestReportFormatIsStable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("the report is not that of %s; if its meaning changed, raise reportVersion; got\n%s", golden, got)
+		t.Errorf("the report is not that of %s; if its meaning changed, raise measure.ReportVersion; got\n%s", golden, got)
 	}
-	var back report
+	var back measure.Report
 	if err := json.Unmarshal(got, &back); err != nil || back.Scenarios[0].Metrics[0].Value != 0.25 {
 		t.Errorf("read back: %+v, %v", back, err)
 	}
@@ -88,7 +88,7 @@ func TestReportFormatIsStable(t *testing.T) {
 func TestTableIsReadable(t *testing.T) {
 	var b bytes.Buffer
 	for _, s := range sample().Scenarios {
-		s.write(&b)
+		s.Write(&b)
 	}
 	const want = `
 ping: round trips (1.5 s)

@@ -21,7 +21,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -81,24 +80,9 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	}
 	o.run = scenarios
 	if *names != "" {
-		o.run, err = choose(strings.Split(*names, ","))
+		o.run, err = measure.Choose(scenarios, strings.Split(*names, ","), func(s scenario) string { return s.name })
 	}
 	return o, err
-}
-
-// choose returns the scenarios of these names, in the usual order.
-func choose(names []string) (chosen []scenario, err error) {
-	for _, n := range names {
-		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == n }) {
-			return nil, fmt.Errorf("no scenario %q; -list names them", n)
-		}
-	}
-	for _, s := range scenarios {
-		if slices.Contains(names, s.name) {
-			chosen = append(chosen, s)
-		}
-	}
-	return chosen, nil
 }
 
 // inside is the run in the namespaces.
@@ -137,12 +121,12 @@ func runAll(ctx context.Context, o options, out io.Writer) error {
 	if b.icvpn, err = measure.Binary(ctx, o.icvpn, dir); err != nil {
 		return err
 	}
-	r := newReport(time.Now(), b.icvpn)
-	r.writeHead(out)
+	r := measure.NewReport(time.Now(), b.icvpn)
+	fmt.Fprintln(out, r.Machine)
 	var failed error
 	for _, s := range o.run {
 		res := b.runScenario(s)
-		res.write(out)
+		res.Write(out)
 		r.Scenarios = append(r.Scenarios, res)
 		if res.Error != "" {
 			failed = errors.Join(failed, fmt.Errorf("%s: %s", s.name, res.Error))
@@ -152,16 +136,16 @@ func runAll(ctx context.Context, o options, out io.Writer) error {
 		}
 	}
 	if o.json != "" {
-		failed = errors.Join(failed, r.save(o.json))
+		failed = errors.Join(failed, measure.Save(o.json, r))
 	}
 	return failed
 }
 
-func (b *bench) runScenario(s scenario) result {
-	rec := &recorder{metrics: []metric{}}
+func (b *bench) runScenario(s scenario) measure.Result {
+	rec := &recorder{metrics: []measure.Metric{}}
 	began := time.Now()
 	err := s.run(b, rec)
-	res := result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics}
+	res := measure.Result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics}
 	if err != nil {
 		res.Error = err.Error()
 	}

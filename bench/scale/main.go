@@ -139,7 +139,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	}
 	o.run = scenarios
 	if *names != "" {
-		o.run, err = choose(strings.Split(*names, ","))
+		o.run, err = measure.Choose(scenarios, strings.Split(*names, ","), func(s scenario) string { return s.name })
 	}
 	return o, err
 }
@@ -157,21 +157,6 @@ func numbers(where *[]int) func(string) error {
 		}
 		return nil
 	}
-}
-
-// choose returns the scenarios of these names, in the usual order.
-func choose(names []string) (chosen []scenario, err error) {
-	for _, n := range names {
-		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == n }) {
-			return nil, fmt.Errorf("no scenario %q; -list names them", n)
-		}
-	}
-	for _, s := range scenarios {
-		if slices.Contains(names, s.name) {
-			chosen = append(chosen, s)
-		}
-	}
-	return chosen, nil
 }
 
 // scenario is one thing to run at size.
@@ -229,14 +214,14 @@ func runAll(ctx context.Context, o options, out io.Writer) error {
 			return err
 		}
 	}
-	r := newReport(time.Now(), b.bin)
-	r.writeHead(out)
+	r := measure.NewReport(time.Now(), b.bin)
+	fmt.Fprintln(out, r.Machine)
 	var failed error
 	for _, s := range o.run {
 		res := b.runScenario(s)
-		res.write(out)
+		res.Write(out)
 		r.Scenarios = append(r.Scenarios, res)
-		for _, why := range res.failures() {
+		for _, why := range res.Failures() {
 			failed = errors.Join(failed, fmt.Errorf("%s: %s", s.name, why))
 		}
 		if ctx.Err() != nil {
@@ -249,11 +234,11 @@ func runAll(ctx context.Context, o options, out io.Writer) error {
 	return failed
 }
 
-func (b *bench) runScenario(s scenario) result {
-	rec := &recorder{metrics: []metric{}, checks: []check{}}
+func (b *bench) runScenario(s scenario) measure.Result {
+	rec := &recorder{metrics: []measure.Metric{}, checks: []measure.Check{}}
 	began := time.Now()
 	err := b.profiled(s.name, func() error { return s.run(b, rec) })
-	res := result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics, Checks: rec.checks}
+	res := measure.Result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics, Checks: rec.checks}
 	if err != nil {
 		res.Error = err.Error()
 	}

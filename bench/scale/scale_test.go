@@ -35,9 +35,9 @@ func TestSmallFleet(t *testing.T) {
 	b.sizes = sizes{peers: 20, members: 10, supers: 2, probes: 2, sample: 8, idle: 100 * time.Millisecond, clients: 4}
 	res := b.runScenario(scenario{name: "fleet", run: fleet})
 	var table bytes.Buffer
-	res.write(&table)
+	res.Write(&table)
 	t.Log(table.String())
-	for _, why := range res.failures() {
+	for _, why := range res.Failures() {
 		t.Error(why)
 	}
 	if len(res.Checks) < 4 || len(res.Metrics) == 0 {
@@ -155,17 +155,17 @@ func TestCommandLine(t *testing.T) {
 }
 
 // sample is a report as a run makes it.
-func sample() *report {
+func sample() *measure.Report {
 	rec := &recorder{}
 	rec.add(200, "", "peers that run")
 	rec.times([]float64{1, 2, 3}, "  a join")
 	recordReasons(rec, "not found", map[string]int{"overlay: not found": 2})
 	rec.must(0, 0, "addresses given twice")
 	rec.must(2, 0, "contact records not found")
-	return &report{
-		Version: reportVersion, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Revision: "0123456789ab+",
+	return &measure.Report{
+		Version: measure.ReportVersion, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Revision: "0123456789ab+",
 		Machine:   measure.Machine{OS: "linux", Arch: "amd64", Kernel: "6.1.0", CPU: "CPU", CPUs: 2, Go: "go1.26"},
-		Scenarios: []result{{Name: "fleet", About: "everybody finds everybody", Seconds: 1.5, Metrics: rec.metrics, Checks: rec.checks, Error: "web-1: gone"}},
+		Scenarios: []measure.Result{{Name: "fleet", About: "everybody finds everybody", Seconds: 1.5, Metrics: rec.metrics, Checks: rec.checks, Error: "web-1: gone"}},
 	}
 }
 
@@ -186,14 +186,14 @@ func TestReportFormatIsStable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("the report is not that of %s; if its meaning changed, raise reportVersion; got\n%s", golden, got)
+		t.Errorf("the report is not that of %s; if its meaning changed, raise measure.ReportVersion; got\n%s", golden, got)
 	}
 }
 
 func TestTableNamesWhatFailed(t *testing.T) {
 	var b bytes.Buffer
 	s := sample().Scenarios[0]
-	s.write(&b)
+	s.Write(&b)
 	const want = `
 fleet: everybody finds everybody (1.5 s)
     peers that run                          200  
@@ -207,7 +207,7 @@ fleet: everybody finds everybody (1.5 s)
 	if b.String() != want {
 		t.Errorf("got\n%s", b.String())
 	}
-	if f := s.failures(); len(f) != 2 || f[0] != "contact records not found: 2, must be 0" || f[1] != "web-1: gone" {
+	if f := s.Failures(); len(f) != 2 || f[0] != "contact records not found: 2, must be 0" || f[1] != "web-1: gone" {
 		t.Errorf("failures %q", f)
 	}
 }
