@@ -190,7 +190,11 @@ func (n *Node) onReflectQuery(o seal.Opened, from netip.AddrPort) {
 		n.stats.notHelping.Add(1)
 		return
 	}
-	if err := n.reflector.Answer(o, from); err != nil {
+	answer := n.reflector.Answer
+	if asks {
+		answer = n.reflector.AnswerSuper
+	}
+	if err := answer(o, from); err != nil {
 		n.log.Debug("reflection not sent", "addr", from, "err", err)
 	}
 }
