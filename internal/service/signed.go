@@ -11,6 +11,7 @@ import (
 const (
 	MaxSigned     = 48 << 10 // root chain, descriptor, policy as sent
 	MaxCredential = 600      // PROTOCOL.md: credA, credB
+	MaxEpochs     = 128      // body of the epochs
 	maxSignatures = 16
 )
 
@@ -20,6 +21,7 @@ const (
 	typeRoot       = "root"
 	typeDescriptor = "descriptor"
 	typePolicy     = "policy"
+	typeEpochs     = "epochs"
 )
 
 // Signed is an owner-signed document as it travels: its type, its exact bytes,
