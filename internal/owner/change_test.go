@@ -125,7 +125,7 @@ func TestChangesThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-func TestOwnerSecretOfVersion1IsRead(t *testing.T) {
+func TestOwnerSecretOfEarlierVersionsIsRead(t *testing.T) {
 	s, err := Create(testOptions)
 	if err != nil {
 		t.Fatal(err)
@@ -140,6 +140,13 @@ func TestOwnerSecretOfVersion1IsRead(t *testing.T) {
 	}})
 	if c, err := AddSuper(old, "203.0.113.1:4500", time.Now()); err != nil || c.Seq != 2 {
 		t.Errorf("%v", err)
+	}
+	second := wire.Marshal(ownerFile2{Version: 2, Owner: f.Owner, Supers: f.Supers, Retired: []retired{{Block: "10.42.0.0/20", At: 1}}, HandOver: service.HandOver2{
+		Version: 2, Seed: f.HandOver.Seed, Service: f.HandOver.Service, Universe: f.HandOver.Universe, Policy: f.HandOver.Policy,
+		ABESeed: f.HandOver.ABESeed, FakeKey: f.HandOver.FakeKey, TicketKey: f.HandOver.TicketKey, Secrets: f.HandOver.Secrets, Join: []byte("x"),
+	}})
+	if g, err := parseOwner(second); err != nil || string(g.HandOver.Join) != "x" || len(g.Retired) != 1 {
+		t.Errorf("version 2: %v", err)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	ownerVersion   = 2
+	ownerVersion   = 3
 	maxOwnerSecret = 1 << 20
 )
 
@@ -32,6 +32,16 @@ type retired struct {
 	At    int64 // Unix seconds
 }
 
+// ownerFile2 is ownerFile of version 2.
+type ownerFile2 struct {
+	_        struct{} `cbor:",toarray"`
+	Version  uint8
+	Owner    []byte
+	Supers   [][]byte
+	HandOver service.HandOver2
+	Retired  []retired
+}
+
 // ownerFile1 is ownerFile of version 1.
 type ownerFile1 struct {
 	_        struct{} `cbor:",toarray"`
@@ -49,6 +59,10 @@ func (f ownerFile) encode() []byte {
 // parseOwner reads owner.secret.
 func parseOwner(b []byte) (f ownerFile, err error) {
 	if err = wire.Unmarshal(b, &f, maxOwnerSecret); err != nil {
+		var second ownerFile2
+		if wire.Unmarshal(b, &second, maxOwnerSecret) == nil && second.Version == 2 {
+			f, err = ownerFile{Version: ownerVersion, Owner: second.Owner, Supers: second.Supers, HandOver: second.HandOver.Current(), Retired: second.Retired}, nil
+		}
 		var old ownerFile1
 		if wire.Unmarshal(b, &old, maxOwnerSecret) == nil && old.Version == 1 {
 			f, err = ownerFile{Version: ownerVersion, Owner: old.Owner, Supers: old.Supers, HandOver: old.HandOver.Current()}, nil

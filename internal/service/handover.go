@@ -15,7 +15,7 @@ import (
 
 const (
 	maxHandOver     = 1 << 20
-	handOverVersion = 2
+	handOverVersion = 3
 )
 
 // handOverMagic starts a sealed hand-over file and is its associated data.
@@ -36,6 +36,31 @@ type HandOver struct {
 	Secrets   []EnrolmentSecret
 	// Join is a token for a universal overlay of several operators; empty for none.
 	Join []byte
+	// Epochs is the newest document on group keys; empty until there is one.
+	Epochs Signed
+}
+
+// HandOver2 is HandOver of version 2, which knew of one epoch only.
+type HandOver2 struct {
+	_         struct{} `cbor:",toarray"`
+	Version   uint8
+	Seed      []byte
+	Service   Membership
+	Universe  Membership
+	Policy    Signed
+	ABESeed   []byte
+	FakeKey   []byte
+	TicketKey []byte
+	Secrets   []EnrolmentSecret
+	Join      []byte
+}
+
+// Current returns f as a HandOver of today.
+func (f HandOver2) Current() HandOver {
+	return HandOver{
+		Version: handOverVersion, Seed: f.Seed, Service: f.Service, Universe: f.Universe, Policy: f.Policy,
+		ABESeed: f.ABESeed, FakeKey: f.FakeKey, TicketKey: f.TicketKey, Secrets: f.Secrets, Join: f.Join,
+	}
 }
 
 // FormerHandOver is HandOver of version 1, which could join no overlay.
@@ -150,13 +175,25 @@ func OpenHandOver(b, key []byte) (h HandOver, err error) {
 	}
 	defer clear(plain)
 	if err := wire.Unmarshal(plain, &h, maxHandOver); err != nil {
-		var former FormerHandOver
-		if wire.Unmarshal(plain, &former, maxHandOver) != nil || former.Version != 1 {
-			return h, fmt.Errorf("the hand-over file cannot be read: %w", err)
+		if h, err = openFormer(plain, err); err != nil {
+			return h, err
 		}
-		h = former.Current()
 	}
 	return h, h.Validate()
+}
+
+// openFormer reads a hand-over of an earlier version; err is why it is none of
+// today's.
+func openFormer(plain []byte, err error) (HandOver, error) {
+	var second HandOver2
+	if wire.Unmarshal(plain, &second, maxHandOver) == nil && second.Version == 2 {
+		return second.Current(), nil
+	}
+	var first FormerHandOver
+	if wire.Unmarshal(plain, &first, maxHandOver) == nil && first.Version == 1 {
+		return first.Current(), nil
+	}
+	return HandOver{}, fmt.Errorf("the hand-over file cannot be read: %w", err)
 }
 
 // Validate checks the lengths of keys, so that nobody converts a short one.

@@ -521,6 +521,26 @@ func TestHandOverOpensOnlyWithItsKey(t *testing.T) {
 	}
 }
 
+func TestHandOversOfEarlierVersionsAreRead(t *testing.T) {
+	k := make([]byte, 32)
+	m := Membership{Master: k}
+	for version, plain := range map[int][]byte{
+		1: wire.Marshal(FormerHandOver{Version: 1, Seed: k, Service: m, Universe: m, ABESeed: k, FakeKey: k, TicketKey: k}),
+		2: wire.Marshal(HandOver2{Version: 2, Seed: k, Service: m, Universe: m, ABESeed: k, FakeKey: k, TicketKey: k, Join: []byte("x")}),
+	} {
+		h, err := openFormer(plain, errors.New("not of today"))
+		if err == nil {
+			err = h.Validate()
+		}
+		if err != nil || len(h.Join) != version-1 {
+			t.Errorf("version %d: %v, %v", version, h, err)
+		}
+	}
+	if _, err := openFormer([]byte{0x80}, errors.New("not of today")); err == nil {
+		t.Error("an empty array was read")
+	}
+}
+
 func TestGrantsStayInScope(t *testing.T) {
 	s := EnrolmentSecret{ID: "web-1", Grant: map[string]string{"role": "web"}, Scope: map[string][]string{"zone": {AnyValue}, "tier": {"a", "b"}}}
 	got, err := s.Grants(map[string]string{"zone": "eu", "tier": "b", "role": "web"})
