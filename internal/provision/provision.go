@@ -37,6 +37,7 @@ const (
 	maxEndpoints = 8
 	maxEntries   = 64
 	maxEnvelopes = 64
+	maxKeys      = 3
 )
 
 const version = 1
@@ -79,6 +80,51 @@ type Grant struct {
 	SessionExpires int64    // Unix seconds
 	Entries        []Entry  // where to enter the overlay
 	Observed       netip.Addr
+	Epochs         service.Signed // what the owners say of epochs; empty until they do
+	Keys           []EpochKey     // of other epochs that are good: announced, or in their grace
+	PublishNext    []byte         // Publish for the epoch after Epoch, if it is announced
+}
+
+// EpochKey is K of one epoch.
+type EpochKey struct {
+	_      struct{} `cbor:",toarray"`
+	Number uint32
+	Key    []byte // 32 bytes
+}
+
+// LogValue keeps the key out of logs.
+func (k EpochKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
+// String keeps the key out of formatted text.
+func (k EpochKey) String() string { return fmt.Sprintf("key of epoch %d", k.Number) }
+
+// GoString keeps the key out of %#v.
+func (k EpochKey) GoString() string { return k.String() }
+
+// Key returns K of an epoch, nil if the grant does not have it.
+func (g Grant) Key(epoch uint32) []byte {
+	if epoch == g.Epoch {
+		return g.EpochKey
+	}
+	for _, k := range g.Keys {
+		if k.Number == epoch {
+			return k.Key
+		}
+	}
+	return nil
+}
+
+// goodKeys says whether the keys of other epochs are well formed.
+func (g Grant) goodKeys() bool {
+	if len(g.Keys) > maxKeys {
+		return false
+	}
+	for i, k := range g.Keys {
+		if len(k.Key) != 32 || k.Number == 0 || k.Number == g.Epoch || i > 0 && k.Number <= g.Keys[i-1].Number {
+			return false
+		}
+	}
+	return true
 }
 
 // Entry is a node of the VPN overlay.
@@ -138,7 +184,7 @@ func ParseRequest(b []byte) (r Request, err error) {
 // ParseGrant reads a Grant.
 func ParseGrant(b []byte) (g Grant, err error) {
 	err = parse("grant", b, &g, MaxGrant, func() error {
-		if len(g.EpochKey) != 32 || len(g.Entries) > maxEntries || len(g.Envelopes) > maxEnvelopes {
+		if len(g.EpochKey) != 32 || !g.goodKeys() || len(g.Entries) > maxEntries || len(g.Envelopes) > maxEnvelopes {
 			return errors.New("field of wrong length")
 		}
 		return checkVersion(g.Version)

@@ -63,8 +63,31 @@ func TestRequestFieldsAreChecked(t *testing.T) {
 	}
 }
 
+func TestKeysOfOtherEpochsAreChecked(t *testing.T) {
+	key := bytes.Repeat([]byte("k"), 32)
+	g := grant
+	g.Epoch, g.Keys = 3, []EpochKey{{Number: 2, Key: key}, {Number: 4, Key: bytes.Repeat([]byte("n"), 32)}}
+	if g, err := ParseGrant(g.Encode()); err != nil || string(g.Key(4)) != string(g.Keys[1].Key) || string(g.Key(3)) != string(g.EpochKey) || g.Key(5) != nil {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	for name, keys := range map[string][]EpochKey{
+		"short":           {{Number: 2, Key: key[1:]}},
+		"epoch 0":         {{Number: 0, Key: key}},
+		"the grant's own": {{Number: 3, Key: key}},
+		"twice":           {{Number: 2, Key: key}, {Number: 2, Key: key}},
+		"too many":        {{Number: 4, Key: key}, {Number: 5, Key: key}, {Number: 6, Key: key}, {Number: 7, Key: key}},
+	} {
+		g.Keys = keys
+		if _, err := ParseGrant(g.Encode()); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 func TestGrantIsRedacted(t *testing.T) {
-	if s := fmt.Sprintf("%v %+v %#v %s", grant, grant, grant, grant.LogValue()); strings.Contains(s, "kkk") || strings.Contains(s, "107") || strings.Contains(s, "0x6b") {
+	grant := grant
+	grant.Keys = []EpochKey{{Number: 2, Key: grant.EpochKey}}
+	if s := fmt.Sprintf("%v %+v %#v %s %v %+v %#v", grant, grant, grant, grant.LogValue(), grant.Keys, grant.Keys, grant.Keys); strings.Contains(s, "kkk") || strings.Contains(s, "107") || strings.Contains(s, "0x6b") {
 		t.Errorf("epoch key shown: %s", s)
 	}
 }

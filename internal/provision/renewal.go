@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"icvpn/internal/service"
 	"icvpn/internal/wire"
 )
 
@@ -16,8 +17,8 @@ type Parts uint8
 const (
 	PartKey     Parts = 1 << iota // AttributeKey and SlotCiphertext
 	PartPolicy                    // Policy
-	PartEpoch                     // EpochKey
-	PartSealing                   // Publish and Envelopes
+	PartEpoch                     // EpochKey, Epochs and Keys
+	PartSealing                   // Publish, PublishNext and Envelopes
 
 	AllParts = PartKey | PartPolicy | PartEpoch | PartSealing
 )
@@ -71,12 +72,12 @@ func ParseRenewed(b []byte) (r Renewed, err error) {
 		switch {
 		case r.Kept&^AllParts != 0:
 			return fmt.Errorf("unknown parts %#x", uint8(r.Kept&^AllParts))
-		case len(g.Entries) > maxEntries || len(g.Envelopes) > maxEnvelopes:
+		case !g.goodKeys(), len(g.Entries) > maxEntries || len(g.Envelopes) > maxEnvelopes:
 			return errors.New("field of wrong length")
 		case r.Kept&PartEpoch == 0 && len(g.EpochKey) != 32, r.Kept&PartKey == 0 && len(g.AttributeKey) == 0:
 			return errors.New("a part is neither there nor kept")
-		case r.Kept&PartEpoch != 0 && len(g.EpochKey) != 0, r.Kept&PartKey != 0 && len(g.AttributeKey)+len(g.SlotCiphertext) != 0,
-			r.Kept&PartPolicy != 0 && len(g.Policy.Body) != 0, r.Kept&PartSealing != 0 && len(g.Publish)+len(g.Envelopes) != 0:
+		case r.Kept&PartEpoch != 0 && len(g.EpochKey)+len(g.Keys)+len(g.Epochs.Body) != 0, r.Kept&PartKey != 0 && len(g.AttributeKey)+len(g.SlotCiphertext) != 0,
+			r.Kept&PartPolicy != 0 && len(g.Policy.Body) != 0, r.Kept&PartSealing != 0 && len(g.Publish)+len(g.PublishNext)+len(g.Envelopes) != 0:
 			return errors.New("a part is there and kept")
 		case g.Version != version:
 			return checkVersion(g.Version)
@@ -84,6 +85,23 @@ func ParseRenewed(b []byte) (r Renewed, err error) {
 		return checkVersion(r.Version)
 	})
 	return r, err
+}
+
+// Without returns g without the parts that the machine has.
+func (g Grant) Without(kept Parts) Grant {
+	if kept&PartKey != 0 {
+		g.AttributeKey, g.SlotCiphertext = nil, nil
+	}
+	if kept&PartPolicy != 0 {
+		g.Policy = service.Signed{}
+	}
+	if kept&PartEpoch != 0 {
+		g.EpochKey, g.Epochs, g.Keys = nil, service.Signed{}, nil
+	}
+	if kept&PartSealing != 0 {
+		g.Publish, g.PublishNext, g.Envelopes = nil, nil, nil
+	}
+	return g
 }
 
 // Over returns the grant that r makes of the one before.
@@ -99,10 +117,10 @@ func (r Renewed) Over(old Grant) (Grant, error) {
 		if old.Epoch != g.Epoch {
 			return g, fmt.Errorf("provision: the grant is of epoch %d, and its key is to be that of epoch %d", g.Epoch, old.Epoch)
 		}
-		g.EpochKey = old.EpochKey
+		g.EpochKey, g.Epochs, g.Keys = old.EpochKey, old.Epochs, old.Keys
 	}
 	if r.Kept&PartSealing != 0 {
-		g.Publish, g.Envelopes = old.Publish, old.Envelopes
+		g.Publish, g.PublishNext, g.Envelopes = old.Publish, old.PublishNext, old.Envelopes
 	}
 	return g, nil
 }

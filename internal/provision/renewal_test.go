@@ -12,25 +12,15 @@ func whole() Grant {
 	g := grant
 	g.AttributeKey, g.SlotCiphertext, g.Publish, g.Envelopes = []byte{2}, []byte{3}, []byte{4}, [][]byte{{5}}
 	g.Policy = service.Signed{Type: "policy", Body: []byte{6}, Sigs: []service.Signature{}}
+	g.Epochs = service.Signed{Type: "epochs", Body: []byte{7}, Sigs: []service.Signature{}}
+	g.Keys, g.PublishNext = []EpochKey{{Number: 2, Key: bytes.Repeat([]byte("k"), 32)}}, []byte{8}
 	g.Version = version
 	return g
 }
 
 // only returns g without the parts that are kept.
 func only(g Grant, kept Parts) Renewed {
-	if kept&PartKey != 0 {
-		g.AttributeKey, g.SlotCiphertext = nil, nil
-	}
-	if kept&PartPolicy != 0 {
-		g.Policy = service.Signed{}
-	}
-	if kept&PartEpoch != 0 {
-		g.EpochKey = nil
-	}
-	if kept&PartSealing != 0 {
-		g.Publish, g.Envelopes = nil, nil
-	}
-	return Renewed{Kept: kept, Grant: g}
+	return Renewed{Kept: kept, Grant: g.Without(kept)}
 }
 
 func TestRenewedOverTheOldGrantIsTheNewOne(t *testing.T) {
@@ -58,6 +48,16 @@ func TestRenewedPartsAreThereOrKept(t *testing.T) {
 			if _, err := ParseRenewed(r.Encode()); err == nil && (kept&part == 0 || part == PartKey || part == PartEpoch) {
 				t.Errorf("kept %04b said to be %04b", kept, r.Kept)
 			}
+		}
+	}
+	for name, change := range map[string]func(r *Renewed){
+		"keys":           func(r *Renewed) { r.Grant.Keys = whole().Keys },
+		"epochs":         func(r *Renewed) { r.Grant.Epochs = whole().Epochs },
+		"next statement": func(r *Renewed) { r.Grant.PublishNext = []byte{1} },
+	} {
+		r := only(whole(), AllParts)
+		if change(&r); func() error { _, err := ParseRenewed(r.Encode()); return err }() == nil {
+			t.Errorf("%s are there and kept", name)
 		}
 	}
 	if _, err := ParseRenewed(Renewed{Kept: AllParts + 1, Grant: whole()}.Encode()); err == nil {
