@@ -72,14 +72,6 @@ type Granted struct {
 	Memo    []byte    // comes back with that ticket; at most 256 B
 }
 
-// ErrTicketUsed is what Continue returns for a ticket that must not be used
-// again: the peer is told to prove its secret.
-var ErrTicketUsed = errors.New("admission: ticket was used before")
-
-// ErrTicketIssuer is what Continue returns for a ticket whose issuer may not
-// grant what is asked for: the peer is told to prove its secret.
-var ErrTicketIssuer = errors.New("admission: ticket is of a super peer that may not grant this")
-
 // Backend decides. Its methods are called from Step and may block; a *Refusal
 // they return is sent, any other error becomes CodeInternal and is reported in
 // ServerOutput.Cause only. Slices passed in are the callee's.
@@ -362,75 +354,6 @@ func (s *Server) agree(t *transcript) (Key, error) {
 	return macKey(secret), nil
 }
 
-// onContinue checks, cheapest first: seal, dates, PID, MAC, both signatures; and
-// asks the backend last, so that a thief without the keys cannot burn a ticket.
-// Whatever fails before that, the answer is the same.
-func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
-	var m resume
-	if err := decode(f, &m); err != nil {
-		return ServerOutput{}, err
-	}
-	t, err := s.checkContinue(now, &m)
-	if err != nil {
-		return s.refuse(&Refusal{Code: CodeTicket}, err), nil
-	}
-	defer t.Key.Wipe()
-	s.who = Authenticated{
-		Service: s.service.ID, SecretID: t.SecretID, PID: t.PID, IDKey: m.IDKey, Admitted: t.Admitted, Continued: true,
-		Key: nextSessionKey(&t.Key, &s.cfg.Binding, s.service.ID, t.PID), Exporter: s.cfg.Binding.Exporter,
-	}
-	accepted := encode(TypeAccept, &accept{M2: continuedProof(&s.who.Key, &s.cfg.Binding, m.MAC)})
-	granted, err := s.cfg.Backend.Continue(s.who, t, m.Request)
-	if errors.Is(err, ErrTicketUsed) || errors.Is(err, ErrTicketIssuer) {
-		return s.refuse(&Refusal{Code: CodeTicket}, fmt.Errorf("ticket of %v: %w", t.PID, err)), nil
-	}
-	if err == nil {
-		granted.Bytes = sealGrant(&s.who.Key, granted.Bytes)
-	}
-	out := s.grant(now, granted, err, serverWantStart)
-	out.Send = append([]Frame{accepted}, out.Send...)
-	if !out.Done && !m.More {
-		s.finish()
-		out.Done = true
-	}
-	return out, nil
-}
-
-func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
-	t, err := openTicket(s.service.TicketKeys, s.service.ID, m.Ticket)
-	if err != nil {
-		return nil, err
-	}
-	pid := id.FromKey(m.IDKey)
-	switch b := &s.cfg.Binding; {
-	case !now.Before(t.Expires):
-		err = errors.New("admission: ticket has expired")
-	case !equal(pid[:], t.PID[:]):
-		err = fmt.Errorf("admission: ticket of %v used by %v", t.PID, pid)
-	case !equal(m.MAC, continueMAC(&t.Key, b, m)):
-		err = fmt.Errorf("admission: ticket of %v used without its session key", t.PID)
-	case !verifyContinue(b, m, s.service.ID, pid):
-		err = fmt.Errorf("admission: ticket of %v used without its identity key", t.PID)
-	case !s.issued(now, t):
-		err = fmt.Errorf("admission: ticket of %v was not issued by a super peer that may admit", t.PID)
-	}
-	if err != nil {
-		t.Key.Wipe()
-		return nil, err
-	}
-	return t, nil
-}
-
-// issued says whether t is of a super peer that may admit now. The seal does not
-// show that: its key is shared, and outlives the trust in who had it.
-func (s *Server) issued(now time.Time, t *Ticket) bool {
-	if s.service.Issuer == nil {
-		return false
-	}
-	key, ok := s.service.Issuer(t.Issuer, now)
-	return ok && t.signedBy(key, s.service.ID)
-}
-
 // onProvision checks that the identity key is the one that the proof named and
 // that its holder is at the other end of this TLS session.
 func (s *Server) onProvision(now time.Time, f Frame) (ServerOutput, error) {
@@ -463,16 +386,6 @@ func (s *Server) grant(now time.Time, granted Granted, err error, from serverSta
 	}
 	s.become(serverWantList, from)
 	return reply(out)
-}
-
-func (s *Server) newTicket(g *Granted) []byte {
-	t := Ticket{
-		PID: s.who.PID, SecretID: s.who.SecretID, Admitted: s.who.Admitted,
-		Memo: g.Memo, Expires: g.Expires, Key: s.who.Key,
-	}
-	rand.Read(t.ID[:])
-	defer t.Key.Wipe()
-	return sealTicket(&s.service.TicketKeys[0], s.service.ID, s.service.Key, &t)
 }
 
 func (s *Server) onList(f Frame) (ServerOutput, error) {
