@@ -92,6 +92,18 @@ func (c *Client) Backup(ctx context.Context, path string) (Backup, error) {
 	return *r.Backup, nil
 }
 
+// Update has a super peer read the update file at path, which is absolute.
+func (c *Client) Update(ctx context.Context, path string) (Update, error) {
+	r, err := c.ask(ctx, request{Method: methodUpdate, Target: path})
+	if err == nil && r.Update == nil {
+		err = errAnswer
+	}
+	if err != nil {
+		return Update{}, err
+	}
+	return *r.Update, nil
+}
+
 // Ping sends count echo requests to target (0: until ctx ends) and calls emit
 // for each outcome.
 func (c *Client) Ping(ctx context.Context, target string, count int, emit func(PingReply) error) error {

@@ -214,6 +214,25 @@ type Backup struct {
 	Members int    `json:"members"` // of all services
 }
 
+// Update says what of an update file is in force now.
+type Update struct {
+	Service   string            `json:"service"` // 40 hexadecimal digits
+	Name      string            `json:"name"`
+	Documents []UpdatedDocument `json:"documents"`
+}
+
+// UpdatedDocument is a document that the owner signed.
+type UpdatedDocument struct {
+	Type     string `json:"type"`     // descriptor, policy, epochs
+	Sequence uint64 `json:"sequence"` // of the one in force
+	Newer    bool   `json:"newer"`    // it came with this update
+}
+
+// Add notes a document.
+func (u *Update) Add(typ string, sequence uint64, newer bool) {
+	u.Documents = append(u.Documents, UpdatedDocument{typ, sequence, newer})
+}
+
 // PingReply is the outcome of one echo request over the tunnel.
 type PingReply struct {
 	Seq     int        `json:"seq"`
@@ -257,7 +276,7 @@ const (
 	maxRequest  = 4096     // bytes of a request line; the longest legal one has 400
 	maxResponse = 32 << 20 // bytes of an answer line: 30000 peers
 	maxTarget   = 255      // bytes of a ping's target: a domain name, RFC 1035
-	maxPath     = 3000     // bytes of a backup's path
+	maxPath     = 3000     // bytes of a path
 	maxCount    = 1 << 20  // echo requests of one ping
 )
 
@@ -271,12 +290,13 @@ const (
 	methodDown     method = "down"
 	methodBackup   method = "backup"
 	methodServices method = "services"
+	methodUpdate   method = "update"
 )
 
 type request struct {
 	Version int    `json:"version"`
 	Method  method `json:"method"`
-	Target  string `json:"target,omitempty"` // ping; backup: the path
+	Target  string `json:"target,omitempty"` // ping; backup and update: the path
 	Count   int    `json:"count,omitempty"`  // ping; 0: until the client goes away
 }
 
@@ -291,6 +311,7 @@ type response struct {
 	Left     *Leave       `json:"left,omitempty"`
 	Backup   *Backup      `json:"backup,omitempty"`
 	Services *ServiceList `json:"services,omitempty"`
+	Update   *Update      `json:"update,omitempty"`
 	Error    *Error       `json:"error,omitempty"`
 }
 
@@ -335,9 +356,9 @@ func (r request) check() *Error {
 		if r.Count < 0 || r.Count > maxCount {
 			return badRequest("a count is 0 to %d", maxCount)
 		}
-	case methodBackup:
+	case methodBackup, methodUpdate:
 		if !filepath.IsAbs(r.Target) || len(r.Target) > maxPath || r.Count != 0 {
-			return badRequest("a backup takes an absolute path of at most %d bytes", maxPath)
+			return badRequest("%s takes an absolute path of at most %d bytes", r.Method, maxPath)
 		}
 	default:
 		return badRequest("unknown method")

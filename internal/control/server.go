@@ -49,6 +49,12 @@ type Backuper interface {
 	Backup(ctx context.Context, path string) (Backup, error)
 }
 
+// Updater is a Handler that takes what a service's owner has signed.
+type Updater interface {
+	// Update reads the update file at path.
+	Update(ctx context.Context, path string) (Update, error)
+}
+
 // Services is a Handler that knows services: a super peer.
 type Services interface {
 	Services(ctx context.Context) ([]Service, error)
@@ -229,6 +235,15 @@ func (s *server) answer(ctx context.Context, req request, out *stream) *Error {
 		resp.Join = &JoinLog{Version: Version, Steps: append([]JoinStep{}, steps...)}
 	case methodBackup:
 		resp.Backup, err = s.backup(ctx, req.Target)
+	case methodUpdate:
+		h, ok := s.handler.(Updater)
+		if !ok {
+			return &Error{CodeNotAllowed, "this process is a peer, which hears of updates from the super peers; hand the file to one of them, on its machine"}
+		}
+		var u Update
+		u, err = h.Update(ctx, req.Target)
+		u.Documents = append([]UpdatedDocument{}, u.Documents...)
+		resp.Update = &u
 	case methodServices:
 		h, ok := s.handler.(Services)
 		if !ok {

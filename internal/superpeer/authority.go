@@ -36,7 +36,6 @@ const (
 type authority struct {
 	// set at start
 	tier      *tier
-	policy    service.Signed
 	block     netip.Prefix
 	key       ed25519.PrivateKey
 	abe       *abe.Authority
@@ -55,6 +54,7 @@ type authority struct {
 	others     *directory.Table // whom the other super peers list, and as what
 	slots      *abe.Pool
 	slotCounts slotCounts
+	pace       pace
 
 	changed chan struct{}      // the directory needs publishing; capacity 1
 	leaves  chan service.Leave // goodbyes, for the disk
@@ -232,7 +232,7 @@ func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slo
 		return provision.Grant{}, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
 	}
 	g := provision.Grant{
-		Credential: signed, AttributeKey: slot.Key, SlotCiphertext: slot.Ciphertext, Policy: a.policy,
+		Credential: signed, AttributeKey: slot.Key, SlotCiphertext: slot.Ciphertext, Policy: a.policy(),
 		Epoch: a.epoch, EpochKey: k.Bytes(), Entries: a.entries(), Observed: observed,
 		SessionExpires: now.Add(sessionLife).Unix(),
 	}

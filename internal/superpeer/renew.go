@@ -51,7 +51,7 @@ func (a *authority) memoOf(labels map[string]string) memo {
 	return memo{
 		Epoch:   a.epoch,
 		Key:     markOf("key", []any{d.ABEHash, d.Generation, attrs}),
-		Policy:  markOf("policy", a.policy.Body),
+		Policy:  markOf("policy", a.policy().Body),
 		Sealing: markOf("sealing", []any{a.epoch, d.Generation, a.readers(labels), a.opened(attrs)}),
 	}
 }

@@ -67,9 +67,9 @@ type Config struct {
 	Labels map[string]string
 	// Log takes state changes. Required.
 	Log *slog.Logger
-	// Slots is how many attribute keys are kept ready for each role at least.
-	// Default 4; demand makes it more, up to 64. With 1 there is no cohort slot for
-	// a storm (abe.Pool).
+	// Slots is how many attribute keys are kept ready for each role, whatever the
+	// demand. Default: 4 at least, and up to 64 while as many are taken. With 1
+	// there is no cohort slot for a storm (abe.Pool).
 	Slots int
 }
 
@@ -96,7 +96,8 @@ type SuperPeer struct {
 
 	admissions admissions // counted
 
-	news chan struct{} // documents that came meanwhile; capacity 1
+	news     chan struct{} // documents that came meanwhile; capacity 1
+	learning sync.Mutex    // held while newer documents are put in force
 
 	mu    sync.Mutex
 	ready bool // slots of every role are there
@@ -153,7 +154,7 @@ func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.Priva
 		return nil, fmt.Errorf("superpeer: the descriptor of %s does not list this super peer (%s); ask the owner for a new hand-over", trust.Descriptor.Name, pid.Short())
 	}
 	t := new(tier)
-	t.standing.Store(newStanding(trust, docs, key.Public().(ed25519.PublicKey)))
+	t.standing.Store(newStanding(trust, docs, service.Signed{}, key.Public().(ed25519.PublicKey)))
 	master, err := seal.ParseMasterKey(m.Epoch, m.Master)
 	if err != nil {
 		return nil, err
@@ -215,12 +216,12 @@ func endpoints(d *service.Descriptor, except id.ID) (all []string) {
 }
 
 func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now time.Time) (*authority, error) {
-	trust, err := s.service.trust().WithPolicy(h.Policy, now)
+	trust, policy, err := s.newestPolicy(h.Policy, now)
 	if err != nil {
 		return nil, err
 	}
 	self := s.service.standing.Load().self
-	s.service.standing.Store(newStanding(trust, s.service.standing.Load().docs, self.Key))
+	s.service.standing.Store(newStanding(trust, s.service.standing.Load().docs, policy, self.Key))
 	if !self.Has(service.RoleAdmit) || !self.Has(service.RoleAuthority) {
 		return nil, errors.New("superpeer: the descriptor gives this super peer neither admit nor authority; this version serves with both")
 	}
@@ -239,10 +240,10 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		return nil, errors.New("superpeer: the ABE parameters made from the hand-over's seed are not those in the descriptor; create the service again with this binary")
 	}
 	a := &authority{
-		tier: s.service, policy: h.Policy, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
+		tier: s.service, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		block: block, roster: newRoster(), others: newOthers(trust, self),
-		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), maxSlotDepth, trust.Descriptor.Generation), log: s.log,
+		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), cmp.Or(s.cfg.Slots, maxSlotDepth), trust.Descriptor.Generation), log: s.log,
 		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1), leaves: make(chan service.Leave, leaveQueue),
 	}
 	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)

@@ -39,6 +39,13 @@ func (t *targets) all() []*target {
 	return out
 }
 
+// retire forgets the targets of policies that are not to stay.
+func (t *targets) retire(stays func(policy string) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.byPolicy, func(policy string, _ *target) bool { return !stays(policy) })
+}
+
 // target returns what is handed out for a policy. The envelope costs an ABE
 // encryption, so prepare makes those of known label sets before anyone asks.
 func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
@@ -105,13 +112,16 @@ func (a *authority) prepare(now time.Time) error {
 			return err
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(a.secrets)) {
+	for _, id := range a.secretIDs() {
 		if err := a.prepareLabels(a.secrets[id].Grant, now); err != nil {
 			return err
 		}
 	}
 	return a.restoreSlots(now)
 }
+
+// secretIDs are the enrolment secrets, in an order that stays.
+func (a *authority) secretIDs() []string { return slices.Sorted(maps.Keys(a.secrets)) }
 
 func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
 	a.slots.Want(discovery.Attributes(a.rules(), labels))

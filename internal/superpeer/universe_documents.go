@@ -32,6 +32,7 @@ const documentsEvery = 20 * time.Second
 const (
 	fileDocuments         = "documents"
 	fileUniverseDocuments = "documents-universe"
+	filePolicy            = "policy"
 )
 
 // documentsKey is the key under which the super peers of a service hand the
@@ -74,12 +75,11 @@ func (s *SuperPeer) documentsLoop(ctx context.Context) error {
 		for t, file := range map[*tier]string{s.service: fileDocuments, s.universe: fileUniverseDocuments} {
 			docs, err := s.readDocuments(ctx, t)
 			if err == nil {
-				err = s.learnDocuments(t, file, docs, time.Now())
+				_, err = s.learnDocuments(t, file, docs, time.Now())
 			}
-			if err != nil && !errors.Is(err, overlay.ErrUnchanged) && ctx.Err() == nil {
-				s.log.Debug("documents not read", "overlay", t.trust().Descriptor.Name, "err", err)
-			}
+			s.unread(ctx, t.trust().Descriptor.Name, err)
 		}
+		s.readSigned(ctx)
 	}
 	return nil
 }
@@ -93,40 +93,54 @@ func (s *SuperPeer) readDocuments(ctx context.Context, t *tier) (docs service.Do
 	return docs, err
 }
 
-// learnDocuments puts newer documents in force, and keeps them. Older ones are
-// no error: they are everywhere.
-func (s *SuperPeer) learnDocuments(t *tier, file string, docs service.Documents, now time.Time) error {
+// unread notes that there was something, and it could not be read.
+func (s *SuperPeer) unread(ctx context.Context, what string, err error) {
+	if err != nil && !errors.Is(err, overlay.ErrUnchanged) && ctx.Err() == nil {
+		s.log.Debug("documents not read", "detail", what, "err", err)
+	}
+}
+
+// learnDocuments puts newer documents in force, keeps them, and says whether they
+// were newer. Older ones are no error: they are everywhere.
+func (s *SuperPeer) learnDocuments(t *tier, file string, docs service.Documents, now time.Time) (newer bool, err error) {
+	s.learning.Lock()
+	defer s.learning.Unlock()
 	old := t.standing.Load()
 	trust, err := service.Open(docs, old.trust.Service, 0, now)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if trust.Descriptor.Seq <= old.trust.Descriptor.Seq || trust.Root.Seq < old.trust.Root.Seq {
-		return nil
+		return false, nil
 	}
 	trust.Policy = old.trust.Policy
-	next := newStanding(trust, docs, old.self.Key)
+	next := newStanding(trust, docs, old.policy, old.self.Key)
 	if next.mayAdmit(now) && next.self.Block4 != old.self.Block4 && old.self.Block4 != "" {
 		s.log.Warn("the owner gave this super peer another address block; restart it to use that one", "block", next.self.Block4)
 	}
 	if err := s.cfg.Ledger.Put(file, wire.Marshal(docs)); err != nil {
-		return err
+		return false, err
 	}
 	t.standing.Store(next)
 	s.log.Info("newer descriptor in force", "overlay", trust.Descriptor.Name, "seq", trust.Descriptor.Seq, "super_peers", len(trust.Descriptor.SuperPeers))
-	select {
-	case s.news <- struct{}{}:
-	default:
-	}
+	s.tellNews()
 	if t != s.service {
-		return nil
+		return true, nil
 	}
 	if !next.mayAdmit(now) {
 		s.log.Error("the owner removed this super peer from the service: it admits nobody any more, and credentials it issued are refused; stop it")
 	}
 	s.authority.roster.others(s.authority.others.SetIssuers(issuersBut(trust, s.PID())))
 	s.authority.touch()
-	return nil
+	return true, nil
+}
+
+// tellNews has the owners' documents published now.
+func (s *SuperPeer) tellNews() {
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
 }
 
 // issuersBut returns the super peers of a descriptor but one.
@@ -137,7 +151,7 @@ func issuersBut(trust *service.Trust, self id.ID) []service.SuperPeer {
 // publishOwners puts the owners' documents where other super peers and members
 // look for them, and says whether all of it was taken.
 func (s *SuperPeer) publishOwners(ctx context.Context) (ok bool) {
-	ok = true
+	ok = s.publishSigned(ctx)
 	for _, p := range []struct {
 		in  *overlay.Overlay
 		key ed25519.PrivateKey

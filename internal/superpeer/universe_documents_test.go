@@ -37,10 +37,10 @@ func TestNewerDocumentsOutliveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	docs, before := documentsIn(t, c), s.authority.docs()
-	if err := s.learnDocuments(s.service, fileDocuments, docs, time.Now()); err != nil {
+	if _, err := s.learnDocuments(s.service, fileDocuments, docs, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.learnDocuments(s.service, fileDocuments, before, time.Now()); err != nil {
+	if _, err := s.learnDocuments(s.service, fileDocuments, before, time.Now()); err != nil {
 		t.Errorf("older documents are an error: %v", err)
 	}
 	for what, d := range map[string]*service.Descriptor{"running": s.service.trust().Descriptor, "restarted": superOf(t, svc, 0, store).service.trust().Descriptor} {
@@ -65,7 +65,7 @@ func TestForeignDocumentsAreNotLearnt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.learnDocuments(s.service, fileDocuments, documentsIn(t, c), time.Now()); err == nil {
+	if _, err := s.learnDocuments(s.service, fileDocuments, documentsIn(t, c), time.Now()); err == nil {
 		t.Error("another service's documents were learnt")
 	}
 	if c, err = owner.AddSuper(svc.Secret, "192.0.2.2:4500", time.Now()); err != nil {
@@ -74,7 +74,7 @@ func TestForeignDocumentsAreNotLearnt(t *testing.T) {
 	docs := documentsIn(t, c)
 	docs.Descriptor.Body = append([]byte(nil), docs.Descriptor.Body...)
 	docs.Descriptor.Body[len(docs.Descriptor.Body)-1] ^= 1
-	if err := s.learnDocuments(s.service, fileDocuments, docs, time.Now()); err == nil || s.service.trust().Descriptor.Seq != 1 {
+	if _, err := s.learnDocuments(s.service, fileDocuments, docs, time.Now()); err == nil || s.service.trust().Descriptor.Seq != 1 {
 		t.Error("altered documents were learnt")
 	}
 }
@@ -92,7 +92,7 @@ func TestRemovedSuperPeerAdmitsNobody(t *testing.T) {
 	if c, err = owner.RemoveSuper(c.Secret, "192.0.2.1:4500", time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.learnDocuments(s.service, fileDocuments, documentsIn(t, c), time.Now()); err != nil {
+	if _, err := s.learnDocuments(s.service, fileDocuments, documentsIn(t, c), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := (session{s: s}).Service(svc.ID); ok {

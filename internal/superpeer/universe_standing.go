@@ -17,20 +17,22 @@ import (
 type standing struct {
 	trust *service.Trust
 	docs  service.Documents
-	self  service.SuperPeer // without roles if the descriptor does not list us
+	// policy is what trust.Policy was read from; empty in the universal overlay.
+	policy service.Signed
+	self   service.SuperPeer // without roles if the descriptor does not list us
 
 	root, descriptor []byte         // docs as admission hands them out
 	others           *port.Resolver // where the other super peers are
 }
 
-func newStanding(trust *service.Trust, docs service.Documents, key ed25519.PublicKey) *standing {
+func newStanding(trust *service.Trust, docs service.Documents, policy service.Signed, key ed25519.PublicKey) *standing {
 	pid := id.FromKey(key)
 	self, ok := trust.Descriptor.SuperPeer(pid)
 	if !ok {
 		self = service.SuperPeer{Key: key} // of no role
 	}
 	return &standing{
-		trust: trust, docs: docs, self: self, root: wire.Marshal(docs.Roots), descriptor: docs.Descriptor.Encode(),
+		trust: trust, docs: docs, policy: policy, self: self, root: wire.Marshal(docs.Roots), descriptor: docs.Descriptor.Encode(),
 		others: port.NewResolver(endpoints(trust.Descriptor, pid)),
 	}
 }
@@ -52,6 +54,9 @@ func (a *authority) trust() *service.Trust { return a.tier.trust() }
 // self is what the owners let this super peer do. Key and address block stay as
 // long as it runs.
 func (a *authority) self() service.SuperPeer { return a.tier.standing.Load().self }
+
+// policy returns the policy in force, to be handed on.
+func (a *authority) policy() service.Signed { return a.tier.standing.Load().policy }
 
 // docs returns the owners' documents, to be handed on.
 func (a *authority) docs() service.Documents { return a.tier.standing.Load().docs }
