@@ -98,7 +98,8 @@ func (m *Machine) walk(spec walkSpec) *walk {
 }
 
 // seed deals out what is known: the contacts that answer, the others if those are
-// few, and then also the bootstrap addresses, whose IDs nobody knows.
+// few, and then also the super peers to begin at, whose IDs nobody knows. Other
+// bootstrap addresses, whoever named them, get pings until one has answered.
 func (w *walk) seed() {
 	m := w.m
 	seeds := m.table.nearest(nil, w.target, maxWalk, true)
@@ -106,7 +107,7 @@ func (w *walk) seed() {
 		seeds = m.table.nearest(nil, w.target, maxWalk, false)
 		if len(seeds) < bucketSize {
 			for _, a := range m.bootstrapAddrs() {
-				if !slices.ContainsFunc(seeds, func(n Node) bool { return n.Addr == a }) {
+				if m.isSuper(a) && !slices.ContainsFunc(seeds, func(n Node) bool { return n.Addr == a }) {
 					seeds = append(seeds, Node{Addr: a})
 				}
 			}

@@ -23,8 +23,9 @@ import (
 //	descriptor, table of members ─────────┘       └─> what we are ourselves
 //
 // A list counts only from a super peer of the descriptor, and in it only those
-// that are members, until the time it says. A helper learns nothing that every
-// node of the overlay cannot learn.
+// that are members, until the time it says, and once they have answered where it
+// says (helper_proof.go). A helper learns nothing that every node of the overlay
+// cannot learn.
 
 // We chose:
 const (
@@ -52,6 +53,7 @@ type helping struct {
 type helperView struct {
 	ends     time.Time
 	others   []directory.Helper // in the order in which everybody has them
+	proved   []directory.Helper // those of them that are where they are said to be
 	replicas []netip.AddrPort
 	self     directory.Helper // Roles is 0 if we are none
 }
@@ -108,6 +110,10 @@ func (n *Node) viewOf(lists map[id.ID][]directory.Helper, now time.Time) helperV
 		}
 	}
 	for _, h := range v.others {
+		if !n.proofs.has(h, now) {
+			continue
+		}
+		v.proved = append(v.proved, h)
 		if h.Roles.Has(directory.HelperStore) && len(v.replicas) < maxReplicas {
 			v.replicas = append(v.replicas, h.Addr)
 		}
@@ -137,8 +143,9 @@ func (n *Node) replicas() []netip.AddrPort {
 	return append(n.superPeers.Addrs(), n.helperView().replicas...)
 }
 
-// tendHelping puts in force what super peers made of us.
+// tendHelping puts in force what super peers made of us, and looks after the others.
 func (n *Node) tendHelping() {
+	n.proveHelpers()
 	roles, changed := n.takeRole()
 	if !changed {
 		return

@@ -74,7 +74,7 @@ func (o *observed) expect(who reflector) (tx [8]byte) {
 func (n *Node) reflectors() (all []reflector) {
 	supers := n.superPeers.Addrs()
 	var helpers []netip.AddrPort
-	for _, h := range n.helperView().others {
+	for _, h := range n.helperView().proved {
 		if h.Roles.Has(directory.HelperReflect) && !slices.Contains(supers, h.Addr) {
 			helpers = append(helpers, h.Addr)
 		}

@@ -152,7 +152,7 @@ func TestOnlySuperPeersMakeHelpersAndOnlyOfMembers(t *testing.T) {
 		a, b := w.start("app", "app-1"), w.start("db", "db-1")
 		w.eventually("the machines know each other", time.Minute, func() bool { a.readDirectories(w.ctx); return a.table.Has(b.self) })
 		super := w.supers[0].sp.PID()
-		at := netip.MustParseAddrPort("203.0.113.7:4500")
+		at := netip.AddrPortFrom(b.addr, 4500)
 		until := a.now().Add(directory.HelperLife).Unix()
 		both := directory.HelperStore | directory.HelperReflect
 		member := directory.Helper{PID: b.self, Addr: at, Roles: both, Until: until}
@@ -174,6 +174,7 @@ func TestOnlySuperPeersMakeHelpersAndOnlyOfMembers(t *testing.T) {
 		} {
 			a.helping.lists = nil
 			a.onHelpers(c.issuer, c.all)
+			time.Sleep(time.Second) // it has answered
 			if v := a.helperView(); len(v.others) != c.want || len(v.replicas) != c.want {
 				t.Errorf("%s: %d helpers, %d replicas, want %d", c.name, len(v.others), len(v.replicas), c.want)
 			}
@@ -206,6 +207,12 @@ func TestHelpersAreInTheOrderInWhichEverybodyHasThem(t *testing.T) {
 			return all
 		}
 		lists := map[id.ID][]directory.Helper{w.supers[0].sp.PID(): of(1, 2, 3), w.supers[1].sp.PID(): of(2, 4, 5)}
+		for _, p := range w.nodes[:2] {
+			for s, list := range lists {
+				p.onHelpers(s, list)
+			}
+			w.eventually("all have answered", time.Minute, func() bool { p.proveHelpers(); return len(p.helperView().proved) >= 4 })
+		}
 		var first []netip.AddrPort
 		for _, reader := range []int{0} {
 			v := w.nodes[reader].viewOf(lists, w.nodes[reader].now())

@@ -102,9 +102,10 @@ type Node struct {
 	pings        pings
 	observed     observed
 	helping      helping
+	proofs       helperProofs
 	stats        stats
 	ctx          context.Context // of Run, for lookups
-	loops        sync.WaitGroup  // lookups
+	loops        sync.WaitGroup  // lookups, and proofs of helpers
 	controlIn    chan datagram
 	posts        chan func()
 	documentsNow chan struct{} // capacity 1: look for a newer descriptor
@@ -120,6 +121,7 @@ type Node struct {
 	superPeers   *port.Resolver
 	table        *directory.Table // who is listed
 	wants        wants
+	watch        *directory.Watcher
 	retrying     atomic.Bool      // the control loop was told of packets without a tunnel
 	cloned       chan *CloneError // capacity 1
 	clock        clockWatch
@@ -167,6 +169,7 @@ func New(cfg Config) (*Node, error) {
 	n.steps.all = cfg.Steps
 	n.ways.Store(&ways{})
 	n.table = directory.NewTable(n.service, n.self)
+	n.watch = n.newWatch()
 	n.cloned = make(chan *CloneError, 1)
 	n.membership.Store(m)
 	var err error
