@@ -45,8 +45,15 @@ type Follow struct {
 	Take func(issuer id.ID, s *Shard)
 }
 
-// fetchTogether shards are fetched at once.
-const fetchTogether = 4
+// We chose:
+const (
+	// fetchTogether shards are fetched at once.
+	fetchTogether = 4
+	// lookEvery is the least time between two searches for a root that a replica does
+	// not have, or that has nothing newer where the last one ends in endingSoon.
+	lookEvery  = 5 * time.Minute
+	endingSoon = 5 * time.Minute
+)
 
 // sealOverhead is more than sealing adds to a record.
 const sealOverhead = 256
@@ -63,6 +70,8 @@ type Follower struct {
 	mu     sync.Mutex
 	reader *Reader
 	ends   int64 // of the newest root
+
+	looked time.Time // for a root everywhere, last; guarded by turn
 }
 
 // NewFollower returns a follower that has read nothing.
@@ -96,7 +105,7 @@ func (f *Follower) Ends() int64 {
 }
 
 // Poll asks whether there is a newer root, and reads it. With cheap it asks one
-// replica first; an answer that is not newer ends it there.
+// replica; an answer that is not newer ends it there.
 func (f *Follower) Poll(ctx context.Context, cheap bool) (changed bool, err error) {
 	select {
 	case f.turn <- struct{}{}:
@@ -111,7 +120,7 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 	f.mu.Lock()
 	seq := f.reader.Seq()
 	f.mu.Unlock()
-	sealed, it, err := f.object(ctx, discovery.SaltDirectory, seq, cheap)
+	sealed, it, err := f.root(ctx, seq, cheap)
 	if errors.Is(err, overlay.ErrUnchanged) || cheap && errors.Is(err, overlay.ErrRollback) {
 		return false, nil
 	}
@@ -152,22 +161,48 @@ func (f *Follower) CompleteSince(at time.Time) bool {
 	return f.reader.Complete() && f.reader.Seq() >= at.UnixMilli()
 }
 
-// object reads an object after a sequence number: with cheap from one replica, as
-// far as it has it, otherwise wherever it may be. The replica's word that there is
-// nothing newer is taken.
-func (f *Follower) object(ctx context.Context, salt []byte, after int64, cheap bool) ([]byte, overlay.Item, error) {
-	if cheap {
-		it, err := f.cfg.Source.AskItem(ctx, f.sp.Key, salt)
-		if err == nil && it.Seq <= after {
-			return nil, it, overlay.ErrUnchanged
+// root reads a root after a sequence number: with cheap from one replica, whose word
+// that there is nothing newer is taken unless the last root is about to end. What
+// it does not have is looked for wherever it may be, but then only once in
+// lookEvery: a super peer that is gone costs no more than one that is there.
+func (f *Follower) root(ctx context.Context, after int64, cheap bool) (sealed []byte, it overlay.Item, err error) {
+	if !cheap {
+		return f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, discovery.SaltDirectory, after)
+	}
+	it, err = f.cfg.Source.AskItem(ctx, f.sp.Key, discovery.SaltDirectory)
+	if errors.Is(err, overlay.ErrUnreachable) && ctx.Err() == nil {
+		it, err = f.cfg.Source.AskItem(ctx, f.sp.Key, discovery.SaltDirectory) // those that are silent come last now
+	}
+	switch {
+	case err == nil && it.Seq > after:
+		if sealed, err = f.cfg.Source.ReadObject(ctx, it); err == nil {
+			return sealed, it, nil
 		}
-		if err == nil {
-			if data, err := f.cfg.Source.ReadObject(ctx, it); err == nil {
-				return data, it, nil
-			}
+	case err == nil:
+		err = overlay.ErrUnchanged
+		if !f.ending() || !f.mayLook() {
+			return nil, it, err
+		}
+	default:
+		if !f.mayLook() {
+			return nil, it, err
 		}
 	}
-	return f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, salt, after)
+	return f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, discovery.SaltDirectory, after)
+}
+
+// ending says whether the newest root ends soon, or there is none.
+func (f *Follower) ending() bool { return time.Unix(f.Ends(), 0).Sub(f.cfg.Now()) < endingSoon }
+
+// mayLook says whether to look for a root everywhere, and notes that it is done.
+// Whoever reads has the turn.
+func (f *Follower) mayLook() bool {
+	now := f.cfg.Now()
+	if now.Sub(f.looked) < lookEvery {
+		return false
+	}
+	f.looked = now
+	return true
 }
 
 // Fetch reads wanted shards, at most most of them; with urgent only those that
@@ -187,7 +222,7 @@ func (f *Follower) Fetch(ctx context.Context, urgent bool, most int) (read int, 
 		if !errors.Is(err, ErrMismatch) {
 			break
 		}
-		if _, perr := f.poll(ctx, false); perr != nil {
+		if _, perr := f.poll(ctx, !urgent); perr != nil {
 			break
 		}
 	}
@@ -205,29 +240,29 @@ func (f *Follower) fetch(ctx context.Context, urgent bool, most int) (read int, 
 		most = min(most, first)
 	}
 	refs = refs[:min(most, len(refs))]
+	errs := make([]error, len(refs))
 	g := new(errgroup.Group) // a shard that fails does not hold up the others
 	g.SetLimit(fetchTogether)
-	for _, ref := range refs {
+	for i, ref := range refs {
 		g.Go(func() error {
-			err := f.shard(ctx, ref)
-			if err == nil {
-				f.mu.Lock()
+			errs[i] = f.shard(ctx, ref)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if errs[i] == nil {
 				read++
-				f.mu.Unlock()
+			} else {
+				f.reader.OnMiss(ref.Number)
 			}
-			return err
+			return nil
 		})
 	}
-	err = g.Wait()
-	return read, err
+	_ = g.Wait()
+	return read, errors.Join(errs...)
 }
 
 // shard reads one shard and hands it on.
 func (f *Follower) shard(ctx context.Context, ref Ref) error {
-	sealed, it, err := f.object(ctx, SaltShard(ref.Number), ref.Seq-1, true)
-	if err != nil || ref.Check(sealed, it.Seq) != nil { // not there, old or false: it may be right elsewhere
-		sealed, it, err = f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, SaltShard(ref.Number), ref.Seq-1)
-	}
+	sealed, it, err := f.sealedShard(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("directory: shard %d of super peer %s: %w", ref.Number, f.pid.Short(), err)
 	}
@@ -249,6 +284,22 @@ func (f *Follower) shard(ctx context.Context, ref Ref) error {
 		f.cfg.Take(f.pid, s)
 	}
 	return nil
+}
+
+// sealedShard reads a shard from one replica, and where that one does not have what
+// ref names from wherever it may be. One that is newer says that the root is old.
+func (f *Follower) sealedShard(ctx context.Context, ref Ref) (sealed []byte, it overlay.Item, err error) {
+	it, err = f.cfg.Source.AskItem(ctx, f.sp.Key, SaltShard(ref.Number))
+	switch {
+	case err != nil:
+	case it.Seq > ref.Seq:
+		return nil, it, ref.Check(nil, it.Seq)
+	case it.Seq == ref.Seq:
+		if sealed, err = f.cfg.Source.ReadObject(ctx, it); err == nil && ref.Check(sealed, it.Seq) == nil {
+			return sealed, it, nil
+		}
+	}
+	return f.cfg.Source.GetObjectAfter(ctx, f.sp.Key, SaltShard(ref.Number), ref.Seq-1)
 }
 
 // What discovery.Seal is told of a root and of a shard.

@@ -16,13 +16,14 @@ type Reader struct {
 	seq    int64             // of the newest root, -1 at first
 	named  []Ref             // by the newest root
 	have   map[uint32]int64  // sequence number of each shard read, whether it is still named or not
+	missed map[uint32]int    // how often a shard could not be read lately
 	urgent map[uint32]uint64 // shards that packets wait for, in order
 	asked  uint64
 }
 
 // NewReader returns the reader of a directory of which nothing is known.
 func NewReader() *Reader {
-	return &Reader{seq: -1, have: map[uint32]int64{}, urgent: map[uint32]uint64{}}
+	return &Reader{seq: -1, have: map[uint32]int64{}, missed: map[uint32]int{}, urgent: map[uint32]uint64{}}
 }
 
 // Seq is the sequence number of the newest root, -1 if there is none.
@@ -58,8 +59,9 @@ func (r *Reader) Want(number uint32) {
 }
 
 // Wanted returns the shards to fetch: those that packets wait for first, in the
-// order in which they were wanted, then those of which we have the oldest version.
-// urgent is how many are waited for.
+// order in which they were wanted, then those of which we have the oldest version;
+// those that could not be read lately after the others. urgent is how many are
+// waited for.
 func (r *Reader) Wanted() (refs []Ref, urgent int) {
 	for _, ref := range r.named {
 		if have, ok := r.have[ref.Number]; !ok || have != ref.Seq {
@@ -70,7 +72,7 @@ func (r *Reader) Wanted() (refs []Ref, urgent int) {
 		}
 	}
 	slices.SortStableFunc(refs, func(a, b Ref) int {
-		return cmp.Or(cmp.Compare(r.place(a), r.place(b)), cmp.Compare(r.have[a.Number], r.have[b.Number]))
+		return cmp.Or(cmp.Compare(r.place(a), r.place(b)), cmp.Compare(r.missed[a.Number], r.missed[b.Number]), cmp.Compare(r.have[a.Number], r.have[b.Number]))
 	})
 	return refs, urgent
 }
@@ -86,6 +88,9 @@ func (r *Reader) place(ref Ref) uint64 {
 // Settle forgets what packets waited for: it was read, or is not there.
 func (r *Reader) Settle() { clear(r.urgent) }
 
+// OnMiss notes that a shard that a root named could not be read.
+func (r *Reader) OnMiss(number uint32) { r.missed[number]++ }
+
 // OnShard takes in a shard that a root named and that matched it. It says false
 // for one that a newer root has overtaken.
 func (r *Reader) OnShard(ref Ref) bool {
@@ -94,6 +99,7 @@ func (r *Reader) OnShard(ref Ref) bool {
 		return false
 	}
 	r.have[ref.Number] = ref.Seq
+	delete(r.missed, ref.Number)
 	return true
 }
 

@@ -5,14 +5,13 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	mrand "math/rand/v2"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"icvpn/internal/directory"
 	"icvpn/internal/id"
@@ -20,10 +19,10 @@ import (
 )
 
 // How the directories are read. An idle peer asks one replica for each root now
-// and then; a packet that waits for somebody makes it look at once, in the one
-// place that an IPv4 address can stand.
+// and then (directory.Watcher); a packet that waits for somebody makes it look at
+// once, in the one place that an IPv4 address can stand.
 //
-//	timer ─> poll: newer root? ──> shards, as many as the budget allows
+//	Watcher ─> newer root? ──> shards, as many as the budget allows
 //	packet for an unknown address ─> its super peer, its shard, now
 
 // wants are what packets wait for.
@@ -56,6 +55,7 @@ func (n *Node) newFollowers(trust *service.Trust) {
 		}
 	}
 	n.followers.Store(&all)
+	n.watch.Wake()
 }
 
 func (n *Node) openSealed(sealed []byte, kind string, owner ed25519.PublicKey, limit int) ([]byte, error) {
@@ -90,27 +90,17 @@ func (n *Node) wantDirectory(dst netip.Addr) {
 
 // directoryLoop keeps the table of members.
 func (n *Node) directoryLoop(ctx context.Context) {
-	poll, look := time.NewTimer(0), time.NewTimer(time.Hour)
-	defer poll.Stop()
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	reading.Go(func() { n.watch.Run(ctx) })
+	look := time.NewTimer(time.Hour)
 	defer look.Stop()
-	every, gap := directoryFirst, directoryGap
-	budget := rate.NewLimiter(rate.Every(shardEvery), shardBurst)
-	first := true
+	gap := directoryGap
 	var lastLook time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-poll.C:
-			changed := n.pollDirectories(ctx, budget, first)
-			switch {
-			case changed && !first:
-				every = directoryPoll
-			default:
-				every = min(2*every, directoryPollMax)
-			}
-			first = false
-			poll.Reset(every/2 + mrand.N(every/2))
 		case <-n.refreshNow:
 			look.Reset(max(0, gap-time.Since(lastLook)))
 		case <-look.C:
@@ -125,24 +115,16 @@ func (n *Node) directoryLoop(ctx context.Context) {
 	}
 }
 
-// pollDirectories asks for newer roots, and fetches what changed: all of it at
-// first, later within the budget.
-func (n *Node) pollDirectories(ctx context.Context, budget *rate.Limiter, first bool) (changed bool) {
-	return n.read(ctx, directoryTimeout, *n.followers.Load(), func(ctx context.Context, f *directory.Follower) (bool, error) {
-		ending := time.Unix(f.Ends(), 0).Sub(n.now()) < directoryPollMax
-		news, err := f.Poll(ctx, !ending)
-		if err != nil {
-			return false, err
-		}
-		most := f.Pending()
-		if !first {
-			most = max(0, min(most, int(budget.Tokens())))
-			budget.AllowN(time.Now(), most)
-		}
-		if most > 0 {
-			_, err = f.Fetch(ctx, false, most)
-		}
-		return news, err
+// newWatch makes what reads the directories again and again.
+func (n *Node) newWatch() *directory.Watcher {
+	return directory.NewWatcher(directory.Watch{
+		Followers: func() []*directory.Follower { return slices.Collect(maps.Values(*n.followers.Load())) },
+		Read: func(f *directory.Follower, _ bool, err error) {
+			if err != nil {
+				n.log.Debug("directory not read", "super_peer", f.SuperPeer().PID().Short(), "err", err)
+			}
+			n.post(n.settleRoster)
+		},
 	})
 }
 

@@ -17,22 +17,12 @@ const (
 	// contactLife is how long a contact record is believed; it is written
 	// again at half of that (DESIGN.md 6).
 	contactLife = 10 * time.Minute
-	// directoryFirst is how soon the directories are looked at again after the join,
-	// doubling to directoryPollMax while nothing changes; directoryPoll after a
-	// change. All with jitter, half to whole.
-	directoryFirst   = 15 * time.Second
-	directoryPoll    = time.Minute
-	directoryPollMax = 5 * time.Minute
 	// directoryGap is the least time between two looks for somebody to whom packets
 	// wait, doubling to directoryGapMax while they bring nothing new.
 	directoryGap    = time.Second
 	directoryGapMax = 5 * time.Second
 	// directoryTimeout bounds a reading of everything.
 	directoryTimeout = time.Minute
-	// shardBurst changed shards are fetched as they come, then one in shardEvery,
-	// those that packets wait for apart: a shard takes some 30 kB of datagrams.
-	shardBurst = 8
-	shardEvery = 2 * time.Minute
 	// reflectEvery is how often super peers are asked for our address; it also
 	// keeps a NAT's mapping towards them.
 	reflectEvery = 25 * time.Second

@@ -33,7 +33,7 @@ const (
 	putTogether = 4
 	// putRetry is the wait after a put that nobody took.
 	putRetry = 5 * time.Second
-	// directoryRead is how often the directories of the others are read.
+	// directoryRead is the longest time between two looks at another's directory.
 	directoryRead = 15 * time.Second
 )
 
@@ -243,21 +243,21 @@ func (s *SuperPeer) readLoop(ctx context.Context) error {
 	a := s.authority
 	var all []*directory.Follower
 	var seq uint64 // of the descriptor that they are of
-	for ; ctx.Err() == nil; sleep(ctx, directoryRead) {
-		if now := a.trust().Descriptor.Seq; now != seq {
-			all, seq = s.followers(all), now
-		}
-		for _, f := range all {
-			_, err := f.Poll(ctx, true)
-			if err == nil {
-				_, err = f.Fetch(ctx, false, directory.MaxShards)
+	directory.NewWatcher(directory.Watch{
+		Every: directoryRead, Unbounded: true,
+		Followers: func() []*directory.Follower {
+			if now := a.trust().Descriptor.Seq; now != seq {
+				all, seq = s.followers(all), now
 			}
-			if err != nil && ctx.Err() == nil {
+			return all
+		},
+		Read: func(f *directory.Follower, _ bool, err error) {
+			if err != nil {
 				s.log.Debug("directory not read", "super_peer", f.SuperPeer().PID().Short(), "err", err)
 			}
-		}
-		a.roster.others(a.others.Expire(time.Now()))
-	}
+			a.roster.others(a.others.Expire(time.Now()))
+		},
+	}).Run(ctx)
 	return nil
 }
 
