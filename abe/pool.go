@@ -7,16 +7,17 @@ import (
 )
 
 // Pool keeps slots ready, so that no admission waits for ABE: 20 keys a second
-// and core is all that KeyGen gives. How many of a label set it wants grows
-// with what is taken, and shrinks again when nobody comes.
+// and core is all that KeyGen gives. Of a label set it wants as many as were
+// taken lately; what was taken counts half as much each hour.
 //
 // In a storm that empties a label set, newcomers share its cohort slot: one that
 // was held back for that, the same for everybody until CohortLife after its
 // first use. Their label sets are equal, so it opens what their own would; it
 // only does not tell them apart (docs/adr/0020-abe-keys-in-a-storm.md).
 //
-// Pool makes nothing itself: in idle time its owner asks Need, calls NewSlot
-// and gives the result to Add. Safe for concurrent use.
+// Pool makes nothing itself: its owner asks Need, decides by Need.Why whether it
+// is the time for it, calls NewSlot and gives the result to Add. Safe for
+// concurrent use.
 type Pool struct {
 	min, max int
 
@@ -28,15 +29,14 @@ type Pool struct {
 // CohortLife is how long one cohort slot is given out.
 const CohortLife = time.Hour
 
-// poolIdle is how long nobody takes a label set's slots before it wants half
-// as many.
-const poolIdle = time.Hour
+// poolHalf is how long it takes for what was taken to count half.
+const poolHalf = time.Hour
 
 type poolSet struct {
 	labels map[string]string
 	slots  []*Slot
-	depth  int       // wanted, from Pool.min to Pool.max
-	taken  time.Time // last time one was
+	demand int       // how many were taken, halved each poolHalf; at most Pool.max
+	halved time.Time // last time it was
 
 	cohort      *Slot
 	cohortSince time.Time // when it was first given out; zero: it was not
@@ -65,7 +65,7 @@ func (p *Pool) setLocked(labels map[string]string) *poolSet {
 	name := labelSet(labels)
 	s := p.sets[name]
 	if s == nil {
-		s = &poolSet{labels: maps.Clone(labels), depth: p.min}
+		s = &poolSet{labels: maps.Clone(labels)}
 		p.sets[name] = s
 	}
 	return s
@@ -83,54 +83,73 @@ type Need struct {
 	Labels     map[string]string
 	Generation uint32
 	Cohort     bool // it is to be the cohort's
-	Urgent     bool // the label set has less than it always has
+	Why        Urgency
 }
 
-// Need returns what the label set lacks that has fewest slots; false when every
-// set has what it wants.
+// Urgency is how much a label set lacks.
+type Urgency uint8
+
+// What a pool may lack, the most urgent first.
+const (
+	NeedFirst Urgency = iota // a machine that came now would wait
+	NeedLeast                // less than it always has
+	NeedMore                 // less than was taken lately
+)
+
+// Need returns what is lacked most urgently, by the label set that has fewest
+// slots; false when every set has what it wants.
 func (p *Pool) Need(now time.Time) (n Need, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var best *poolSet
+	var bestWhy Urgency
 	name := ""
 	for at, s := range p.sets {
-		s.rest(now, p.min)
-		if len(s.slots) >= s.depth && !s.cohortDue(now) {
+		s.fade(now)
+		why, lacks := p.lacks(s, now)
+		if !lacks {
 			continue
 		}
 		// Ties go by name, so that what is made does not depend on map order.
-		if best == nil || len(s.slots) < len(best.slots) || len(s.slots) == len(best.slots) && at < name {
-			best, name = s, at
+		if best == nil || why < bestWhy ||
+			why == bestWhy && (len(s.slots) < len(best.slots) || len(s.slots) == len(best.slots) && at < name) {
+			best, bestWhy, name = s, why, at
 		}
 	}
 	if best == nil {
 		return Need{}, false
 	}
-	return Need{
-		Labels: maps.Clone(best.labels), Generation: p.generation,
-		Cohort: best.cohortDue(now), Urgent: len(best.slots) < p.min,
-	}, true
+	return Need{Labels: maps.Clone(best.labels), Generation: p.generation, Cohort: p.cohortDue(best, now), Why: bestWhy}, true
 }
 
-// cohortDue says whether the next slot is to be the cohort's: there is none, or
-// its hour has passed, and a lone newcomer finds a slot of his own.
-func (s *poolSet) cohortDue(now time.Time) bool {
-	if s.depth < 2 || len(s.slots) == 0 {
+// lacks says whether a set has less than it should, and how urgent that is.
+func (p *Pool) lacks(s *poolSet, now time.Time) (why Urgency, lacks bool) {
+	switch {
+	case len(s.slots) == 0 && s.cohort == nil:
+		return NeedFirst, p.max > 0
+	case len(s.slots) < p.min || p.cohortDue(s, now):
+		return NeedLeast, true
+	}
+	return NeedMore, len(s.slots) < min(s.demand, p.max)
+}
+
+// cohortDue says whether the next slot is to be the cohort's: there is none, and
+// the first slot of all serves a storm best; or its hour has passed, and a lone
+// newcomer finds a slot of his own.
+func (p *Pool) cohortDue(s *poolSet, now time.Time) bool {
+	if p.max < 2 {
 		return false
 	}
-	return s.cohort == nil || !s.cohortSince.IsZero() && now.Sub(s.cohortSince) >= CohortLife
+	return s.cohort == nil || len(s.slots) > 0 && !s.cohortSince.IsZero() && now.Sub(s.cohortSince) >= CohortLife
 }
 
-// rest halves the depth for each time that nobody came for long.
-func (s *poolSet) rest(now time.Time, least int) {
-	if s.depth > least && now.Sub(s.taken) >= poolIdle {
-		s.depth = max(s.depth/2, least)
-		s.taken = now
+// fade forgets half of the demand for each poolHalf that has passed.
+func (s *poolSet) fade(now time.Time) {
+	for s.demand > 0 && now.Sub(s.halved) >= poolHalf {
+		s.demand /= 2
+		s.halved = s.halved.Add(poolHalf)
 	}
 }
-
-// grow wants twice as many: what is there did not last.
-func (p *Pool) grow(s *poolSet) { s.depth = min(max(2*s.depth, 1), p.max) }
 
 // Add takes s, as the cohort's slot if cohort says so, and wipes it if the pool
 // is of another generation, does not want its label set or has enough of it.
@@ -164,10 +183,11 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 	if set == nil {
 		return nil, false, false
 	}
-	set.taken = now
-	if len(set.slots) <= set.depth/2 {
-		p.grow(set)
+	set.fade(now)
+	if set.demand == 0 {
+		set.halved = now
 	}
+	set.demand = min(set.demand+1, p.max)
 	if len(set.slots) > 0 {
 		s := set.slots[0]
 		set.slots[0] = nil

@@ -39,19 +39,20 @@ func TestPoolFillsTheEmptiestSet(t *testing.T) {
 	p.Want(labels("tier", "web"))
 	p.Want(labels("tier", "web"))
 	made := map[string]int{}
-	for range 6 {
+	for i := range 6 {
 		need, ok := p.Need(poolNow)
 		if !ok || need.Generation != testGeneration {
 			t.Fatal("a pool that is not full needs nothing")
 		}
-		if have := p.Len(need.Labels); need.Cohort != (have == 1 && made[need.Labels["tier"]] == 1) || need.Urgent != (have < 2) {
-			t.Errorf("with %d slots of %v: %+v", have, need.Labels, need)
+		// The first of each set is the cohort's: it serves any number.
+		if first := i < 2; need.Cohort != first || (need.Why == NeedFirst) != first || need.Why == NeedMore {
+			t.Errorf("slot %d: %+v", i, need)
 		}
 		made[need.Labels["tier"]]++
 		if _, ok := p.Add(fakeSlot(1, need.Labels, need.Generation), need.Cohort); !ok {
 			t.Error("refused what it needed")
 		}
-		if a, b := p.Len(labels("tier", "app")), p.Len(labels("tier", "web")); a-b > 1 || b-a > 1 {
+		if a, b := made["app"], made["web"]; a-b > 1 || b-a > 1 {
 			t.Errorf("filled unevenly: %d, %d", a, b)
 		}
 	}
@@ -131,32 +132,46 @@ func TestEmptyPoolGivesTheCohortSlotForAnHour(t *testing.T) {
 	}
 }
 
-func TestPoolGrowsWithDemandAndRests(t *testing.T) {
+func TestPoolKeepsAsManyAsWereTakenLately(t *testing.T) {
 	p, app := NewPool(2, 16, testGeneration), labels("tier", "app")
 	p.Want(app)
-	fill(t, p, poolNow)
-	for _, want := range []int{4, 8, 16, 16} {
-		for {
-			if _, cohort, ok := p.Take(app, poolNow); cohort || !ok {
-				break
-			}
-		}
-		fill(t, p, poolNow)
-		if p.Len(app) < want && p.Len(app) < 16 || p.Len(app) > 16 {
-			t.Errorf("after a storm it keeps %d, want %d", p.Len(app), want)
-		}
+	if made := fill(t, p, poolNow); made != 3 { // two and the cohort's
+		t.Fatalf("nobody came yet, and it wants %d", made)
 	}
-	for range 16 {
-		p.Take(app, poolNow)
+	now := poolNow.Add(30 * 24 * time.Hour)
+	for range 9 {
+		p.Take(app, now)
 	}
-	now := poolNow
-	for range 10 {
-		now = now.Add(poolIdle)
-		p.Need(now)
+	need, _ := p.Need(now)
+	if need.Why != NeedLeast {
+		t.Errorf("empty, it needs %+v", need)
+	}
+	p.Add(fakeSlot(1, app, testGeneration), false)
+	p.Add(fakeSlot(2, app, testGeneration), false)
+	if need, ok := p.Need(now); !ok || need.Why != NeedMore || need.Cohort {
+		t.Errorf("with the least there is, it needs %+v", need)
+	}
+	if made := fill(t, p, now); p.Len(app) != 9 {
+		t.Errorf("after 9 were taken it keeps %d, %d made", p.Len(app), made)
+	}
+	for range 100 {
+		p.Take(app, now)
 	}
 	fill(t, p, now)
-	if p.Len(app) != 2 {
-		t.Errorf("long after the storm it keeps %d, want 2", p.Len(app))
+	if p.Len(app) != 16 {
+		t.Errorf("after a storm it keeps %d, at most 16 are allowed", p.Len(app))
+	}
+	for hours, want := range []int{16, 8, 4, 2, 2} {
+		p := NewPool(2, 16, testGeneration)
+		p.Want(app)
+		fill(t, p, now)
+		for range 100 {
+			p.Take(app, now)
+		}
+		fill(t, p, now.Add(time.Duration(hours)*poolHalf))
+		if p.Len(app) != want {
+			t.Errorf("%d hours after a storm it keeps %d, want %d", hours, p.Len(app), want)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -22,9 +21,7 @@ const (
 	// maxLabelSets bounds the label sets that keys are made ahead for. Those of the
 	// secrets come first; the others are what machines asked for.
 	maxLabelSets = 64
-	// idleTick is how often it is looked whether nobody is being admitted, expireTick
-	// whether somebody's membership has ended.
-	idleTick   = 50 * time.Millisecond
+	// expireTick is how often it is looked whether somebody's membership has ended.
 	expireTick = time.Minute
 )
 
@@ -46,6 +43,7 @@ func (c *slotCounts) counts() []metrics.Count {
 // cohort's, and only if there is neither, one that is made now.
 func (a *authority) slot(labels map[string]string, now time.Time) (prepared, error) {
 	attrs := discovery.Attributes(a.rules(), labels)
+	a.pace.onTaken(now)
 	s, cohort, ok := a.slots.Take(attrs, now)
 	switch {
 	case ok && cohort:
@@ -137,36 +135,6 @@ func (a *authority) makeSlot(need abe.Need) error {
 		}
 	}
 	return nil
-}
-
-// idle says whether no step of an admission is computed or waits.
-func (w *workers) idle() bool { return w.waiting.Load() == 0 && len(w.all) == 0 }
-
-// idleLoop makes ahead what admissions take: SRP pairs and attribute keys. It
-// does so while nobody is being admitted; only what a label set always has is
-// made sooner.
-func (s *SuperPeer) idleLoop(ctx context.Context) error {
-	tick := time.NewTicker(idleTick)
-	defer tick.Stop()
-	for {
-		for ctx.Err() == nil && s.pool.Precompute() {
-		}
-		need, ok := s.authority.slots.Need(time.Now())
-		if !ok || !need.Urgent {
-			s.becomeReady()
-		}
-		if ok && ctx.Err() == nil && (need.Urgent && !s.Ready() || s.door.workers.idle()) {
-			if err := s.authority.makeSlot(need); err != nil {
-				return fmt.Errorf("superpeer: attribute key: %w", err)
-			}
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
 }
 
 // expireLoop forgets members and tickets whose time has passed.
