@@ -23,6 +23,8 @@ const (
 	churnAway = 4
 	// freshAfter is how long a machine is up before others have to find it.
 	freshAfter = 3 * time.Second
+	// backLimit is how long a machine may take to return.
+	backLimit = time.Minute
 	// absentLimit is how long the directories are watched for those that went.
 	absentLimit = 30 * time.Second
 )
@@ -57,6 +59,7 @@ func churn(b *bench, rec *recorder) error {
 	g.Go(func() { p.moveLoop(ctx) })
 	found := findings{why: map[string]int{}}
 	g.Go(func() { p.lookLoop(ctx, scouts, &found) })
+	b.say("coming and going for %v", b.churn)
 	g.Wait()
 	rec.add(b.churn.Seconds(), "s", "of coming and going")
 	for _, what := range slices.Sorted(maps.Keys(p.tally)) {
@@ -68,7 +71,11 @@ func churn(b *bench, rec *recorder) error {
 	recordReasons(rec, "not found", found.why)
 	rec.times(p.back, "from the start of a returning machine until it has published where it is")
 	p.absent(rec)
-	f := p.settled(b, scouts)
+	f, err := p.settled(b, rec, scouts)
+	if err != nil {
+		return err
+	}
+	recordReasons(rec, "not found when all is quiet", f.why)
 	rec.must(f.asked-f.found, 0, "machines not found when all is quiet")
 	rec.must(w.book.twice(), 0, "addresses given twice")
 	return w.err()
@@ -87,23 +94,6 @@ func (b *bench) ready(rec *recorder) (*world, []*scout, error) {
 		return nil, nil, err
 	}
 	return w, scouts, nil
-}
-
-func (b *bench) inhabit(w *world, rec *recorder) ([]*scout, error) {
-	made, err := w.makePeers(b.peers)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.startPeers(b.ctx, len(made), joinersAtOnce, made); err != nil {
-		return nil, err
-	}
-	scouts, err := w.scouts(b.peers)
-	if err != nil {
-		return nil, err
-	}
-	rec.add(float64(b.peers), "", "peers that run")
-	up := func() bool { return !slices.ContainsFunc(w.peers, func(p *peer) bool { return !p.up() }) }
-	return scouts, w.await(settleTimeout, "every peer up", up)
 }
 
 // moveLoop has machines leave, vanish and return.
@@ -153,18 +143,20 @@ func (p *populace) note(how string, q *peer) {
 
 // comeBack starts a machine again, with the identity that it had.
 func (p *populace) comeBack(q *peer) {
+	ctx, cancel := context.WithTimeout(p.ctx, backLimit)
+	defer cancel()
 	began := time.Now()
 	err := q.plug()
 	if err == nil {
-		err = q.start()
+		err = q.start(ctx)
 	}
 	if err == nil {
-		err = p.await(time.Minute, q.name+" up again", q.up)
+		err = q.awaitUp(ctx)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		p.tally["could not return"]++
+		p.tally["could not return: "+reason(err)]++
 		return
 	}
 	p.tally["returned"]++
@@ -194,13 +186,7 @@ func (p *populace) lookLoop(ctx context.Context, scouts []*scout, f *findings) {
 			if _, still := p.up[q]; !still {
 				return // it went meanwhile
 			}
-			f.asked++
-			if err != nil {
-				f.why[err.Error()]++
-				return
-			}
-			f.found++
-			f.took = append(f.took, measure.Milliseconds(time.Since(began)))
+			f.add(err, time.Since(began))
 		})
 	}
 }
@@ -259,56 +245,20 @@ func (p *populace) absent(rec *recorder) {
 }
 
 // settled looks everybody up who is up when nothing moves any more.
-func (p *populace) settled(b *bench, scouts []*scout) findings {
+func (p *populace) settled(b *bench, rec *recorder, scouts []*scout) (findings, error) {
 	up := slices.Collect(maps.Keys(p.up))
 	_ = b.pause(freshAfter)
-	return findAll(b.ctx, scouts, up, 8)
+	return b.findAll(rec, "contacts looked up when all is quiet", scouts, up)
 }
 
-// half kills a share of all peers at once.
-func half(b *bench, rec *recorder) error {
-	for _, percent := range []int{20, 50} {
-		if err := b.halve(rec, percent); err != nil {
+// awaitUp waits until the peer has published where it is.
+func (p *peer) awaitUp(ctx context.Context) error {
+	for !p.up() {
+		if err := measure.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (b *bench) halve(rec *recorder, percent int) error {
-	w, scouts, err := b.ready(rec)
-	if err != nil {
-		return err
-	}
-	defer w.close(rec)
-	dead := len(w.peers) * percent / 100
-	order := rand.Perm(len(w.peers))
-	var live []*peer
-	var g sync.WaitGroup
-	for n, i := range order {
-		q := w.peers[i]
-		if n < dead {
-			q.conn.Close() // all of them before any can say so
-			g.Go(q.vanish)
-			continue
-		}
-		live = append(live, q)
-	}
-	f := findAll(b.ctx, scouts, live, 8)
-	g.Wait()
-	rec.add(float64(dead), "", "peers killed at once, %d %%", percent)
-	rec.add(f.share(), "%", "  contacts of the others found, at once")
-	rec.times(f.took, "  a lookup")
-	rec.add(f.queries, "", "  queries of a lookup")
-	if b.wait > 0 {
-		if err := b.pause(b.wait); err != nil {
-			return err
-		}
-		f = findAll(b.ctx, scouts, live, 8)
-		rec.add(f.share(), "%", "  contacts of the others found, after %v", b.wait)
-		rec.times(f.took, "  a lookup then")
-	}
-	return w.err()
 }
 
 // pingText is why a machine did not answer, "" if it did.

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -28,10 +29,6 @@ const (
 	// lastAnswers is how long the last packets may take.
 	lastAnswers = 3 * time.Second
 	flowsMost   = 20
-	// agreeTimeout is how long rosters may take to agree when nobody asks for
-	// anybody: a peer looks every five minutes, a super peer puts again every minute,
-	// and what was not there then is read the next time.
-	agreeTimeout = 12 * time.Minute
 )
 
 // deadSuper kills a super peer in the middle of everything, starts it again,
@@ -61,10 +58,10 @@ func deadSuper(b *bench, rec *recorder) error {
 	s.killOne(b, rec)
 	s.partition(b, rec)
 	cancel()
+	b.say("the last newcomers")
 	g.Wait()
 	_ = b.pause(lastAnswers)
-	s.verdict(b, rec)
-	return w.err()
+	return errors.Join(s.verdict(b, rec), w.err())
 }
 
 // siege is what goes on while super peers die.
@@ -108,7 +105,7 @@ func (s *siege) come() {
 	n := s.gates[roles[i%len(roles)]].newcomer(fmt.Sprintf("newcomer-%d", i))
 	at := time.Now()
 	var refused atomic.Int64
-	err := s.admitOne(n, i, &refused)
+	err := s.admitOne(s.ctx, n, i, &refused)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.came = append(s.came, arrival{at, time.Now(), i % len(s.svc.Supers), int(refused.Load()), err})
@@ -139,6 +136,7 @@ func (s *siege) killOne(b *bench, rec *recorder) {
 	_ = b.pause(deadBefore)
 	victim := s.supers[0]
 	died := time.Now()
+	b.say("a super peer dies for %v", deadFor)
 	victim.kill()
 	_ = b.pause(deadFor)
 	born := time.Now()
@@ -191,6 +189,7 @@ func (s *siege) partition(b *bench, rec *recorder) {
 			s.net.part(1, peerAddr(100000+int(s.next.Load())+i))
 		}
 	}
+	b.say("super peers are parted for %v", partedFor)
 	_ = b.pause(partedFor)
 	s.net.heal()
 	_ = b.pause(deadAfter)
@@ -212,7 +211,7 @@ func (s *siege) partition(b *bench, rec *recorder) {
 }
 
 // verdict is what must hold when all is over.
-func (s *siege) verdict(b *bench, rec *recorder) {
+func (s *siege) verdict(b *bench, rec *recorder) error {
 	sent, lost := 0, 0
 	for _, f := range s.flows {
 		sent += int(f.sent.Load())
@@ -224,27 +223,29 @@ func (s *siege) verdict(b *bench, rec *recorder) {
 	rec.must(s.book.twice(), 0, "addresses given twice")
 	holders := s.book.holders()
 	var strangers, missing int
-	began := time.Now()
-	err := s.await(agreeTimeout, "directories agree", func() bool {
-		strangers, missing = s.halfAdmitted(holders)
-		return strangers == 0 && missing == 0
+	took, err := b.stage(rec, "members that a peer knows, and nobody else", b.settle, len(holders), func(st *stage) {
+		st.until(pollEvery, func() int {
+			strangers, missing = s.halfAdmitted(st, holders)
+			return len(holders) - missing - strangers
+		})
 	})
 	if err != nil {
-		rec.add(1, "", "  directories do not agree: %v", err)
-	} else {
-		rec.add(time.Since(began).Seconds(), "s", "until the roster of a peer that asks for nobody is complete")
+		return err
 	}
+	rec.add(took.Seconds(), "s", "  the roster of a peer that asks for nobody is right after")
 	s.recordMissing(rec)
 	rec.must(strangers, 0, "machines in a roster that hold no credential")
 	rec.must(missing, 0, "machines with a credential that are missing in a roster")
-	f := findAll(b.ctx, s.scouts, s.peers, 8)
+	f, err := b.findAll(rec, "contacts looked up when all is quiet", s.scouts, s.peers)
+	recordReasons(rec, "not found when all is quiet", f.why)
 	rec.must(f.asked-f.found, 0, "contacts not found when all is quiet")
+	return err
 }
 
 // halfAdmitted compares the roster of a peer with the credentials there are.
-func (s *siege) halfAdmitted(holders map[id.ID]bool) (strangers, missing int) {
+func (s *siege) halfAdmitted(ctx context.Context, holders map[id.ID]bool) (strangers, missing int) {
 	watcher := s.peers[1]
-	list, err := watcher.Peers(s.ctx)
+	list, err := watcher.Peers(ctx)
 	if err != nil {
 		return 0, len(holders)
 	}

@@ -25,14 +25,17 @@ func idle(b *bench, rec *recorder) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.startPeers(b.ctx, len(made), joinersAtOnce, made); err != nil {
+	if err := b.fill(s.world, rec); err != nil {
 		return err
 	}
-	if _, err := s.admit(b.members, 0, joinersAtOnce); err != nil {
+	var j joins
+	if _, err := b.stage(rec, "peers joined", per(joinLimit, joinEach, len(made)), len(made), func(st *stage) {
+		j = s.startPeers(st, b.joiners, made)
+	}); err != nil {
 		return err
 	}
-	rec.add(float64(b.peers), "", "peers that run, on sockets of this machine")
-	rec.add(float64(b.members), "", "further members")
+	rec.add(float64(len(j.up)), "", "peers that run, on sockets of this machine")
+	recordReasons(rec, "not joined", j.why)
 	one, err := s.startOne()
 	if err != nil {
 		return err
@@ -40,16 +43,15 @@ func idle(b *bench, rec *recorder) error {
 	if err := one.await(b.ctx); err != nil {
 		return err
 	}
-	want := b.peers + b.members
-	complete := func() bool { st, err := one.control.Status(b.ctx); return err == nil && st.PeersKnown >= want }
-	err = s.await(settleTimeout, "roster complete", complete)
-	st, err2 := one.control.Status(b.ctx)
-	if err2 != nil {
-		return err2
+	known := func() int {
+		st, err := one.control.Status(b.ctx)
+		if err != nil {
+			return 0
+		}
+		return st.PeersKnown
 	}
-	rec.must(max(0, want-st.PeersKnown), 0, "members that the process does not know")
-	if err != nil {
-		return nil // the check says so
+	if _, err := b.stage(rec, "members that the process knows", max(b.settle, time.Minute), len(j.up)+b.members, func(st *stage) { st.until(pollEvery, known) }); err != nil {
+		return err
 	}
 	if err := b.pause(settleMemory); err != nil {
 		return err

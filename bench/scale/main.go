@@ -47,6 +47,7 @@ type sizes struct {
 	probes   int           // machines that each peer of a sample pings
 	sample   int           // peers that look at their rosters and ping
 	settle   time.Duration // until rosters have to be complete; 0: they are not looked at
+	joiners  int           // joins and admissions under way at once in a fleet
 	idle     time.Duration // that nothing is asked of the fleet
 	churn    time.Duration
 	storm    int   // newcomers
@@ -54,12 +55,14 @@ type sizes struct {
 	spread   []int // super peers of a storm
 	prefill  []int // members before a storm
 	renewals int
+	dead     []int         // half: percent of the peers
 	wait     time.Duration // half: until lookups are tried again
 }
 
 func defaultSizes() sizes {
 	return sizes{
-		peers: 200, members: 1000, supers: 4, probes: 4, sample: 50, settle: 5 * time.Minute, idle: time.Minute, churn: 2 * time.Minute,
+		peers: 200, members: 1000, supers: 4, probes: 4, sample: 50, settle: 5 * time.Minute, joiners: 16, idle: 30 * time.Second, churn: 2 * time.Minute,
+		dead: []int{20, 50}, wait: 5*time.Minute + 30*time.Second,
 		storm: 1000, clients: 128, spread: []int{1, 2, 4, 8}, prefill: []int{10, 1000, 5000}, renewals: 1000,
 	}
 }
@@ -110,7 +113,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.StringVar(&o.icvpn, "icvpn", "", "binary to measure (default: built from this source)")
 	f.StringVar(&o.profile, "profile", "", "directory for processor and heap profiles of this process")
 	f.BoolVar(&o.log, "log", false, "warnings of all peers on standard error")
-	f.DurationVar(&o.limit, "limit", 30*time.Minute, "end of a run in which something hangs")
+	f.DurationVar(&o.limit, "limit", time.Hour, "end of the run; what it has not come to by then has failed")
 	f.IntVar(&o.peers, "peers", o.peers, "peers that run")
 	f.IntVar(&o.members, "members", o.members, "further members of the directory")
 	f.IntVar(&o.supers, "supers", o.supers, "super peers")
@@ -119,10 +122,12 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.DurationVar(&o.settle, "settle", o.settle, "until rosters have to be complete; 0: they are not looked at")
 	f.DurationVar(&o.idle, "idle", o.idle, "how long the fleet is watched idle")
 	f.DurationVar(&o.churn, "churn", o.churn, "how long peers come and go")
+	f.IntVar(&o.joiners, "joiners", o.joiners, "joins and admissions under way at once in a fleet")
 	f.IntVar(&o.storm, "storm", o.storm, "newcomers of a storm")
 	f.IntVar(&o.clients, "clients", o.clients, "admissions under way at once")
 	f.IntVar(&o.renewals, "renewals", o.renewals, "renewals after a storm")
-	f.DurationVar(&o.wait, "wait", 0, "half: look again after this time; a contact is published again every 5 min")
+	f.Func("dead", "half: percent of the peers that vanish, separated by commas (default 20,50)", numbers(&o.dead))
+	f.DurationVar(&o.wait, "wait", o.wait, "half: look again for so long, 0 not at all; a contact is published again every 5 min")
 	f.Func("spread", "super peers that share a storm, separated by commas (default 1,2,4,8)", numbers(&o.spread))
 	f.Func("prefill", "members before a storm, separated by commas (default 10,1000,5000)", numbers(&o.prefill))
 	if err := f.Parse(args); err != nil {
@@ -131,7 +136,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if o.peers < 2 || o.supers < 1 || o.members < 0 || o.clients < 1 {
+	if o.peers < 2 || o.supers < 1 || o.members < 0 || o.clients < 1 || o.joiners < 1 {
 		return o, errors.New("it takes two peers, one super peer and one client at least")
 	}
 	if err := measure.CheckReportPath(o.json); err != nil {
@@ -195,12 +200,16 @@ type bench struct {
 	dir string // scratch
 	bin string // the binary, if a scenario needs it
 	out *slog.Logger
+
+	began    time.Time
+	scenario string    // under way
+	progress io.Writer // of stages
 }
 
 // runAll runs the scenarios one after the other. One that fails does not keep
 // the others from running.
 func runAll(ctx context.Context, o options, out io.Writer) error {
-	b := &bench{options: o, ctx: ctx, out: slog.New(slog.DiscardHandler)}
+	b := &bench{options: o, ctx: ctx, out: slog.New(slog.DiscardHandler), began: time.Now(), progress: os.Stderr}
 	if o.log {
 		b.out = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
@@ -237,6 +246,7 @@ func runAll(ctx context.Context, o options, out io.Writer) error {
 func (b *bench) runScenario(s scenario) measure.Result {
 	rec := &recorder{metrics: []measure.Metric{}, checks: []measure.Check{}}
 	began := time.Now()
+	b.scenario = s.name
 	err := b.profiled(s.name, func() error { return s.run(b, rec) })
 	res := measure.Result{Name: s.name, About: s.about, Seconds: time.Since(began).Seconds(), Metrics: rec.metrics, Checks: rec.checks}
 	if err != nil {

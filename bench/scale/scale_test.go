@@ -31,8 +31,8 @@ func TestSmallFleet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some seconds of cryptography")
 	}
-	b := &bench{ctx: t.Context(), out: slog.New(slog.DiscardHandler)}
-	b.sizes = sizes{peers: 20, members: 10, supers: 2, probes: 2, sample: 8, idle: 100 * time.Millisecond, clients: 4}
+	b := &bench{ctx: t.Context(), out: slog.New(slog.DiscardHandler), began: time.Now(), progress: t.Output()}
+	b.sizes = sizes{peers: 20, members: 10, supers: 2, probes: 2, sample: 8, joiners: 8, settle: 0, idle: 100 * time.Millisecond, clients: 4}
 	res := b.runScenario(scenario{name: "fleet", run: fleet})
 	var table bytes.Buffer
 	res.Write(&table)

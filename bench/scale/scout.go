@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"icvpn/abe"
+	"icvpn/bench/internal/measure"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/node"
@@ -35,7 +36,7 @@ type scout struct {
 
 // newScout admits machine i and runs its part in the overlay until the world
 // ends.
-func (w *world) newScout(i int, role string) (*scout, error) {
+func (w *world) newScout(ctx context.Context, i int, role string) (*scout, error) {
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return nil, err
@@ -43,7 +44,7 @@ func (w *world) newScout(i int, role string) (*scout, error) {
 	addr := peerAddr(i)
 	cfg := node.JoinConfig{Token: w.token(role), Identity: key, Name: fmt.Sprintf("scout-%d", i), VM: "scout", Binary: "scale", Dial: w.dialFrom(addr), Log: w.log}
 	var m *node.Membership
-	if err := persist(w.ctx, func() (err error) { m, err = node.Join(w.ctx, cfg); return err }); err != nil {
+	if err := persist(ctx, func() (err error) { m, err = node.Join(ctx, cfg); return err }); err != nil {
 		return nil, err
 	}
 	w.book.enter(m.Credential)
@@ -63,11 +64,11 @@ func (w *world) newScout(i int, role string) (*scout, error) {
 			return nil, err
 		}
 	}
-	return s, w.runScout(s, m, ring, id.FromKey(key.Public().(ed25519.PublicKey)), addr)
+	return s, w.runScout(ctx, s, m, ring, id.FromKey(key.Public().(ed25519.PublicKey)), addr)
 }
 
 // runScout puts the scout on the network.
-func (w *world) runScout(s *scout, m *node.Membership, ring *seal.Ring, self id.ID, addr netip.Addr) (err error) {
+func (w *world) runScout(ctx context.Context, s *scout, m *node.Membership, ring *seal.Ring, self id.ID, addr netip.Addr) (err error) {
 	rings := new(seal.Rings)
 	rings.Add(ring)
 	pt := port.New(w.net.attach(netip.AddrPortFrom(addr, portNumber), superQueue), rings)
@@ -92,10 +93,8 @@ func (w *world) runScout(s *scout, m *node.Membership, ring *seal.Ring, self id.
 	select {
 	case <-s.overlay.Ready():
 		return nil
-	case <-time.After(30 * time.Second):
+	case <-ctx.Done():
 		return errors.New("a scout has found no node of the overlay")
-	case <-w.ctx.Done():
-		return w.ctx.Err()
 	}
 }
 
@@ -132,45 +131,81 @@ type findings struct {
 	took         []float64 // milliseconds
 	queries      float64   // for each lookup
 	why          map[string]int
+	missed       []pair // of findAll
 }
 
-// findAll has every scout look up those of the peers that its role may reach.
-func findAll(ctx context.Context, scouts []*scout, peers []*peer, atOnce int) findings {
-	f := findings{why: map[string]int{}}
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	var mu sync.Mutex
-	var before, after uint64
-	for _, s := range scouts {
-		before += s.overlay.Stats().Asked.Load()
-	}
+// pair is a scout and whom it looks up.
+type pair struct {
+	scout *scout
+	peer  *peer
+}
+
+// lookupsAtOnce are those of all scouts together.
+const lookupsAtOnce = 8
+
+// findAll has every scout look up those of the peers that its role may reach. What
+// it does not come to in time is not asked.
+func (b *bench) findAll(rec *recorder, name string, scouts []*scout, peers []*peer) (findings, error) {
+	var all []pair
 	for _, p := range peers {
 		for _, s := range scouts {
-			if !mayReach(s.role, p.role) {
-				continue
+			if mayReach(s.role, p.role) {
+				all = append(all, pair{s, p})
 			}
+		}
+	}
+	f := findings{why: map[string]int{}}
+	asked := func() (n float64) {
+		for _, s := range scouts {
+			n += float64(s.overlay.Stats().Asked.Load())
+		}
+		return n
+	}
+	before := asked()
+	var mu sync.Mutex
+	_, err := b.stage(rec, name, per(lookupLimit, lookupEach, len(all)), len(all), func(st *stage) {
+		var g errgroup.Group
+		g.SetLimit(lookupsAtOnce)
+		for _, a := range all {
 			g.Go(func() error {
-				began := time.Now()
-				err := s.find(ctx, p)
-				mu.Lock()
-				defer mu.Unlock()
-				f.asked++
-				if err != nil {
-					f.why[err.Error()]++
+				if st.Err() != nil {
 					return nil
 				}
-				f.found++
-				f.took = append(f.took, float64(time.Since(began).Microseconds())/1000)
+				began := time.Now()
+				err := a.scout.find(st, a.peer)
+				mu.Lock()
+				defer mu.Unlock()
+				if f.add(err, time.Since(began)); err != nil {
+					f.missed = append(f.missed, a)
+				}
+				st.done.Add(1)
 				return nil
 			})
 		}
+		_ = g.Wait()
+	})
+	f.queries = (asked() - before) / float64(max(1, f.asked))
+	return f, err
+}
+
+// add enters a lookup.
+func (f *findings) add(err error, took time.Duration) {
+	f.asked++
+	if err != nil {
+		f.why[err.Error()]++
+		return
 	}
-	_ = g.Wait()
-	for _, s := range scouts {
-		after += s.overlay.Stats().Asked.Load()
-	}
-	f.queries = float64(after-before) / float64(max(1, f.asked))
-	return f
+	f.found++
+	f.took = append(f.took, measure.Milliseconds(took))
+}
+
+// record prints what was found.
+func (f *findings) record(rec *recorder) {
+	rec.add(float64(f.asked), "", "contact records looked up")
+	rec.add(f.share(), "%", "  found")
+	rec.times(f.took, "  a lookup")
+	rec.add(f.queries, "", "  queries of a lookup")
+	recordReasons(rec, "not found", f.why)
 }
 
 func (f *findings) share() float64 { return 100 * float64(f.found) / float64(max(1, f.asked)) }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"icvpn/bench/internal/measure"
 	"icvpn/internal/control"
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
@@ -119,14 +120,23 @@ func (b *bench) newWorld(rec *recorder, supers int) (*world, error) {
 			return nil, err
 		}
 	}
-	return w, w.await(2*time.Minute, "super peers ready", func() bool {
-		for _, s := range w.supers {
-			if !s.Ready() {
-				return false
-			}
+	if _, err := b.stage(rec, "super peers ready", readyLimit, supers, func(st *stage) {
+		st.until(pollEvery, func() int { return count(w.supers, func(s *super) bool { return s.Ready() }) })
+	}); err != nil {
+		w.close(rec)
+		return nil, err
+	}
+	return w, nil
+}
+
+// count is how many of all are as f says.
+func count[T any](all []T, f func(T) bool) (n int) {
+	for _, x := range all {
+		if f(x) {
+			n++
 		}
-		return true
-	})
+	}
+	return n
 }
 
 // newService makes a service of which nothing runs yet.
@@ -147,9 +157,12 @@ func (b *bench) newService(supers int) (*world, error) {
 	return w, nil
 }
 
-// endTimeout is how long everything may take to end; a clean leave has three
-// seconds.
+// endTimeout is how long a machine may take to end, and what has a context may
+// take after the context's end; a clean leave has three seconds.
 const endTimeout = 15 * time.Second
+
+// endEach is the further time for each of a fleet that ends at once.
+const endEach = 30 * time.Millisecond
 
 // close ends everything. The machines lose the network first: a thousand that
 // say goodbye to each other would only take time.
@@ -165,7 +178,7 @@ func (w *world) close(rec *recorder) {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(endTimeout):
+	case <-time.After(endTimeout + time.Duration(len(w.peers))*endEach):
 	}
 	stuck := 0
 	for _, p := range w.peers {
@@ -201,23 +214,6 @@ func (w *world) err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.failed
-}
-
-// await waits for a condition.
-func (w *world) await(limit time.Duration, what string, ok func() bool) error {
-	for end := time.Now().Add(limit); ; {
-		if ok() {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("not within %v: %s", limit, what)
-		}
-		select {
-		case <-w.ctx.Done():
-			return context.Cause(w.ctx)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // startSuper starts super peer i on what it had stored.
@@ -323,12 +319,12 @@ func (p *peer) plug() (err error) {
 	return nil
 }
 
-// start joins and runs. A machine that is told "busy" tries again, as its
-// service manager would have it.
-func (p *peer) start() error {
+// start joins, and runs until the world ends. A machine that is told "busy"
+// tries again, as its service manager would have it.
+func (p *peer) start(ctx context.Context) error {
 	w := p.world
 	var m *node.Membership
-	if err := persist(w.ctx, func() (err error) { m, err = node.Join(w.ctx, p.join); return err }); err != nil {
+	if err := persist(ctx, func() (err error) { m, err = node.Join(ctx, p.join); return err }); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	w.book.enter(m.Credential)
@@ -341,22 +337,25 @@ func (p *peer) start() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(w.ctx)
+	life, cancel := context.WithCancel(w.ctx)
 	done := make(chan struct{})
 	p.Node, p.cancel, p.done = n, cancel, done
 	w.wg.Go(func() {
 		defer close(done)
-		if err := n.Run(ctx); err != nil && ctx.Err() == nil {
+		if err := n.Run(life); err != nil && life.Err() == nil {
 			w.fail(fmt.Errorf("%s: %w", p.name, err))
 		}
 	})
 	return nil
 }
 
-// persist tries until f succeeds, for two minutes at most, with growing waits.
+// persistLimit is how long a machine tries to be admitted.
+const persistLimit = 2 * time.Minute
+
+// persist tries until f succeeds, with growing waits.
 func persist(ctx context.Context, f func() error) error {
 	wait := 100 * time.Millisecond
-	for end := time.Now().Add(2 * time.Minute); ; {
+	for end := time.Now().Add(persistLimit); ; {
 		err := f()
 		if err == nil || ctx.Err() != nil || time.Now().After(end) || !retryable(err) {
 			return err
@@ -391,32 +390,45 @@ func (p *peer) vanish() {
 	p.ended()
 }
 
-// startPeers makes and starts peers, some at a time, and returns how long each
-// took to join.
-func (w *world) startPeers(ctx context.Context, n, atOnce int, made []*peer) (took []float64, err error) {
+// startPeers starts peers, some at a time. Those that have not joined when the
+// stage ends are not of the world.
+func (w *world) startPeers(st *stage, atOnce int, made []*peer) (j joins) {
+	j.why = map[string]int{}
 	var g errgroup.Group
 	g.SetLimit(atOnce)
 	var mu sync.Mutex
-	for i := range n {
-		if ctx.Err() != nil {
-			break
-		}
+	for _, p := range made {
 		g.Go(func() error {
 			began := time.Now()
-			if err := made[i].start(); err != nil {
-				return err
+			err := st.Err()
+			if err == nil {
+				err = p.start(st)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			took = append(took, float64(time.Since(began).Microseconds())/1000)
+			if err != nil {
+				p.conn.Close()
+				j.why[reason(err)]++
+				return nil
+			}
+			j.took = append(j.took, measure.Milliseconds(time.Since(began)))
+			j.up = append(j.up, p)
+			st.done.Add(1)
 			return nil
 		})
 	}
-	err = errors.Join(g.Wait(), ctx.Err())
+	_ = g.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.peers = append(w.peers, made...)
-	return took, err
+	w.peers = append(w.peers, j.up...)
+	return j
+}
+
+// joins are how peers began.
+type joins struct {
+	up   []*peer
+	took []float64 // milliseconds
+	why  map[string]int
 }
 
 // makePeers makes machines that have not joined.
@@ -433,29 +445,46 @@ func (w *world) makePeers(n int) (all []*peer, err error) {
 
 // admit admits n newcomers that will not run, some at a time, over the super
 // peers in turn.
-func (w *world) admit(n, first, atOnce int) (all []*newcomer, err error) {
+func (w *world) admit(st *stage, n, atOnce int) (why map[string]int) {
 	var g errgroup.Group
 	g.SetLimit(atOnce)
-	all = make([]*newcomer, n)
+	why = map[string]int{}
+	var mu sync.Mutex
 	var refused atomic.Int64
 	for i := range n {
-		all[i] = w.gates[roles[(first+i)%len(roles)]].newcomer(fmt.Sprintf("member-%d", first+i))
-		g.Go(func() error { return w.admitOne(all[i], first+i, &refused) })
+		g.Go(func() error {
+			err := st.Err()
+			if err == nil {
+				err = w.admitOne(st, w.gates[roles[i%len(roles)]].newcomer(fmt.Sprintf("member-%d", i)), i, &refused)
+			}
+			if err == nil {
+				st.done.Add(1)
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			why[reason(err)]++
+			return nil
+		})
 	}
-	return all, g.Wait()
+	_ = g.Wait()
+	return why
 }
 
+// dialTimeout is how long a newcomer waits for a super peer that says nothing.
+const dialTimeout = 5 * time.Second
+
 // admitOne tries the super peers in turn, from the i-th on, until one admits.
-func (w *world) admitOne(n *newcomer, i int, refused *atomic.Int64) error {
+func (w *world) admitOne(ctx context.Context, n *newcomer, i int, refused *atomic.Int64) error {
 	dial := w.dialFrom(peerAddr(100000 + i))
 	turn := i
-	err := persist(w.ctx, func() error {
-		ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+	err := persist(ctx, func() error {
+		dialling, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		c, err := dial(ctx, w.svc.Supers[turn%len(w.svc.Supers)].Endpoint)
+		c, err := dial(dialling, w.svc.Supers[turn%len(w.svc.Supers)].Endpoint)
 		turn++
 		if err == nil {
-			err = n.admit(w.ctx, c, false)
+			err = n.admit(ctx, c, false)
 		}
 		if err != nil {
 			refused.Add(1)
