@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"net/netip"
 	"slices"
 )
 
@@ -16,6 +17,11 @@ func (m *Machine) AskItem(key ed25519.PublicKey, salt []byte, done func(it Item,
 		done(Item{}, fmt.Errorf("%w: key or salt", ErrInvalid))
 		return nil
 	}
+	return m.askOne(m.replicasAtRandom(), key, salt, done)
+}
+
+// askOne asks the first of replicas.
+func (m *Machine) askOne(replicas []netip.AddrPort, key ed25519.PublicKey, salt []byte, done func(it Item, err error)) *Call {
 	var q *question
 	c := m.begin(func(cause error) {
 		m.forget(q)
@@ -25,7 +31,6 @@ func (m *Machine) AskItem(key ed25519.PublicKey, salt []byte, done func(it Item,
 		done(Item{}, ErrNotRunning)
 		return nil
 	}
-	replicas := m.replicasAtRandom()
 	if len(replicas) == 0 {
 		m.end(c)
 		done(Item{}, fmt.Errorf("%w: there is no replica", ErrUnreachable))

@@ -69,3 +69,42 @@ func TestReadObjectAsksReplicasForChunks(t *testing.T) {
 		}
 	})
 }
+
+// TestPutObjectAtFillsOneNode: a node that has missed an object, or has an older
+// one, is given what it lacks; where it has everything that costs one query.
+func TestPutObjectAtFillsOneNode(t *testing.T) {
+	inBubble(t, 3, nil, func(t *testing.T, c *cluster) {
+		key := newKey(t)
+		mustPutObject(t, c.nodes[0], object(t, key, 3, blob(3000)))
+		late := c.add(nil)
+		c.settle()
+		if _, err := c.nodes[0].AskItemAt(t.Context(), late.Addr, pub(key), objSalt); !errors.Is(err, overlay.ErrNotFound) {
+			t.Fatalf("the late node has the object before it was given: %v", err)
+		}
+		for seq, data := range [][]byte{blob(3000), blob(5500)} {
+			obj := object(t, key, int64(seq)+3, data)
+			if err := c.nodes[0].PutObjectAt(t.Context(), late.Addr, obj); err != nil {
+				t.Fatal(err)
+			}
+			root, err := c.nodes[1].AskItemAt(t.Context(), late.Addr, pub(key), objSalt)
+			if err != nil || root.Seq != obj.Root.Seq {
+				t.Fatalf("the late node has %d, %v; want %d", root.Seq, err, obj.Root.Seq)
+			}
+			before, _ := c.net.Sent()
+			if err := c.nodes[0].PutObjectAt(t.Context(), late.Addr, obj); err != nil {
+				t.Fatal(err)
+			}
+			if after, _ := c.net.Sent(); after-before > 2 {
+				t.Errorf("%d datagrams for what is there, want 2", after-before)
+			}
+		}
+		err := c.nodes[0].PutObjectAt(t.Context(), late.Addr, object(t, key, 3, blob(3000)))
+		if !errors.Is(err, overlay.ErrSuperseded) {
+			t.Errorf("an older object: %v", err)
+		}
+		late.Stop()
+		if err := c.nodes[0].PutObjectAt(t.Context(), late.Addr, object(t, key, 9, blob(3000))); !errors.Is(err, overlay.ErrUnreachable) {
+			t.Errorf("a silent node: %v", err)
+		}
+	})
+}

@@ -56,13 +56,24 @@ type placing struct {
 	done    func(acks int, err error)
 }
 
+// putOfItem is the put of an item, without a token.
+func putOfItem(it Item) message {
+	msg := message{q: put, has: hasSalt, salt: it.Salt}
+	if len(it.Salt) == 0 {
+		msg.has &^= hasSalt
+	}
+	msg.setItem(it)
+	return msg
+}
+
+// putOfChunk is the put of a chunk, without a token.
+func putOfChunk(c chunk, life time.Duration) message {
+	return message{q: put, has: hasValue | hasLife, value: c, life: int64(life / time.Second)}
+}
+
 // placeItem is Put for an item that was verified. done may be called at once.
 func (m *Machine) placeItem(it Item, done func(int, error)) *placing {
-	p := &placing{m: m, msg: message{q: put, has: hasSalt, salt: it.Salt}, done: done}
-	if len(it.Salt) == 0 {
-		p.msg.has &^= hasSalt
-	}
-	p.msg.setItem(it)
+	p := &placing{m: m, msg: putOfItem(it), done: done}
 	switch m.store.putItem(m.now, it, own) {
 	case 0:
 		p.own = 1
@@ -86,10 +97,7 @@ func (m *Machine) placeItem(it Item, done func(int, error)) *placing {
 
 // placeChunk stores a chunk as placeItem does an item.
 func (m *Machine) placeChunk(c chunk, life time.Duration, done func(int, error)) *placing {
-	p := &placing{
-		m: m, done: done,
-		msg: message{q: put, has: hasValue | hasLife, value: c, life: int64(life / time.Second)},
-	}
+	p := &placing{m: m, msg: putOfChunk(c, life), done: done}
 	if m.store.putChunk(m.now, c, own, life) == 0 {
 		p.own = 1
 	}
