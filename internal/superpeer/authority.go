@@ -40,7 +40,7 @@ type authority struct {
 	key       ed25519.PrivateKey
 	abe       *abe.Authority
 	ring      *seal.Ring
-	epoch     uint32
+	epochs    *epochs
 	secrets   map[string]service.EnrolmentSecret
 	verifiers map[string]admission.Verifier
 	keys      *discovery.Keys
@@ -81,6 +81,7 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 		a.giveBack(slot) // nobody has seen it
 		return admission.Granted{}, err
 	}
+	memo := a.memoOf(labels, now) // before: what comes meanwhile is sent again, not left out
 	g, err := a.assemble(c, signed, slot.Slot, observed, now)
 	if err != nil {
 		return admission.Granted{}, err
@@ -90,7 +91,7 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if others := a.roster.namesakes(c.Name, c.PID(), now); len(others) > 0 {
 		a.log.Warn("another machine has this name, too; both are reachable by address", "peer", c.Name, "pid", c.PID().Short(), "others", others)
 	}
-	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: a.memoOf(labels).of(c, slot.cohort)}, nil
+	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: memo.of(c, slot.cohort)}, nil
 }
 
 // openRequest opens the sealed request: that the peer could seal it proves that
@@ -155,6 +156,9 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, wh
 	if !req.Claim.Holds(who.IDKey, a.trust().Service, a.self().PID(), req.Instance, now.Unix()) {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
 	}
+	if err := a.mayHandOut(now); err != nil {
+		return nil, nil, err
+	}
 	r, err := a.reserve(who, now)
 	if err != nil {
 		return nil, nil, err
@@ -197,6 +201,7 @@ func (a *authority) reserve(who admission.Authenticated, now time.Time) (*ledger
 
 // credential is what the machine is to be, at the reserved address.
 func (a *authority) credential(who admission.Authenticated, req provision.Request, what membership, r *ledger.Reservation, now time.Time) *service.Credential {
+	epoch := a.epoch(now)
 	if old := r.Before; old != nil {
 		if req.Instance != old.Member.Instance && now.Unix() <= old.Member.Issued {
 			now = time.Unix(old.Member.Issued+1, 0) // the order of two processes must show
@@ -211,7 +216,7 @@ func (a *authority) credential(who admission.Authenticated, req provision.Reques
 		Service: a.trust().Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: what.labels,
 		Slot: what.slot.ID[:], Address4: a4[:], SecretID: who.SecretID, AdmittedAt: who.Admitted.Unix(),
 		NotBefore: now.Unix(), NotAfter: min(now.Add(credentialLife).Unix(), a.self().Expires),
-		Epoch: a.epoch, Generation: a.trust().Descriptor.Generation, Instance: req.Instance,
+		Epoch: epoch, Generation: a.trust().Descriptor.Generation, Instance: req.Instance,
 	}
 }
 
@@ -227,14 +232,14 @@ func (a *authority) other() string {
 
 // assemble gathers keys and addresses into the grant (step v).
 func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slot, observed netip.Addr, now time.Time) (provision.Grant, error) {
-	k, ok := a.ring.Key(now, a.epoch)
-	if !ok {
-		return provision.Grant{}, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
+	group, err := a.groupKeys(now)
+	if err != nil {
+		return provision.Grant{}, err
 	}
 	g := provision.Grant{
 		Credential: signed, AttributeKey: slot.Key, SlotCiphertext: slot.Ciphertext, Policy: a.policy(),
-		Epoch: a.epoch, EpochKey: k.Bytes(), Entries: a.entries(), Observed: observed,
-		SessionExpires: now.Add(sessionLife).Unix(),
+		Epoch: group.epoch, EpochKey: group.key, Entries: a.entries(), Observed: observed,
+		SessionExpires: now.Add(sessionLife).Unix(), Epochs: group.signed, Keys: group.others,
 	}
 	if p, ok := discovery.PolicyOf(a.rules(), c.Labels); ok {
 		t, err := a.target(p, now)
@@ -242,6 +247,11 @@ func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slo
 			return g, err
 		}
 		g.Publish = t.signed
+		if group.next != 0 {
+			if g.PublishNext, err = a.nextStatement(t, group.next); err != nil {
+				return g, err
+			}
+		}
 	}
 	g.Envelopes = a.envelopes(abe.Attributes{Service: a.trust().Service, Generation: c.Generation, Slot: slot.ID, Labels: discovery.Attributes(a.rules(), c.Labels)})
 	return g, nil
@@ -259,12 +269,13 @@ func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	k, _ := a.epochKey(a.epoch)
-	pair, err := abe.DerivePolicyKey(secret, k, t, a.epoch)
+	epoch := a.epoch(now)
+	k, _ := a.epochKey(epoch)
+	pair, err := abe.DerivePolicyKey(secret, k, t, epoch)
 	if err != nil {
 		return nil, err
 	}
-	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public()}
+	st := abe.Statement{Target: t, Epoch: epoch, Public: pair.Public()}
 	return discovery.Seal(st, "list", who.IDKey, plain)
 }
 

@@ -26,7 +26,7 @@ type memo struct {
 	Issued   int64  // of the credential, Unix seconds
 	Slot     []byte // of the attribute key, which the credential names
 	Cohort   bool   // the slot is shared with others: the next key is to be its own
-	Epoch    uint32
+	Epoch    mark
 	Key      mark
 	Policy   mark
 	Sealing  mark
@@ -45,14 +45,15 @@ func markOf(domain string, v any) mark {
 const maxMemo = 256
 
 // memoOf describes a grant with these labels as it is now.
-func (a *authority) memoOf(labels map[string]string) memo {
+func (a *authority) memoOf(labels map[string]string, now time.Time) memo {
 	attrs := discovery.Attributes(a.rules(), labels)
 	d := a.trust().Descriptor
+	group, _ := a.groupKeys(now)
 	return memo{
-		Epoch:   a.epoch,
+		Epoch:   markOf("epoch", []any{group.epoch, group.seq, group.next}),
 		Key:     markOf("key", []any{d.ABEHash, d.Generation, attrs}),
 		Policy:  markOf("policy", a.policy().Body),
-		Sealing: markOf("sealing", []any{a.epoch, d.Generation, a.readers(labels), a.opened(attrs)}),
+		Sealing: markOf("sealing", []any{group.epoch, group.next, d.Generation, a.readers(labels), a.opened(attrs)}),
 	}
 }
 
@@ -124,7 +125,7 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	if err := a.useTicket(t, before, req.Instance, now); err != nil {
 		return admission.Granted{}, err
 	}
-	m := a.memoOf(labels)
+	m := a.memoOf(labels, now)
 	kept := m.holds(before) & r.Holds
 	slot := prepared{Slot: &abe.Slot{}}
 	if kept&provision.PartKey != 0 {
@@ -251,24 +252,12 @@ func (a *authority) tellOfFormer(old service.Member, listed bool, req provision.
 func (a *authority) renewed(c *service.Credential, signed []byte, slot *abe.Slot, kept provision.Parts, observed netip.Addr, now time.Time) (provision.Grant, error) {
 	if kept == provision.AllParts {
 		return provision.Grant{
-			Credential: signed, Epoch: a.epoch, Entries: a.entries(), Observed: observed, SessionExpires: now.Add(sessionLife).Unix(),
+			Credential: signed, Epoch: c.Epoch, Entries: a.entries(), Observed: observed, SessionExpires: now.Add(sessionLife).Unix(),
 		}, nil
 	}
 	g, err := a.assemble(c, signed, slot, observed, now)
 	if err != nil {
 		return g, err
 	}
-	if kept&provision.PartKey != 0 {
-		g.AttributeKey, g.SlotCiphertext = nil, nil
-	}
-	if kept&provision.PartPolicy != 0 {
-		g.Policy = service.Signed{}
-	}
-	if kept&provision.PartEpoch != 0 {
-		g.EpochKey = nil
-	}
-	if kept&provision.PartSealing != 0 {
-		g.Publish, g.Envelopes = nil, nil
-	}
-	return g, nil
+	return g.Without(kept), nil
 }

@@ -18,7 +18,7 @@ func (s *SuperPeer) Status(context.Context) (control.Status, error) {
 		Role: control.RoleSuper, State: control.StateJoining, Since: s.started, Started: s.started,
 		Name: "super-" + s.PID().Short(), PID: s.PID().String(), Service: a.trust().Service.String(), ServiceName: a.trust().Descriptor.Name,
 		Software: s.cfg.Binary, Process: s.cfg.Process,
-		Listen: []string{s.cfg.TCP.Addr().String()}, Endpoints: a.self().Endpoints, Epoch: a.epoch,
+		Listen: []string{s.cfg.TCP.Addr().String()}, Endpoints: a.self().Endpoints, Epoch: a.epoch(time.Now()),
 		CredentialExpires: time.Unix(a.self().Expires, 0),
 	}
 	if s.Ready() {

@@ -130,10 +130,17 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 	if s.service, err = s.newTier(h.Service, fileDocuments, key, now); err != nil {
 		return nil, err
 	}
+	groups, err := s.openEpochs(s.service.ring, s.service.trust(), now)
+	if err != nil {
+		return nil, err
+	}
 	if s.universe, err = s.newTier(h.Universe, fileUniverseDocuments, key, now); err != nil {
 		return nil, fmt.Errorf("universal overlay: %w", err)
 	}
-	if s.authority, err = s.newAuthority(h, key, now); err != nil {
+	if err := installEpoch(s.universe.ring, h.Universe); err != nil {
+		return nil, fmt.Errorf("universal overlay: %w", err)
+	}
+	if s.authority, err = s.newAuthority(h, key, groups, now); err != nil {
 		return nil, err
 	}
 	s.promotion = newPromotion(s)
@@ -143,7 +150,8 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 	return s, s.newAdmission(h, now)
 }
 
-// newTier verifies an overlay's documents and makes our node of it.
+// newTier verifies an overlay's documents and makes our node of it, whose ring is
+// empty yet.
 func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.PrivateKey, now time.Time) (*tier, error) {
 	docs, trust, err := s.newest(m, file, now)
 	if err != nil {
@@ -155,19 +163,7 @@ func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.Priva
 	}
 	t := new(tier)
 	t.standing.Store(newStanding(trust, docs, service.Signed{}, key.Public().(ed25519.PublicKey)))
-	master, err := seal.ParseMasterKey(m.Epoch, m.Master)
-	if err != nil {
-		return nil, err
-	}
-	defer master.Wipe()
-	k, err := master.Member(m.Epoch)
-	if err != nil {
-		return nil, err
-	}
 	ring := seal.NewRing(seal.Config{Service: m.ID, IsAnswer: port.IsAnswer, ReplayEntries: replayEntries})
-	if err := ring.Install(seal.Epoch{Number: m.Epoch, Key: k, ActivateAt: time.Unix(0, 0), Grace: seal.DefaultGrace}); err != nil {
-		return nil, err
-	}
 	s.rings.Add(ring)
 	ov, err := overlay.New(overlay.Config{
 		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: t.bootstrap, Admit: s.admits(t), Class: s.classOf(t),
@@ -215,7 +211,7 @@ func endpoints(d *service.Descriptor, except id.ID) (all []string) {
 	return all
 }
 
-func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now time.Time) (*authority, error) {
+func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, groups *epochs, now time.Time) (*authority, error) {
 	trust, policy, err := s.newestPolicy(h.Policy, now)
 	if err != nil {
 		return nil, err
@@ -240,7 +236,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, now
 		return nil, errors.New("superpeer: the ABE parameters made from the hand-over's seed are not those in the descriptor; create the service again with this binary")
 	}
 	a := &authority{
-		tier: s.service, key: key, abe: au, ring: s.service.ring, epoch: h.Service.Epoch,
+		tier: s.service, key: key, abe: au, ring: s.service.ring, epochs: groups,
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		block: block, roster: newRoster(), others: newOthers(trust, self),
 		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), cmp.Or(s.cfg.Slots, maxSlotDepth), trust.Descriptor.Generation), log: s.log,
@@ -327,6 +323,7 @@ func (s *SuperPeer) run(ctx context.Context) error {
 	g.Go(func() error { return s.recall.after(ctx, s.readLoop) })
 	g.Go(func() error { return s.promotion.run(ctx) })
 	g.Go(func() error { return s.documentsLoop(ctx) })
+	g.Go(func() error { return s.epochLoop(ctx) })
 	err := errors.Join(g.Wait(), s.authority.ledger.Close())
 	s.log.Info("super peer down")
 	return err

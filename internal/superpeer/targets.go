@@ -19,6 +19,10 @@ type target struct {
 	signed    []byte // the statement as sent
 	envelope  []byte
 	refresh   time.Time // made anew from then on
+
+	// guarded by targets.mu
+	next      []byte // statement for the epoch that is announced, as sent
+	nextEpoch uint32
 }
 
 // targets are the policies that keys were made for. Their lock is not that of
@@ -51,10 +55,14 @@ func (t *targets) retire(stays func(policy string) bool) {
 func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
 	a.targets.mu.Lock()
 	defer a.targets.mu.Unlock()
-	if t, ok := a.targets.byPolicy[p.String()]; ok && now.Before(t.refresh) {
-		return t, nil
+	old, ok := a.targets.byPolicy[p.String()]
+	if ok = ok && now.Before(old.refresh); ok && old.statement.Epoch == a.epoch(now) {
+		return old, nil
 	}
-	t, err := a.newTarget(p, now)
+	if !ok {
+		old = nil
+	}
+	t, err := a.newTarget(p, old, now)
 	if err != nil {
 		return nil, err
 	}
@@ -62,33 +70,70 @@ func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
 	return t, nil
 }
 
-func (a *authority) newTarget(p abe.Policy, now time.Time) (*target, error) {
+// newTarget makes a target. In a new epoch the envelope of the old one serves on,
+// which is nil if there is none: its seed is of the generation.
+func (a *authority) newTarget(p abe.Policy, old *target, now time.Time) (*target, error) {
 	t := abe.Target{Service: a.trust().Service, Generation: a.trust().Descriptor.Generation, Policy: p}
 	secret, err := a.abe.PolicySeed(t)
 	if err != nil {
 		return nil, err
 	}
-	k, ok := a.epochKey(a.epoch)
-	if !ok {
-		return nil, fmt.Errorf("superpeer: no key of epoch %d", a.epoch)
-	}
-	pair, err := abe.DerivePolicyKey(secret, k, t, a.epoch)
-	if err != nil {
-		return nil, err
-	}
 	expiry := time.Unix(min(now.Add(30*24*time.Hour).Unix(), a.self().Expires), 0)
 	seq := uint64(now.UnixMilli())
-	st := abe.Statement{Target: t, Epoch: a.epoch, Public: pair.Public(), Seq: seq, Expiry: expiry}
-	signed, err := st.Sign(a.key)
+	refresh := now.Add(expiry.Sub(now) / 2)
+	if old != nil && old.target.Generation == t.Generation {
+		expiry, refresh = old.statement.Expiry, old.refresh
+	} else {
+		old = nil
+	}
+	st, signed, err := a.state(t, secret, a.epoch(now), seq, expiry)
 	if err != nil {
 		return nil, err
 	}
-	env, err := a.abe.Envelope(nil, a.key, t, seq, expiry)
-	if err != nil {
+	made := &target{target: t, statement: st, signed: signed, refresh: refresh}
+	if old != nil {
+		made.envelope = old.envelope
+		return made, nil
+	}
+	if made.envelope, err = a.abe.Envelope(nil, a.key, t, seq, expiry); err != nil {
 		return nil, err
 	}
 	a.keys.AddSeed(t, secret)
-	return &target{target: t, statement: st, signed: signed, envelope: env, refresh: now.Add(expiry.Sub(now) / 2)}, nil
+	return made, nil
+}
+
+// state makes the signed public key of a target in an epoch.
+func (a *authority) state(t abe.Target, secret abe.Secret, epoch uint32, seq uint64, expiry time.Time) (st abe.Statement, signed []byte, err error) {
+	k, ok := a.epochKey(epoch)
+	if !ok {
+		return st, nil, fmt.Errorf("superpeer: no key of epoch %d", epoch)
+	}
+	pair, err := abe.DerivePolicyKey(secret, k, t, epoch)
+	if err != nil {
+		return st, nil, err
+	}
+	st = abe.Statement{Target: t, Epoch: epoch, Public: pair.Public(), Seq: seq, Expiry: expiry}
+	signed, err = st.Sign(a.key)
+	return st, signed, err
+}
+
+// nextStatement returns the statement of a target for an epoch that is announced,
+// the same one for everybody.
+func (a *authority) nextStatement(t *target, epoch uint32) ([]byte, error) {
+	a.targets.mu.Lock()
+	defer a.targets.mu.Unlock()
+	if t.next != nil && t.nextEpoch == epoch {
+		return t.next, nil
+	}
+	secret, err := a.abe.PolicySeed(t.target)
+	if err != nil {
+		return nil, err
+	}
+	_, signed, err := a.state(t.target, secret, epoch, t.statement.Seq, t.statement.Expiry)
+	if err == nil {
+		t.next, t.nextEpoch = signed, epoch
+	}
+	return signed, err
 }
 
 func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {

@@ -32,7 +32,7 @@ func (s *SuperPeer) signedDocuments() []signedDocument {
 	return []signedDocument{{
 		name: "policy", salt: discovery.SaltPolicy, learn: s.learnPolicy,
 		inForce: func(st *standing) (service.Signed, uint64) { return st.policy, st.trust.Policy.Sequence },
-	}}
+	}, s.signedEpochs()}
 }
 
 // newestPolicy returns the policy to begin with: the hand-over's, or a newer one
