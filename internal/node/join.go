@@ -87,7 +87,8 @@ type Membership struct {
 // RefusedError is a super peer's final no. One that lies must not keep a
 // machine out, so another is asked before it is believed.
 type RefusedError struct {
-	SuperPeer string
+	SuperPeer string // endpoint
+	By        id.ID  // whose key that was
 	Refusal   *admission.Refusal
 }
 
@@ -145,7 +146,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 		if errors.As(err, &un) {
 			return nil, un.reason
 		}
-		if final(err) {
+		if cfg.final(err) {
 			if refused != nil {
 				return nil, refused
 			}
@@ -239,8 +240,12 @@ type unacceptableError struct{ reason error }
 
 func (e *unacceptableError) Error() string { return e.reason.Error() }
 
-// final says whether other super peers should answer the same.
-func final(err error) bool {
+// final says whether other super peers should answer the same. That there is a
+// later process with our identity counts only from the super peer that issued
+// what we keep of a membership: any other would have to show that process's
+// claim, which a refusal does not carry. So nobody can say it of a machine that
+// was not admitted before.
+func (c *JoinConfig) final(err error) bool {
 	var r *RefusedError
 	if !errors.As(err, &r) {
 		return false
@@ -248,6 +253,8 @@ func final(err error) bool {
 	switch r.Refusal.Code {
 	case admission.CodeBusy, admission.CodeAddresses, admission.CodeInternal, admission.CodeServiceUnknown, admission.CodeTicket:
 		return false
+	case admission.CodeClone:
+		return c.Kept != nil && !r.By.IsZero() && r.By == c.Kept.Issuer
 	}
 	return true
 }
@@ -568,7 +575,7 @@ func report(log *slog.Logger, tell func(control.JoinStep), name, detail string, 
 func (a *admittance) fail(err error) error {
 	var r *admission.Refusal
 	if errors.As(err, &r) {
-		return &RefusedError{SuperPeer: a.endpoint, Refusal: r}
+		return &RefusedError{SuperPeer: a.endpoint, By: id.FromKey(a.serverKey), Refusal: r}
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/service"
 )
@@ -83,7 +84,7 @@ func TestJoinRefusesAClockThatIsADayOff(t *testing.T) {
 			if !errors.As(err, &ce) || !strings.Contains(err.Error(), "24h0m0s") || !strings.Contains(err.Error(), "chronyc") {
 				t.Errorf("offset %v: %v", off, err)
 			}
-			if final(err) {
+			if new(JoinConfig).final(err) {
 				t.Error("one super peer's clock is the last word")
 			}
 		}
@@ -219,6 +220,31 @@ func TestJoinDialsAgainAfterASuperPeerThatHung(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestOnlyTheIssuerSaysThatThereIsAClone: others may say it of any machine, and
+// two that lie together must not end its join.
+func TestOnlyTheIssuerSaysThatThereIsAClone(t *testing.T) {
+	says := func(by id.ID) error {
+		return &RefusedError{By: by, Refusal: &admission.Refusal{Code: admission.CodeClone}}
+	}
+	issuer, liar := id.ID{1}, id.ID{2}
+	for name, tc := range map[string]struct {
+		kept  *Kept
+		by    id.ID
+		final bool
+	}{
+		"issuer of what we keep":     {&Kept{Issuer: issuer}, issuer, true},
+		"another":                    {&Kept{Issuer: issuer}, liar, false},
+		"at the first join":          {nil, liar, false},
+		"after a restart":            {&Kept{}, liar, false},
+		"after a restart, no key":    {&Kept{}, id.ID{}, false},
+		"without a key, with issuer": {&Kept{Issuer: issuer}, id.ID{}, false},
+	} {
+		if got := (&JoinConfig{Kept: tc.kept}).final(says(tc.by)); got != tc.final {
+			t.Errorf("%s: final %v", name, got)
+		}
+	}
 }
 
 func TestBusySuperPeerSendsElsewhere(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"icvpn/abe"
 	"icvpn/admission"
+	"icvpn/internal/id"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 )
@@ -20,11 +21,12 @@ type Kept struct {
 	Grant    provision.Grant
 	Key      *abe.Key // of Grant; nil: read when it turns out to be of use
 	SecretID string   // that it was first admitted with
+	Issuer   id.ID    // of this process's credential; zero in another process
 }
 
 // Kept returns what m leaves for the next admission.
 func (m *Membership) Kept() *Kept {
-	return &Kept{Session: m.Session, Grant: m.Grant, Key: m.Key, SecretID: m.Credential.SecretID}
+	return &Kept{Session: m.Session, Grant: m.Grant, Key: m.Key, SecretID: m.Credential.SecretID, Issuer: m.Credential.Issuer}
 }
 
 // serves says whether the ticket can stand in for the token's secret. A token

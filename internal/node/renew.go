@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
-	"slices"
 	"time"
 
 	"icvpn/admission"
-	"icvpn/internal/id"
 	"icvpn/internal/service"
 )
 
@@ -48,7 +46,7 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 		// not take it yet.
 		cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, cfg.Prefer)
 	}
-	m, err := n.rejoin(ctx, cfg)
+	m, err := Join(ctx, cfg)
 	if err == nil {
 		var adopted error
 		if err = n.call(ctx, func() { adopted = n.adoptRenewed(m) }); err == nil {
@@ -56,7 +54,7 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 		}
 	}
 	var refused *RefusedError
-	if errors.As(err, &refused) && refused.Refusal.Code == admission.CodeClone && n.admittedUs(cfg.Token.SuperPeers, refused.SuperPeer) {
+	if errors.As(err, &refused) && refused.Refusal.Code == admission.CodeClone { // from who issued our credential
 		select {
 		case n.cloned <- &CloneError{PID: n.self, Said: cmp.Or(refused.Refusal.Detail, refused.SuperPeer)}:
 		default: // a directory was faster
@@ -77,33 +75,6 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 		}
 	}
 	return n.untilRenewal()
-}
-
-// rejoin is Join, but goes on without a super peer that tells us of a later
-// process with our identity and did not admit us.
-func (n *Node) rejoin(ctx context.Context, cfg JoinConfig) (*Membership, error) {
-	for {
-		m, err := Join(ctx, cfg)
-		var refused *RefusedError
-		if !errors.As(err, &refused) || refused.Refusal.Code != admission.CodeClone || n.admittedUs(cfg.Token.SuperPeers, refused.SuperPeer) {
-			return m, err
-		}
-		others := slices.DeleteFunc(slices.Clone(cfg.Token.SuperPeers), func(sp service.TokenSuperPeer) bool { return sp.Endpoint == refused.SuperPeer })
-		if len(others) == 0 || len(others) == len(cfg.Token.SuperPeers) {
-			return nil, err
-		}
-		cfg.Token.SuperPeers = others
-	}
-}
-
-// admittedUs says whether the super peer at an endpoint issued our credential. It
-// may end our membership with a word; from any other that takes the machine's
-// claim, which a refusal does not carry.
-func (n *Node) admittedUs(all []service.TokenSuperPeer, endpoint string) bool {
-	issuer := n.membership.Load().Credential.Issuer
-	return slices.ContainsFunc(all, func(sp service.TokenSuperPeer) bool {
-		return sp.Endpoint == endpoint && id.FromKey(sp.Key) == issuer
-	})
 }
 
 // only returns the super peer with this endpoint, all if there is none.
