@@ -169,6 +169,17 @@ func (w *Writer) Again(now time.Time) (all []Put) {
 	return all
 }
 
+// Published returns every shard as it was put last, those that were not yet left
+// out.
+func (w *Writer) Published() (all []Put) {
+	for _, n := range slices.Sorted(maps.Keys(w.shards)) {
+		if s := w.shards[n]; !s.again.IsZero() {
+			all = append(all, Put{n, s.ref.Seq, s.sealed})
+		}
+	}
+	return all
+}
+
 // Stored notes that a shard was put.
 func (w *Writer) Stored(number uint32, now time.Time) {
 	if s := w.shards[number]; s != nil {

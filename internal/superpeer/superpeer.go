@@ -165,8 +165,12 @@ func (s *SuperPeer) newTier(m service.Membership, file string, key ed25519.Priva
 	t.standing.Store(newStanding(trust, docs, service.Signed{}, key.Public().(ed25519.PublicKey)))
 	ring := seal.NewRing(seal.Config{Service: m.ID, IsAnswer: port.IsAnswer, ReplayEntries: replayEntries})
 	s.rings.Add(ring)
+	replicas := t.bootstrap
+	if m.ID == s.cfg.HandOver.Service.ID {
+		replicas = s.replicas
+	}
 	ov, err := overlay.New(overlay.Config{
-		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: t.bootstrap, Admit: s.admits(t), Class: s.classOf(t),
+		Self: pid, Transport: port.DHT{Port: s.port, Ring: ring}, Bootstrap: t.bootstrap, Replicas: replicas, Supers: t.bootstrap, Admit: s.admits(t), Class: s.classOf(t),
 		Logger: s.log.With("overlay", trust.Descriptor.Name), StoreItems: storeItems, StoreBytes: storeBytes, Bucket: contactsPerDistance,
 	})
 	if err != nil {
