@@ -9,8 +9,8 @@ import (
 // fixedBase raises one base to many exponents of at most exponentSize bytes: with
 // base^(16^i * d) kept for every place i and digit d, a power is one
 // multiplication for each digit and no squaring, which is 2.5 times as fast as
-// bigmod's Exp. It serves g alone. A table for each verifier would be as quick
-// again, and tell by its absence which secret IDs do not exist.
+// bigmod's Exp. It serves g, and v where a service has tables for all of its
+// verifiers: one that is missing would tell which secret IDs exist.
 //
 // Time and addresses read do not depend on the exponent: every digit, zero too,
 // reads all of its place's entries and multiplies once.

@@ -106,6 +106,8 @@ func TestUnknownIDLooksLikeWrongSecret(t *testing.T) {
 	other.verifiers[testSecretID] = Verifier{SecretID: testSecretID, Params: Params{Group3072, KDFNone}, Salt: make([]byte, SaltSize), V: make([]byte, 384)}
 	runs := map[string]run{
 		"wrong secret":               admit(t, newWorld(t), wrong, nil),
+		"wrong secret, prepared":     admit(t, newPreparedWorld(t), wrong, nil),
+		"unknown ID, prepared":       admit(t, newPreparedWorld(t), unknown, nil),
 		"unknown ID":                 admit(t, newWorld(t), unknown, nil),
 		"verifier of another group":  admit(t, other, testClientConfig(), nil),
 		"right secret of unknown ID": admit(t, &world{service: newWorld(t).service}, testClientConfig(), nil),
@@ -132,12 +134,49 @@ func TestUnknownIDLooksLikeWrongSecret(t *testing.T) {
 // TestUnknownIDIsRefusedWhateverItsProof: even a proof that fits is refused
 // when the verifier stands for nobody.
 func TestUnknownIDIsRefusedWhateverItsProof(t *testing.T) {
-	c, s := newTestClient(t, testClientConfig()), newTestServer(t, newWorld(t), testBinding("one"))
-	var r run
-	replayTo(t, c, s, 4, &r)
-	s.known = false
-	if out := mustStep(t, s, r.frames[4]); out.Send[0].Type != TypeRefused || refusedWith(out.Cause) != CodeWrongSecret {
-		t.Fatalf("answered %v", out.Send[0].Type)
+	for _, w := range []*world{newWorld(t), newPreparedWorld(t)} {
+		c, s := newTestClient(t, testClientConfig()), newTestServer(t, w, testBinding("one"))
+		var r run
+		replayTo(t, c, s, 4, &r)
+		s.known = false
+		if out := mustStep(t, s, r.frames[4]); out.Send[0].Type != TypeRefused || refusedWith(out.Cause) != CodeWrongSecret {
+			t.Fatalf("answered %v", out.Send[0].Type)
+		}
+	}
+}
+
+// newPreparedWorld is newWorld with a table of its verifier's powers.
+func newPreparedWorld(t testing.TB) *world {
+	t.Helper()
+	w := newWorld(t)
+	v, err := w.verifiers[testSecretID].Prepared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.verifiers[testSecretID], w.service.Prepared = v, true
+	return w
+}
+
+// TestPreparedVerifierAdmits, and gives the same powers as without its table.
+func TestPreparedVerifierAdmits(t *testing.T) {
+	w := newPreparedWorld(t)
+	if r := admit(t, w, testClientConfig(), nil); r.clientErr != nil || r.cause != nil {
+		t.Fatalf("client %v, cause %v", r.clientErr, r.cause)
+	}
+	p := testParams.Group.srp()
+	s := &Server{service: &w.service, verifier: w.verifiers[testSecretID], known: true}
+	u := bytes.Repeat([]byte{0xa7}, hashSize)
+	fast, err := s.powerOfVerifier(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.verifier.powers = nil
+	slow, err := s.powerOfVerifier(u)
+	if err != nil || !bytes.Equal(p.public(fast), p.public(slow)) {
+		t.Fatalf("v^u differs: %v", err)
+	}
+	if _, err := (Verifier{SecretID: "x", Params: testParams}).Prepared(); err == nil {
+		t.Error("a verifier without v was prepared")
 	}
 }
 

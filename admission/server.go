@@ -8,6 +8,8 @@ import (
 	"io"
 	"time"
 
+	"filippo.io/bigmod"
+
 	"icvpn/internal/id"
 )
 
@@ -24,6 +26,8 @@ type Service struct {
 	FakeKey Key
 	// TicketKeys open tickets; the first one seals. Shared likewise.
 	TicketKeys []Key
+	// Prepared says that every verifier of the service is.
+	Prepared bool
 	// Key signs tickets. It is this super peer's own.
 	Key ed25519.PrivateKey
 	// Issuer returns the key of a super peer whose tickets are taken: one that may
@@ -342,16 +346,36 @@ func (s *Server) agree(t *transcript) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	v, err := t.group.element(s.verifier.V)
+	vu, err := s.powerOfVerifier(u)
 	if err != nil {
 		return Key{}, err
 	}
-	secret, err := t.group.serverSecret(t.a, v, s.eph.b, u)
+	secret, err := t.group.serverSecretOf(t.a, vu, s.eph.b)
 	if err != nil {
 		return Key{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	defer clear(secret)
 	return macKey(secret), nil
+}
+
+// powerOfVerifier returns v^u. Where there are tables of verifiers' powers, that of
+// g serves for an unknown ID: its proof is refused whatever comes out, and only
+// the time must be the same.
+func (s *Server) powerOfVerifier(u []byte) (*bigmod.Nat, error) {
+	p := s.service.Params.Group.srp()
+	powers := s.verifier.powers
+	if s.service.Prepared && !s.known {
+		powers = p.powers
+	}
+	if powers != nil {
+		return powers.power(u, p.n), nil
+	}
+	v, err := p.element(s.verifier.V)
+	if err != nil {
+		return nil, err
+	}
+	defer wipeNat(v)
+	return bigmod.NewNat().Exp(v, u, p.n), nil
 }
 
 // onProvision checks that the identity key is the one that the proof named and

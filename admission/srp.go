@@ -136,14 +136,19 @@ func (p *srp) clientSecret(bPub, x, a, u []byte) ([]byte, error) {
 
 // serverSecret returns PAD(S) from the client's PAD(A). The caller wipes it.
 func (p *srp) serverSecret(aPub []byte, v *bigmod.Nat, b, u []byte) ([]byte, error) {
+	return p.serverSecretOf(aPub, bigmod.NewNat().Exp(v, u, p.n), b)
+}
+
+// serverSecretOf is serverSecret for v^u, which it overwrites.
+func (p *srp) serverSecretOf(aPub []byte, vu *bigmod.Nat, b []byte) ([]byte, error) {
+	defer wipeNat(vu)
 	base, err := p.element(aPub)
 	if err != nil {
 		return nil, err
 	}
-	vu := bigmod.NewNat().Exp(v, u, p.n)
 	base.Mul(vu, p.n)
 	s := bigmod.NewNat().Exp(base, b, p.n)
-	defer wipeNat(vu, base, s)
+	defer wipeNat(base, s)
 	return p.public(s), nil
 }
 

@@ -247,6 +247,16 @@ func BenchmarkServerLogin(b *testing.B) {
 			b.Fatal(err)
 		}
 		v, a := p.power([]byte("a private key of 32 bytes length")), p.public(p.power([]byte("another one")))
+		powers := newFixedBase(v, p.n)
+		b.Run("group="+g.String()+"/prepared", func(b *testing.B) {
+			for b.Loop() {
+				bPub, _ := p.challenge(v, e.gb)
+				u, _ := p.scramble(a, bPub)
+				if _, err := p.serverSecretOf(a, powers.power(u, p.n), e.b); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 		for _, pooled := range []bool{true, false} {
 			b.Run("group="+g.String()+"/pooled="+map[bool]string{true: "yes", false: "no"}[pooled], func(b *testing.B) {
 				for b.Loop() {

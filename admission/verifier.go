@@ -22,6 +22,8 @@ type Verifier struct {
 	Params   Params
 	Salt     []byte // SaltSize bytes
 	V        []byte // v = g^x mod N, padded to the length of N
+
+	powers *fixedBase // of v; nil if not Prepared
 }
 
 var (
@@ -87,6 +89,22 @@ func (v Verifier) Validate() error {
 		return fmt.Errorf("admission: verifier of %q is no number of group %v", v.SecretID, v.Params.Group)
 	}
 	return nil
+}
+
+// Prepared returns v with a table of its powers, with which a super peer computes
+// v^u five times as fast: 256 KiB for 2048 bits. Its time is as that for an
+// unknown ID only where all verifiers of the service have one: Service.Prepared.
+func (v Verifier) Prepared() (Verifier, error) {
+	if err := v.Validate(); err != nil {
+		return v, err
+	}
+	p := v.Params.Group.srp()
+	base, err := p.element(v.V)
+	if err != nil {
+		return v, err
+	}
+	v.powers = newFixedBase(base, p.n)
+	return v, nil
 }
 
 // Equal verifiers have equal encodings.

@@ -42,6 +42,8 @@ const (
 	// contactsPerDistance is more than a member knows: everybody begins at super
 	// peers, and would be sent to the same few.
 	contactsPerDistance = 128
+	// maxPrepared bounds the tables of verifiers' powers: 16 MiB for 2048 bits.
+	maxPrepared = 64
 	// maxEntries is how many overlay nodes a newcomer is told.
 	maxEntries = 16
 )
@@ -250,6 +252,9 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 	a.entries = s.entries
 	for _, es := range h.Secrets {
 		v, err := admission.ParseVerifier(es.Verifier)
+		if err == nil && preparesVerifiers(h) {
+			v, err = v.Prepared()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -257,6 +262,10 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 	}
 	return a, a.openLedger(s.cfg.Ledger, now)
 }
+
+// preparesVerifiers says whether tables of the verifiers' powers are kept: for all
+// of them or for none.
+func preparesVerifiers(h service.HandOver) bool { return len(h.Secrets) <= maxPrepared }
 
 // openLedger reads what earlier processes have kept.
 func (a *authority) openLedger(home ledger.Home, now time.Time) (err error) {
@@ -285,7 +294,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 		ID:      d.Service, // root and descriptor are those of the moment
 		Params:  admission.Params{Group: admission.Group(d.SRPGroup), KDF: admission.KDF(d.KDF)},
 		FakeKey: admission.Key(h.FakeKey), TicketKeys: []admission.Key{admission.Key(h.TicketKey)},
-		Key: s.authority.key, Issuer: s.authority.ticketIssuer,
+		Prepared: preparesVerifiers(h), Key: s.authority.key, Issuer: s.authority.ticketIssuer,
 		Info: func() ([]byte, error) { return s.authority.info(time.Now()) }, // the statement in it ends some day
 	}
 	return nil
