@@ -86,7 +86,7 @@ func (s *Server) issued(now time.Time, t *Ticket) bool {
 		return false
 	}
 	key, ok := s.service.Issuer(t.Issuer, now)
-	return ok && t.signedBy(key, s.service.ID)
+	return ok && t.issuedBy(key, s.service.Key, s.service.ID)
 }
 
 func (s *Server) newTicket(g *Granted) []byte {

@@ -65,6 +65,7 @@ const (
 	labelTicketKid       = "icvpn/1 ticket kid"
 	labelTicketKey       = "icvpn/1 ticket key"
 	labelTicketSignature = "icvpn/1 ticket signature"
+	labelTicketOwn       = "icvpn/1 own ticket"
 )
 
 // Limits of a frame's body in bytes. A machine's Limit is the largest of those

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"icvpn/internal/id"
+	"icvpn/internal/wire"
 )
 
 func testTicket() *Ticket {
@@ -149,14 +150,49 @@ func TestTicketIsOfItsIssuerInEveryField(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !tk.signedBy(issuer, testService) || tk.signedBy(issuer, id.ID{1}) || tk.signedBy(publicOf(testKey("another")), testService) {
-			t.Fatal("the signature does not say who issued it for what")
+		for _, self := range []ed25519.PrivateKey{testServerKey, testKey("another")} {
+			if !tk.issuedBy(issuer, self, testService) || tk.issuedBy(issuer, self, id.ID{1}) || tk.issuedBy(publicOf(testKey("another")), self, testService) {
+				t.Fatal("the ticket does not say who issued it for what")
+			}
 		}
-		if change(tk); tk.signedBy(issuer, testService) {
-			t.Errorf("%s changed: still signed", name)
+		change(tk)
+		for _, self := range []ed25519.PrivateKey{testServerKey, testKey("another")} {
+			if tk.issuedBy(issuer, self, testService) {
+				t.Errorf("%s changed: still its issuer's", name)
+			}
 		}
 	}
 }
+
+// TestOwnTicketNeedsNoSignature, and nobody else's does without.
+func TestOwnTicketNeedsNoSignature(t *testing.T) {
+	issuer, another := publicOf(testServerKey), testKey("another")
+	for name, tc := range map[string]struct {
+		change       func(*Ticket)
+		self, others bool
+	}{
+		"as it was":             {func(*Ticket) {}, true, true},
+		"without the mark":      {func(t *Ticket) { clear(t.own) }, true, true},
+		"marked by another":     {func(t *Ticket) { t.own = ownTicket(another, testService, bodyOf(t), t.sig) }, true, true},
+		"signed by another":     {func(t *Ticket) { t.sig = wire.Sign(another, labelTicketSignature, testService[:], bodyOf(t)) }, false, false},
+		"and marked by another": {func(t *Ticket) { clear(t.sig); t.own = ownTicket(another, testService, bodyOf(t), t.sig) }, false, false},
+		"and marked by itself":  {func(t *Ticket) { clear(t.sig); t.own = ownTicket(testServerKey, testService, bodyOf(t), t.sig) }, true, false},
+	} {
+		tk, err := openTicket([]Key{{1}}, testService, sealTicket(&Key{1}, testService, testServerKey, testTicket()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tc.change(tk)
+		if got := tk.issuedBy(issuer, testServerKey, testService); got != tc.self {
+			t.Errorf("%s: its issuer takes it: %v", name, got)
+		}
+		if got := tk.issuedBy(issuer, another, testService); got != tc.others {
+			t.Errorf("%s: another super peer takes it: %v", name, got)
+		}
+	}
+}
+
+func bodyOf(t *Ticket) []byte { w := t.fields(); return wire.Marshal(&w) }
 
 // TestTicketOfAnIssuerThatIsGoneNeedsTheSecret: a super peer that was removed, or
 // whose time is up.
