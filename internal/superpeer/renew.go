@@ -122,7 +122,8 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	if err := a.mayIssue(t.Issuer, labels); err != nil {
 		return admission.Granted{}, err
 	}
-	if err := a.useTicket(t, before, req.Instance, now); err != nil {
+	former, listed := a.entryOf(who.PID, now)
+	if err := a.useTicket(t, before, req.Instance, former, listed, now); err != nil {
 		return admission.Granted{}, err
 	}
 	m := a.memoOf(labels, now)
@@ -134,7 +135,6 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 		return admission.Granted{}, err
 	}
 	spent := &ledger.Ticket{ID: t.ID, PID: t.PID, Instance: req.Instance, Expires: t.Expires.Unix()}
-	former, listed := a.entryOf(who.PID, now)
 	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot, ticket: spent}, now)
 	if err != nil {
 		if kept&provision.PartKey == 0 {
@@ -181,15 +181,12 @@ func (a *authority) mayIssue(issuer id.ID, labels map[string]string) error {
 // started again, if it is the first to show the ticket and nobody was admitted
 // with this identity since; otherwise it has to show the secret. So an old copy of
 // a state directory evicts no running machine at a super peer that has not seen
-// its ticket.
-func (a *authority) useTicket(t *admission.Ticket, before memo, by service.Instance, now time.Time) error {
-	if by == before.Instance {
-		if m, ok := a.entryOf(t.PID, now); ok && laterThan(m, before) {
-			return clone(m)
-		}
+// its ticket. m is its entry, if it is listed.
+func (a *authority) useTicket(t *admission.Ticket, before memo, by service.Instance, m service.Member, listed bool, now time.Time) error {
+	if by == before.Instance && listed && laterThan(m, before) {
+		return clone(m)
 	}
 	use := ledger.Ticket{ID: t.ID, PID: t.PID, Instance: by, Expires: t.Expires.Unix()}
-	m, listed := a.entryOf(t.PID, now)
 	since := by != before.Instance && listed && m.Issued > before.Issued
 	if since { // spent, but not by this process: asking again changes nothing
 		use.Instance = before.Instance
