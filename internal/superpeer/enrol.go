@@ -72,7 +72,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	defer hello.leave()
 	tc := tls.Server(c, hello.config())
 	_ = c.SetDeadline(now.Add(helloWait)) // if the connection is dead, the next read says so
-	if err := tc.HandshakeContext(ctx); err != nil {
+	if err := tc.Handshake(); err != nil { // not HandshakeContext: that takes another goroutine, and c is closed anyway
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
 		return
@@ -81,9 +81,10 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	if err := s.enrol(ctx, tc, from); err != nil {
 		s.admissions.fail(resultBroken, err)
 		s.log.Debug("admission", "from", from.Addr, "err", err)
-		return // without a TLS alert, for which a peer that does not read would have 5 s more
 	}
-	tc.Close()
+	// c is closed without a close_notify: every frame tells its length and the
+	// machine when it is the last, so nobody takes a cut for the end; and a peer
+	// that does not read would have 5 s more to take it.
 }
 
 // enrol turns frames into steps of the machine until it is done. The deadline
