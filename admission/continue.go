@@ -20,6 +20,26 @@ var ErrTicketUsed = errors.New("admission: ticket was used before")
 // grant what is asked for: the peer is told to prove its secret.
 var ErrTicketIssuer = errors.New("admission: ticket is of a super peer that may not grant this")
 
+// HoldsTicket says whether f, which is to be stepped next, carries a ticket that a
+// key of the service's super peers has sealed: what a stranger cannot make, told
+// before anything costly. Whether it may be used, Step says. It keeps the ticket
+// for that.
+func (s *Server) HoldsTicket(f Frame) bool {
+	if f.Type != TypeContinue || s.state != serverWantStart {
+		return false
+	}
+	m := new(resume)
+	if decode(f, m) != nil {
+		return false
+	}
+	t, err := openTicket(s.service.TicketKeys, s.service.ID, m.Ticket)
+	if err != nil {
+		return false
+	}
+	s.shown, s.shownAs = t, m.Ticket
+	return true
+}
+
 // onContinue checks, cheapest first: seal, dates, PID, MAC, both signatures; and
 // asks the backend last, so that a thief without the keys cannot burn a ticket.
 // Whatever fails before that, the answer is the same.
@@ -55,7 +75,7 @@ func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 }
 
 func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
-	t, err := openTicket(s.service.TicketKeys, s.service.ID, m.Ticket)
+	t, err := s.ticketOf(m)
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +97,14 @@ func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// ticketOf opens m's ticket, unless HoldsTicket has.
+func (s *Server) ticketOf(m *resume) (t *Ticket, err error) {
+	if t, s.shown = s.shown, nil; t != nil && equal(m.Ticket, s.shownAs) {
+		return t, nil
+	}
+	return openTicket(s.service.TicketKeys, s.service.ID, m.Ticket)
 }
 
 // issued says whether t is of a super peer that may admit now. The seal does not

@@ -155,7 +155,9 @@ type Server struct {
 	verifier Verifier
 	known    bool // verifier is a real one
 	eph      ephemeral
-	bPub     []byte // PAD(B)
+	bPub     []byte  // PAD(B)
+	shown    *Ticket // by HoldsTicket, opened ...
+	shownAs  []byte  // ... from these bytes
 	who      Authenticated
 }
 
@@ -199,6 +201,9 @@ func (s *Server) Refuse(r *Refusal) ServerOutput { return s.refuse(r, nil) }
 func (s *Server) Wipe() {
 	s.eph.wipe()
 	s.who.Key.Wipe()
+	if s.shown != nil {
+		s.shown.Key.Wipe()
+	}
 	s.cfg.Binding.wipe()
 	s.state = serverFailed
 }

@@ -59,6 +59,7 @@ type authority struct {
 	changed chan struct{}      // the directory needs publishing; capacity 1
 	leaves  chan service.Leave // goodbyes, for the disk
 	leaving leaving
+	loads   loads // of the other super peers
 }
 
 // grant makes a machine a member (steps iv to vi). observed is the address it

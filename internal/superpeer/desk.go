@@ -15,7 +15,7 @@ import (
 // another. A service alone has all of it: its desk says yes to everything, and
 // the door and the workers alone decide.
 type desks struct {
-	workers *workers
+	workers, renewals *workers
 
 	mu  sync.Mutex
 	all []*desk
@@ -23,12 +23,9 @@ type desks struct {
 
 // desk is one service's part.
 type desk struct {
-	of      *desks
-	workers *workers
-	// most of the workers; another service always finds one that is free of this
-	// service's steps.
-	slots   chan struct{}
-	waiting atomic.Int64 // steps of this service
+	of *desks
+	// newcomers and renewals are its parts of the workers of each kind.
+	newcomers, renewals share
 
 	// guarded by of.mu
 	taken               int // connections under way
@@ -38,21 +35,15 @@ type desk struct {
 func (d *desks) add() *desk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := cap(d.workers.all)
 	k := &desk{
-		of: d, workers: d.workers, slots: make(chan struct{}, n-n/4),
+		of:        d,
 		strangers: admission.NewLimiter(admission.LimiterConfig{Rate: math.MaxFloat32, Burst: math.MaxFloat32}),
 		regulars:  admission.NewLimiter(admission.LimiterConfig{Rate: math.MaxFloat32, Burst: math.MaxFloat32, TotalRate: regularRate}),
 	}
+	k.newcomers.init(d, d.workers)
+	k.renewals.init(d, d.renewals)
 	d.all = append(d.all, k)
 	return k
-}
-
-// alone says whether there is nobody to share with.
-func (k *desk) alone() bool {
-	k.of.mu.Lock()
-	defer k.of.mu.Unlock()
-	return len(k.of.all) == 1
 }
 
 // enter takes a place at this desk, to be given back with leave. Each other
@@ -86,8 +77,38 @@ func (k *desk) leave() {
 	k.taken--
 }
 
+// running is the number of this service's connections under way, once they have
+// said whose they are.
+func (k *desk) running() int {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	return k.taken
+}
+
+// share is one service's part of some workers.
+type share struct {
+	of      *desks
+	workers *workers
+	// most of the workers; another service always finds one that is free of this
+	// service's steps.
+	slots   chan struct{}
+	waiting atomic.Int64 // steps of this service
+}
+
+func (k *share) init(of *desks, w *workers) {
+	n := cap(w.all)
+	k.of, k.workers, k.slots = of, w, make(chan struct{}, n-n/4)
+}
+
+// alone says whether there is nobody to share with.
+func (k *share) alone() bool {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	return len(k.of.all) == 1
+}
+
 // crowded is workers.crowded of this service's steps.
-func (k *desk) crowded(known bool) bool {
+func (k *share) crowded(known bool) bool {
 	if k.alone() {
 		return k.workers.crowded(known)
 	}
@@ -98,7 +119,7 @@ func (k *desk) crowded(known bool) bool {
 }
 
 // do is workers.do within this service's share.
-func (k *desk) do(ctx context.Context, stranger bool, f func()) bool {
+func (k *share) do(ctx context.Context, stranger bool, f func()) bool {
 	if k.alone() {
 		return k.workers.do(ctx, stranger, f)
 	}
@@ -110,12 +131,4 @@ func (k *desk) do(ctx context.Context, stranger bool, f func()) bool {
 	}
 	defer func() { <-k.slots }()
 	return k.workers.do(ctx, stranger, f)
-}
-
-// running is the number of this service's connections under way, once they have
-// said whose they are.
-func (k *desk) running() int {
-	k.of.mu.Lock()
-	defer k.of.mu.Unlock()
-	return k.taken
 }

@@ -56,6 +56,7 @@ func newOthers(trust *service.Trust, self service.SuperPeer) *directory.Table {
 func (a *authority) onShard(issuer id.ID, s *directory.Shard) {
 	d := a.others.Replace(issuer, s)
 	a.roster.others(d)
+	a.loads.saw(issuer, d.Joined, time.Now())
 	for _, e := range d.Joined {
 		if a.ledger.Member(e.PID()) != nil { // now our word for it needs the machine's claim
 			a.ledger.Touch(e.PID())

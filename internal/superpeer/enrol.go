@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
-	mrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -13,7 +12,6 @@ import (
 
 	"icvpn/admission"
 	"icvpn/internal/id"
-	"icvpn/internal/service"
 )
 
 // acceptLoop takes connections until ctx ends and waits for those under way.
@@ -71,7 +69,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	hello := &greeting{host: s.host, from: from, now: now}
 	defer hello.leave()
 	tc := tls.Server(c, hello.config())
-	_ = c.SetDeadline(now.Add(helloWait)) // if the connection is dead, the next read says so
+	_ = c.SetDeadline(now.Add(helloWait))  // if the connection is dead, the next read says so
 	if err := tc.Handshake(); err != nil { // not HandshakeContext: that takes another goroutine, and c is closed anyway
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
@@ -131,23 +129,30 @@ func deadline(m *admission.Server) time.Time {
 }
 
 // step gives the machine a frame when a worker is free. Whoever comes is told
-// "busy" at once if too many wait; whoever has begun waits for a while. A key
-// exchange without ML-KEM is that of a ticket: admission lets it do nothing else.
-func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.Frame, first bool, from admission.Source, ticket bool) (out admission.ServerOutput, err error) {
-	crowded := func() bool { return s.desk.crowded(from.Known) }
+// "busy" at once if too many wait; whoever has begun waits for a while. Members
+// and newcomers wait in queues of their own: one comes without ML-KEM, and
+// admission lets it do nothing but show a ticket, so a stranger in the members'
+// queue gets no further than to be shown the descriptor. Neither that step nor
+// refusing what is no ticket of ours takes a worker: a worker of the members'
+// computes for tickets alone.
+func (s *SuperPeer) step(ctx context.Context, m *admission.Server, f admission.Frame, first bool, from admission.Source, member bool) (out admission.ServerOutput, err error) {
+	queue := &s.desk.newcomers
 	_, proved := m.Who()
-	do := func(ctx context.Context, f func()) bool { return s.desk.do(ctx, !proved && !from.Known, f) }
-	if ticket {
-		crowded = func() bool { return s.door.renewals.crowded(true) }
-		do = func(ctx context.Context, f func()) bool { return s.door.renewals.do(ctx, false, f) }
+	if member {
+		queue = &s.desk.renewals
 	}
-	if first && (crowded() || !s.recall.wait(ctx)) {
+	if first && (queue.crowded(member || from.Known) || !s.recall.wait(ctx)) {
 		return m.Refuse(s.busy()), nil
 	}
-	wait, cancel := context.WithTimeout(ctx, stepWait)
-	defer cancel()
-	if !do(wait, func() { out, err = m.Step(time.Now(), f) }) {
-		return m.Refuse(s.busy()), nil
+	step := func() { out, err = m.Step(time.Now(), f) }
+	if first || member && !proved && !m.HoldsTicket(f) {
+		step()
+	} else {
+		wait, cancel := context.WithTimeout(ctx, stepWait)
+		defer cancel()
+		if !queue.do(wait, !proved && !from.Known && !member, step) {
+			return m.Refuse(s.busy()), nil
+		}
 	}
 	if out.Cause != nil {
 		s.logRefusal(out, from.Addr)
@@ -160,22 +165,6 @@ func (s *SuperPeer) logRefusal(out admission.ServerOutput, from netip.Addr) {
 	if n, ok := s.door.refusals.line(time.Now(), from, out.Refused.String()); ok {
 		s.log.Warn("admission refused", "from", from, "err", out.Cause, "suppressed", n)
 	}
-}
-
-// busy names another super peer. How busy that one is nobody knows here: with a
-// draw for each, a storm that one sheds spreads evenly over the rest.
-func (s *SuperPeer) busy() *admission.Refusal {
-	r := &admission.Refusal{Code: admission.CodeBusy}
-	now, others := time.Now().Unix(), 0
-	for _, sp := range s.authority.trust().Descriptor.SuperPeers {
-		if !sp.Has(service.RoleAdmit) || now >= sp.Expires || sp.PID() == s.PID() || len(sp.Endpoints) == 0 {
-			continue
-		}
-		if others++; mrand.N(others) == 0 {
-			r.Other = sp.Endpoints[0]
-		}
-	}
-	return r
 }
 
 // session is the backend of one connection.

@@ -56,7 +56,7 @@ type place struct {
 func NewHost(udp port.Conn, tcp net.Listener, log *slog.Logger) *Host {
 	h := &Host{udp: udp, tcp: tcp, log: log, rings: new(seal.Rings), door: newDoor(), tiers: map[id.ID]place{}}
 	h.port = port.New(udp, h.rings)
-	h.desks = &desks{workers: h.door.workers}
+	h.desks = &desks{workers: h.door.workers, renewals: h.door.renewals}
 	return h
 }
 

@@ -214,8 +214,8 @@ func TestRateOfOneServiceIsNotTheOthers(t *testing.T) {
 func TestStepsOfOneServiceLeaveAWorkerToTheOther(t *testing.T) {
 	atTheGates(t, func(t *testing.T, shop, wiki *gate) {
 		release := make(chan struct{})
-		for range cap(shop.desk.slots) + maxQueue {
-			go shop.desk.do(t.Context(), false, func() { <-release })
+		for range cap(shop.desk.newcomers.slots) + maxQueue {
+			go shop.desk.newcomers.do(t.Context(), false, func() { <-release })
 		}
 		synctest.Wait()
 		wantCode(t, "flooded service", shop.admit(newcomerAt, nil), admission.CodeBusy)
@@ -224,7 +224,7 @@ func TestStepsOfOneServiceLeaveAWorkerToTheOther(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
-		if len(shop.desk.slots) != 0 || shop.desk.waiting.Load() != 0 {
+		if len(shop.desk.newcomers.slots) != 0 || shop.desk.newcomers.waiting.Load() != 0 {
 			t.Error("workers lost")
 		}
 		if err := shop.admit(newcomerAt, nil); err != nil {

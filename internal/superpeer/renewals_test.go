@@ -18,7 +18,9 @@ import (
 
 // renew visits with a ticket and everything else still at hand.
 func (g *gate) renew(v *visitor, s *admission.Session) error {
-	conn := tls.Client(g.dial(newcomerAt), admission.TicketTLS(nil))
+	settings := admission.TicketTLS(nil)
+	settings.ServerName = g.name
+	conn := tls.Client(g.dial(newcomerAt), settings)
 	if err := conn.Handshake(); err != nil {
 		return err
 	}
@@ -104,6 +106,56 @@ func TestNewcomersAndRenewalsDoNotWaitForEachOther(t *testing.T) {
 		free()
 		if err := g.renew(v, s); err != nil {
 			t.Errorf("renewal: %v", err)
+		}
+	})
+}
+
+// TestQueueOfMembersIsForTickets: to leave ML-KEM out is cheap, so that alone must
+// not take members' workers.
+func TestQueueOfMembersIsForTickets(t *testing.T) {
+	atTheGate(t, func(t *testing.T, g *gate) {
+		v, s := g.enterForTicket(t)
+		release := make(chan struct{})
+		for range cap(g.door.renewals.all) {
+			go g.door.renewals.do(t.Context(), false, func() { <-release })
+		}
+		synctest.Wait()
+		forged := *s
+		forged.Ticket = append([]byte{}, s.Ticket...)
+		forged.Ticket[len(forged.Ticket)-1]++
+		began := time.Now()
+		wantCode(t, "a forged ticket", g.renew(v, &forged), admission.CodeTicket)
+		if d := time.Since(began); d != 0 {
+			t.Errorf("a forged ticket waited %v for a member's worker", d)
+		}
+		go func() { time.Sleep(time.Second); close(release) }()
+		if err := g.renew(v, s); err != nil || time.Since(began) != time.Second {
+			t.Errorf("a ticket: %v after %v, want to have waited", err, time.Since(began))
+		}
+	})
+}
+
+// TestRenewalsOfOneServiceLeaveAWorkerToTheOther, as newcomers do.
+func TestRenewalsOfOneServiceLeaveAWorkerToTheOther(t *testing.T) {
+	atTheGates(t, func(t *testing.T, shop, wiki *gate) {
+		release := make(chan struct{})
+		var members [2]*visitor
+		var sessions [2]*admission.Session
+		for i, g := range []*gate{shop, wiki} {
+			members[i], sessions[i] = g.enterForTicket(t)
+		}
+		for range cap(shop.desk.renewals.slots) + 2*maxQueue {
+			go shop.desk.renewals.do(t.Context(), false, func() { <-release })
+		}
+		synctest.Wait()
+		wantCode(t, "service in a storm of renewals", shop.renew(members[0], sessions[0]), admission.CodeBusy)
+		if err := wiki.renew(members[1], sessions[1]); err != nil {
+			t.Errorf("the other: %v", err)
+		}
+		close(release)
+		synctest.Wait()
+		if err := shop.renew(members[0], sessions[0]); err != nil {
+			t.Errorf("after the storm: %v", err)
 		}
 	})
 }
