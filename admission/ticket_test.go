@@ -136,6 +136,39 @@ func TestTicketsOfARotatedKeyStillOpen(t *testing.T) {
 	}
 }
 
+// TestHoldsTicketTellsAStrangerFromAMember, and what it has opened serves its own
+// frame only.
+func TestHoldsTicketTellsAStrangerFromAMember(t *testing.T) {
+	w, cfg, _ := withTicket(t)
+	c, s := newTestClient(t, cfg), newTestServer(t, w, cfg.Binding)
+	var r run
+	replayTo(t, c, s, 2, &r)
+	shown := r.frames[2]
+	forged := *cfg.Session
+	forged.Ticket = slices.Clone(forged.Ticket)
+	forged.Ticket[len(forged.Ticket)-1]++
+	other := cfg
+	other.Session = &forged
+	var lie run
+	replayTo(t, newTestClient(t, other), newTestServer(t, w, cfg.Binding), 2, &lie)
+	for name, f := range map[string]Frame{
+		"forged ticket": lie.frames[2], "Start": encode(TypeStart, &start{SecretID: testSecretID}), "malformed": {Type: TypeContinue, Body: []byte{1}},
+	} {
+		if s.HoldsTicket(f) {
+			t.Errorf("%s passes for a ticket", name)
+		}
+	}
+	if !s.HoldsTicket(shown) {
+		t.Fatal("a ticket is none")
+	}
+	if out := mustStep(t, s, lie.frames[2]); out.Refused != CodeTicket {
+		t.Errorf("a forged ticket after a good one: %v", out.Refused)
+	}
+	if s.HoldsTicket(shown) {
+		t.Error("a ticket is asked for when the admission is over")
+	}
+}
+
 // TestTicketIsOfItsIssuerInEveryField: another service, issuer or field under the
 // same signature is another ticket.
 func TestTicketIsOfItsIssuerInEveryField(t *testing.T) {
