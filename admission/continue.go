@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -28,30 +29,49 @@ func (s *Server) HoldsTicket(f Frame) bool {
 	if f.Type != TypeContinue || s.state != serverWantStart {
 		return false
 	}
-	m := new(resume)
-	if decode(f, m) != nil {
+	c, err := s.readContinue(f)
+	if err != nil || c.err != nil {
 		return false
 	}
-	t, err := openTicket(s.service.TicketKeys, s.service.ID, m.Ticket)
-	if err != nil {
-		return false
-	}
-	s.shown, s.shownAs = t, m.Ticket
+	s.shown = c
 	return true
+}
+
+// shown is a Continue that was read, with its ticket.
+type shown struct {
+	body   []byte
+	m      resume
+	ticket *Ticket
+	err    error // that it cannot be opened
+}
+
+// readContinue reads f, unless HoldsTicket has. An error means that it is
+// malformed.
+func (s *Server) readContinue(f Frame) (*shown, error) {
+	if c := s.shown; c != nil && bytes.Equal(c.body, f.Body) {
+		s.shown = nil
+		return c, nil
+	}
+	c := &shown{body: f.Body}
+	if err := decode(f, &c.m); err != nil {
+		return nil, err
+	}
+	c.ticket, c.err = openTicket(s.service.TicketKeys, s.service.ID, c.m.Ticket)
+	return c, nil
 }
 
 // onContinue checks, cheapest first: seal, dates, PID, MAC, both signatures; and
 // asks the backend last, so that a thief without the keys cannot burn a ticket.
 // Whatever fails before that, the answer is the same.
 func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
-	var m resume
-	if err := decode(f, &m); err != nil {
+	c, err := s.readContinue(f)
+	if err != nil {
 		return ServerOutput{}, err
 	}
-	t, err := s.checkContinue(now, &m)
-	if err != nil {
+	if err := s.checkContinue(now, c); err != nil {
 		return s.refuse(&Refusal{Code: CodeTicket}, err), nil
 	}
+	m, t := &c.m, c.ticket
 	defer t.Key.Wipe()
 	s.who = Authenticated{
 		Service: s.service.ID, SecretID: t.SecretID, PID: t.PID, IDKey: m.IDKey, Admitted: t.Admitted, Continued: true,
@@ -74,12 +94,11 @@ func (s *Server) onContinue(now time.Time, f Frame) (ServerOutput, error) {
 	return out, nil
 }
 
-func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
-	t, err := s.ticketOf(m)
-	if err != nil {
-		return nil, err
+func (s *Server) checkContinue(now time.Time, c *shown) (err error) {
+	if c.err != nil {
+		return c.err
 	}
-	pid := id.FromKey(m.IDKey)
+	t, m, pid := c.ticket, &c.m, id.FromKey(c.m.IDKey)
 	switch b := &s.cfg.Binding; {
 	case !now.Before(t.Expires):
 		err = errors.New("admission: ticket has expired")
@@ -94,17 +113,8 @@ func (s *Server) checkContinue(now time.Time, m *resume) (*Ticket, error) {
 	}
 	if err != nil {
 		t.Key.Wipe()
-		return nil, err
 	}
-	return t, nil
-}
-
-// ticketOf opens m's ticket, unless HoldsTicket has.
-func (s *Server) ticketOf(m *resume) (t *Ticket, err error) {
-	if t, s.shown = s.shown, nil; t != nil && equal(m.Ticket, s.shownAs) {
-		return t, nil
-	}
-	return openTicket(s.service.TicketKeys, s.service.ID, m.Ticket)
+	return err
 }
 
 // issued says whether t is of a super peer that may admit now. The seal does not

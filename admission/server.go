@@ -155,9 +155,8 @@ type Server struct {
 	verifier Verifier
 	known    bool // verifier is a real one
 	eph      ephemeral
-	bPub     []byte  // PAD(B)
-	shown    *Ticket // by HoldsTicket, opened ...
-	shownAs  []byte  // ... from these bytes
+	bPub     []byte // PAD(B)
+	shown    *shown // by HoldsTicket
 	who      Authenticated
 }
 
@@ -202,7 +201,7 @@ func (s *Server) Wipe() {
 	s.eph.wipe()
 	s.who.Key.Wipe()
 	if s.shown != nil {
-		s.shown.Key.Wipe()
+		s.shown.ticket.Key.Wipe()
 	}
 	s.cfg.Binding.wipe()
 	s.state = serverFailed
