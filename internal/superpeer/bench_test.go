@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -88,10 +89,14 @@ type bench struct {
 	crowd *crowd
 }
 
-func newBench(b *testing.B) *bench {
+func newBench(b *testing.B, supers int) *bench {
 	b.Helper()
+	var endpoints []string
+	for i := range supers {
+		endpoints = append(endpoints, fmt.Sprintf("192.0.2.%d:4500", i+1))
+	}
 	svc, err := owner.Create(owner.Options{
-		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500", "192.0.2.2:4500"},
+		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "app"}, SuperPeers: endpoints,
 		Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "app"}}}, Now: time.Now(),
 	})
 	if err != nil {
@@ -147,7 +152,7 @@ func bareTLS(b *testing.B, key ed25519.PrivateKey) (addr string) {
 // of each step. g^b is made on the spot, as in a storm that has emptied the
 // pool. "bare" is a server that does nothing but TLS.
 func BenchmarkAdmission(b *testing.B) {
-	t := newBench(b)
+	t := newBench(b, 2)
 	addr, bare := t.cfg.TCP.Addr().String(), bareTLS(b, t.authority.key)
 	b.Run("to=tls/bare", func(b *testing.B) { t.serverCPU(b, "tls-secret", bare) })
 	b.Run("to=tls", func(b *testing.B) { t.serverCPU(b, "tls-secret", addr) })
@@ -158,11 +163,27 @@ func BenchmarkAdmission(b *testing.B) {
 // BenchmarkRenewal is a super peer's processor time for a member that comes back
 // with its ticket and has everything else still.
 func BenchmarkRenewal(b *testing.B) {
-	t := newBench(b)
+	t := newBench(b, 2)
 	addr, bare := t.cfg.TCP.Addr().String(), bareTLS(b, t.authority.key)
 	t.ready(crowdBatch)
 	t.crowd.do(b, "enrol", addr, crowdBatch)
 	b.Run("to=tls/bare", func(b *testing.B) { t.serverCPU(b, "tls-ticket", bare) })
 	b.Run("to=tls", func(b *testing.B) { t.serverCPU(b, "tls-ticket", addr) })
 	b.Run("to=grant", func(b *testing.B) { t.serverCPU(b, "renew", addr) })
+}
+
+// BenchmarkAmong is what an admission and a renewal cost one super peer of so
+// many, with so many members there.
+func BenchmarkAmong(b *testing.B) {
+	for _, c := range []struct{ supers, members int }{{1, 0}, {2, 0}, {4, 0}, {8, 0}, {1, 1000}, {1, 5000}} {
+		t := newBench(b, c.supers)
+		for n := range c.members {
+			admitMember(b, t.authority, t.svc, n)
+		}
+		addr, name := t.cfg.TCP.Addr().String(), fmt.Sprintf("supers=%d/members=%d/", c.supers, c.members)
+		t.ready(crowdBatch)
+		t.crowd.do(b, "enrol", addr, crowdBatch)
+		b.Run(name+"admission", func(b *testing.B) { t.serverCPU(b, "enrol", addr) })
+		b.Run(name+"renewal", func(b *testing.B) { t.serverCPU(b, "renew", addr) })
+	}
 }
