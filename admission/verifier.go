@@ -92,7 +92,7 @@ func (v Verifier) Validate() error {
 }
 
 // Prepared returns v with a table of its powers, with which a super peer computes
-// v^u five times as fast: 256 KiB for 2048 bits. Its time is as that for an
+// v^u more than twice as fast: 256 KiB for 2048 bits. Its time is as that for an
 // unknown ID only where all verifiers of the service have one: Service.Prepared.
 func (v Verifier) Prepared() (Verifier, error) {
 	if err := v.Validate(); err != nil {
