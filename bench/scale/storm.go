@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,6 +39,7 @@ type wave struct {
 	seconds float64
 	cpu     time.Duration // of the super peers, to the last admission
 	ahead   time.Duration // after it, until they are quiet: keys are made ahead again
+	verify  time.Duration // of an Ed25519 signature, while the machine was as busy as this
 }
 
 // run has the newcomers admitted over the super peers in turn, some at a time.
@@ -69,6 +71,9 @@ func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, rene
 		return nil, err
 	}
 	v.seconds = time.Since(began).Seconds()
+	if v.verify, err = yardstick(); err != nil {
+		return nil, err
+	}
 	after, err := s.cpu(ctx, func(p *proc, _ context.Context) (time.Duration, error) { return p.CPU() })
 	if err != nil {
 		return nil, err
@@ -120,10 +125,27 @@ func (s *site) newcomers(n, first int) (all []*newcomer) {
 	return all
 }
 
+// yardstick is the processor time of one Ed25519 verification here and now, by
+// which figures of a busy machine can be compared.
+func yardstick() (time.Duration, error) {
+	const n = 500
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return 0, err
+	}
+	sig := ed25519.Sign(key, nil)
+	before := processCPU()
+	for range n {
+		ed25519.Verify(pub, nil, sig)
+	}
+	return (processCPU() - before) / n, nil
+}
+
 // record prints a wave of n admissions.
 func (v *wave) record(rec *recorder, name string, n int) {
 	rec.add(float64(n)/v.cpu.Seconds(), "1/s", "%s: a second of the super peer's processor time", name)
 	rec.add(measure.Milliseconds(v.cpu)/float64(n), "ms", "%s: processor time of each", name)
+	rec.add(float64(v.cpu)/float64(n)/float64(v.verify), "", "%s:   in Ed25519 verifications of that moment, %d us each", name, v.verify.Microseconds())
 	rec.add(measure.Milliseconds(v.ahead)/float64(n), "ms", "%s:   and afterwards, keys made ahead again", name)
 	rec.add(float64(n)/v.seconds, "1/s", "%s: a second, clients on the same machine", name)
 	rec.times(v.took, "%s: wait, retries included", name)
