@@ -115,7 +115,7 @@ func TestTunnelsAreMadeOnDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
-		w.eventually("directory", 40*time.Second, func() bool { return web.table.Has(app.self) })
+		w.eventually("directory", directoryHeard, func() bool { return web.table.Has(app.self) })
 		web.onControlLoop(w, func() {
 			if len(web.tunnels) != 0 {
 				t.Errorf("%d tunnels without a packet", len(web.tunnels))

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"icvpn/internal/directory"
+	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
@@ -97,6 +99,44 @@ func TestIdlePeersListNewcomersSoonAfterAPartition(t *testing.T) {
 		if rate > 1000 {
 			t.Errorf("an idle peer sends and receives %.0f B/s, want below 1000", rate)
 		}
+	})
+}
+
+// TestReplicasCatchUpWithDirectories: a super peer that was cut off when another
+// one's directory changed, and one that has been started again and remembers
+// nothing, soon have what readers ask them for.
+func TestReplicasCatchUpWithDirectories(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, "")
+		web := w.start("web", "web")
+		w.admit(0, 0)
+		time.Sleep(5 * time.Minute)
+		issuer := web.trust().Descriptor.SuperPeers[0] // of 192.0.2.1
+		newest := func(sp int, salt []byte) int64 {
+			it, err := web.overlay.AskItemAt(w.ctx, netip.MustParseAddrPort(w.supers[sp].endpoint), issuer.Key, salt)
+			if err != nil {
+				return 0
+			}
+			return it.Seq
+		}
+		same := func() bool {
+			root, shard := newest(0, discovery.SaltDirectory), newest(0, directory.SaltShard(0))
+			return root > 0 && shard > 0 && newest(1, discovery.SaltDirectory) == root && newest(1, directory.SaltShard(0)) == shard
+		}
+		if !same() {
+			t.Fatal("the replicas differ before anything has happened")
+		}
+		w.cutOff(1, true)
+		w.admit(1, 0)
+		time.Sleep(15 * time.Second)
+		w.cutOff(1, false)
+		if same() {
+			t.Fatal("the replica has heard of the newcomer while it was cut off")
+		}
+		w.eventually("the replica that was cut off has the newest directory", time.Minute, same)
+		w.supers[1].kill()
+		w.startSuper(1, w.supers[1].store)
+		w.eventually("the replica that was started again has the newest directory", time.Minute, same)
 	})
 }
 

@@ -47,9 +47,7 @@ func (n *Node) sayLeave() {
 
 // withdraw takes our contact record back, if we ever published one.
 func (n *Node) withdraw(ctx context.Context, l *control.Leave) error {
-	n.contact.Lock()
-	l.ContactEnds = n.contact.until
-	n.contact.Unlock()
+	l.ContactEnds = n.contact.ends()
 	m := n.membership.Load()
 	if m.Grant.Publish == nil || l.ContactEnds.IsZero() {
 		return nil

@@ -25,6 +25,7 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 	var reading sync.WaitGroup
 	reading.Go(func() { n.directoryLoop(ctx) })
 	reading.Go(func() { n.documentsLoop(ctx) })
+	reading.Go(func() { n.knownLoop(ctx) })
 	defer reading.Wait()
 	contact := time.NewTimer(0)
 	reflect, renew := time.NewTimer(0), time.NewTimer(n.untilRenewal())
@@ -95,16 +96,12 @@ func (n *Node) unreachable(m *Membership) string {
 // putContact stores the record; no endpoints means that we leave, and is the
 // last thing said.
 func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.AddrPort) (int, error) {
-	n.contact.Lock()
-	defer n.contact.Unlock()
-	if n.contact.withdrawn {
+	now := n.now()
+	seq, ok := n.contact.next(now, len(endpoints) == 0)
+	if !ok {
 		return 0, errLeft
 	}
-	n.contact.withdrawn = len(endpoints) == 0
-	if !n.contact.withdrawn {
-		n.contact.until = n.now().Add(contactLife)
-	}
-	st, err := abe.VerifyStatement(m.Grant.Publish, n.service, n.authorityKey, n.now())
+	st, err := abe.VerifyStatement(m.Grant.Publish, n.service, n.authorityKey, now)
 	if err != nil {
 		return 0, err
 	}
@@ -112,10 +109,6 @@ func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.
 	if want, ok := discovery.PolicyOf(m.Trust.Policy.Rules, m.Credential.Labels); !ok || !st.Target.Policy.Equal(want) || st.Epoch != m.Grant.Epoch {
 		return 0, fmt.Errorf("node: the super peer's key for our contact is of policy %.80q, which is not the owner's", st.Target.Policy)
 	}
-	now := n.now()
-	// It grows also over restarts, whose last number nobody kept.
-	seq := max(n.contact.seq+1, now.UnixMilli())
-	n.contact.seq = seq
 	c := service.NewContact(n.service, st.Epoch, seq, now.Add(contactLife), endpoints)
 	c.Withdrawn = len(endpoints) == 0
 	sealed, err := discovery.Seal(st, "contact", m.Credential.Key, c.Encode())
@@ -125,12 +118,35 @@ func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.
 	return n.overlay.Put(ctx, overlay.SignItem(n.key, discovery.SaltContact, seq, sealed))
 }
 
-// contactRecord is what was said in our contact record.
+// contactRecord is what was said in our contact record. It is not locked while a
+// record is on its way: of two, nodes keep the one with the higher number.
 type contactRecord struct {
-	sync.Mutex
+	mu        sync.Mutex
 	seq       int64
 	withdrawn bool
 	until     time.Time // what nodes may have stored ends by then
+}
+
+// next returns the number of the next record, false if the last one was said.
+func (c *contactRecord) next(now time.Time, last bool) (seq int64, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.withdrawn {
+		return 0, false
+	}
+	if c.withdrawn = last; !last {
+		c.until = now.Add(contactLife)
+	}
+	// It grows also over restarts, whose last number nobody kept.
+	c.seq = max(c.seq+1, now.UnixMilli())
+	return c.seq, true
+}
+
+// ends returns when what nodes may have stored has ended.
+func (c *contactRecord) ends() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.until
 }
 
 var errLeft = errors.New("node: the contact record is withdrawn")

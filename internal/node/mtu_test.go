@@ -71,7 +71,7 @@ func TestInterfaceThatIsTooSmallIsFoundAtOnce(t *testing.T) {
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
 		const mtu = 1450
 		w.net.SetLink(web.addr, app.addr, simnet.Link{Latency: time.Millisecond, Interface: mtu - esp.OuterLen(false)})
-		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("directory", directoryHeard, func() bool { return known(w, web) == 1 })
 		began := time.Now()
 		want := esp.DefaultSuite.MaxInner(mtu, false)
 		w.eventually("inner MTU", time.Minute, func() bool { // while packets of full length go out

@@ -193,7 +193,7 @@ func TestBothEndsStartAtOnceAndAgreeOnOnePair(t *testing.T) {
 		w := newWorld(t, 1, "rules:\n- from: {role: web}\n  to: {role: app}\n- from: {role: app}\n  to: {role: web}\n")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
 		for _, p := range []*nodeProc{web, app} {
-			w.eventually("directory", 40*time.Second, func() bool { return known(w, p) == 1 })
+			w.eventually("directory", directoryHeard, func() bool { return known(w, p) == 1 })
 		}
 		time.Sleep(time.Second) // contacts are published
 		for i := range uint64(200) {

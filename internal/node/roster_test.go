@@ -70,7 +70,7 @@ func TestSuperPeerCannotRelabelAnothersMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, "")
 		web, db := w.start("web", "web-1"), w.start("db", "db-1")
-		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("directory", directoryHeard, func() bool { return known(w, web) == 1 })
 		liar, address := otherOf(w, db)
 		lie := db.membership.Load().Credential.Member()
 		lie.Labels, lie.Address4, lie.NotAfter = map[string]string{"role": "app"}, address, time.Now().Add(40*time.Hour).Unix()
@@ -100,7 +100,7 @@ func TestMoveToAnotherSuperPeerIsBelievedOnProof(t *testing.T) {
 		web := w.start("web", "web-1")
 		key := newIdentity(t)
 		app := w.startAs("app", "app-1", key)
-		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("directory", directoryHeard, func() bool { return known(w, web) == 1 })
 		old := app.addr4()
 		first := app.membership.Load().Credential.Issuer
 		app.stop()
@@ -129,7 +129,7 @@ func TestSilentSuperPeerLosesItsMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
-		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("directory", directoryHeard, func() bool { return known(w, web) == 1 })
 		second, address := otherOf(w, app)
 		moved := app.membership.Load().Credential.Member()
 		moved.Address4 = address
@@ -151,7 +151,7 @@ func TestDirectoryDropsWhomItNoLongerLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
-		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("directory", directoryHeard, func() bool { return known(w, web) == 1 })
 		web.onControlLoop(w, func() {
 			web.tunnelOf(app.self)
 			web.publish(w, 0)
@@ -168,7 +168,7 @@ func TestFormerIssuerDoesNotTakeItsMemberBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, "")
 		web, app := w.start("web", "web-1"), w.start("app", "app-1")
-		w.eventually("directory", 40*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("directory", directoryHeard, func() bool { return known(w, web) == 1 })
 		former := *app.membership.Load().Credential
 		second, address := otherOf(w, app)
 		moved := former

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"icvpn/internal/directory"
 	"icvpn/internal/filter"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
@@ -332,3 +333,7 @@ type addressed struct {
 }
 
 func (a addressed) RemoteAddr() net.Addr { return a.remote }
+
+// directoryHeard is how long until everybody has heard of a newcomer: a poll of the
+// directories, and reading them.
+const directoryHeard = directory.PollEvery + 10*time.Second
