@@ -178,7 +178,11 @@ func (n *Node) exchange(t *tunnel, endpoints []netip.AddrPort) {
 
 // initiate starts the machine; rekeyID names the pair to replace.
 func (n *Node) initiate(t *tunnel, rekeyID *[8]byte) {
-	target := keyex.Target{PID: t.pid, Epoch: n.ring.Current(time.Now()), RekeyID: rekeyID}
+	n.initiateUnder(t, rekeyID, n.ring.Current(time.Now()))
+}
+
+func (n *Node) initiateUnder(t *tunnel, rekeyID *[8]byte, epoch uint32) {
+	target := keyex.Target{PID: t.pid, Epoch: epoch, RekeyID: rekeyID}
 	for _, e := range t.endpoints {
 		target.Paths = append(target.Paths, keyex.Path{Addr: e})
 	}
@@ -219,7 +223,17 @@ func (n *Node) dropStaged(t *tunnel) {
 }
 
 func (n *Node) onFailed(f keyex.Failure) {
-	if t := n.tunnels[f.PID]; t != nil {
+	t := n.tunnels[f.PID]
+	switch {
+	case t == nil:
+	case n.before(f) && len(t.endpoints) > 0:
+		var rekeyID *[8]byte
+		if p := t.current(); p != nil && t.rekeying {
+			id := p.result.RekeyID
+			rekeyID = &id
+		}
+		n.initiateUnder(t, rekeyID, f.Epoch-1)
+	default:
 		n.failed(t, f.Error())
 	}
 }
@@ -331,6 +345,9 @@ func (n *Node) newPair(t *tunnel, r *keyex.Result) (*saPair, error) {
 	p := &saPair{result: *r, in: in, out: out, path: r.Path.Addr, confirmed: r.Initiator, born: now}
 	if !r.Initiator {
 		p.removeAt = now.Add(keyex.UnconfirmedLife)
+	}
+	if r.Epoch < n.keeping.current {
+		n.planEpoch(p, now)
 	}
 	return p, nil
 }

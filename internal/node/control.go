@@ -22,6 +22,7 @@ import (
 // to the control loop;
 // a full queue drops and counts.
 func (n *Node) onControl(o seal.Opened, from netip.AddrPort) {
+	n.heardAt.Store(time.Now().UnixNano())
 	if o.Type == seal.TypeDHT {
 		port.DHT{Port: n.port, Ring: n.ring}.Deliver(n.overlay, o, from)
 		return
@@ -46,6 +47,7 @@ const innerHeader = 8 + 2
 func (n *Node) controlLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	n.turnEpoch(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -76,12 +78,18 @@ func (n *Node) deadline() time.Time {
 	if d := n.machine.Deadline(); !d.IsZero() && d.Before(at) {
 		at = d
 	}
+	if d := n.keeping.at; !d.IsZero() && d.Before(at) {
+		at = d
+	}
 	return at
 }
 
 func (n *Node) tick(now time.Time) {
 	if d := n.machine.Deadline(); !d.IsZero() && !now.Before(d) {
 		n.act(n.machine.Tick(now))
+	}
+	if d := n.keeping.at; !d.IsZero() && !now.Before(d) {
+		n.turnEpoch(now)
 	}
 	if !now.Before(n.upkeepAt) {
 		n.upkeep(now)

@@ -52,11 +52,13 @@ func (n *Node) documentsLoop(ctx context.Context) {
 			return
 		case <-poll.C:
 			n.readDocuments(ctx, false)
+			n.readEpochs(ctx, false)
 			poll.Reset(documentsPoll/2 + mrand.N(documentsPoll/2))
 		case <-n.documentsNow:
 			look.Reset(max(0, documentsGap-time.Since(last)))
 		case <-look.C:
 			n.readDocuments(ctx, true)
+			n.readEpochs(ctx, true)
 			last = time.Now()
 		}
 	}

@@ -74,6 +74,7 @@ type Membership struct {
 	Documents  service.Documents
 	Credential *service.Credential
 	Grant      provision.Grant
+	Epochs     *service.Epochs // of Grant; nil: the owners have not spoken of any
 	Key        *abe.Key
 	Members    []service.Member
 	Session    admission.Session // for key continuity
@@ -524,7 +525,11 @@ func (a *admittance) take(g provision.Grant) (err error) {
 	if c.Issuer != id.FromKey(a.serverKey) { // its word on members would pass for the issuer's
 		return fmt.Errorf("the credential is from another super peer, %s", c.Issuer.Short())
 	}
+	if a.m.Epochs, err = openEpochs(a.m.Trust, g); err != nil {
+		return err
+	}
 	a.m.Grant, a.m.Credential = g, c
+	a.m.keepEpochs(a.cfg.Kept)
 	a.step(stepProvision, fmt.Sprintf("%s and %s, %s, until %s", c.Addr4(), c.Addr6(), service.LabelText(c.Labels), c.Expires().UTC().Format("2006-01-02 15:04 UTC")))
 	return nil
 }

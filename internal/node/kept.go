@@ -22,11 +22,23 @@ type Kept struct {
 	Key      *abe.Key // of Grant; nil: read when it turns out to be of use
 	SecretID string   // that it was first admitted with
 	Issuer   id.ID    // of this process's credential; zero in another process
+	Newest   uint32   // epoch that the owners have spoken of; 0 if that is not known
 }
 
 // Kept returns what m leaves for the next admission.
 func (m *Membership) Kept() *Kept {
-	return &Kept{Session: m.Session, Grant: m.Grant, Key: m.Key, SecretID: m.Credential.SecretID, Issuer: m.Credential.Issuer}
+	return &Kept{Session: m.Session, Grant: m.Grant, Key: m.Key, SecretID: m.Credential.SecretID, Issuer: m.Credential.Issuer, Newest: m.Epochs.Last()}
+}
+
+// keepEpochs goes on with a document that was kept if a super peer knows only an
+// older one.
+func (m *Membership) keepEpochs(k *Kept) {
+	if k == nil || len(k.Grant.Epochs.Body) == 0 {
+		return
+	}
+	if e, err := m.Trust.OpenEpochs(k.Grant.Epochs); err == nil && e.Newer(m.Epochs) {
+		m.Epochs, m.Grant.Epochs = e, k.Grant.Epochs
+	}
 }
 
 // serves says whether the ticket can stand in for the token's secret. A token
@@ -76,7 +88,7 @@ func (a *admittance) holds() (p provision.Parts) {
 	if len(g.Policy.Body) > 0 {
 		p |= provision.PartPolicy
 	}
-	if len(g.EpochKey) > 0 {
+	if len(g.EpochKey) > 0 && (a.cfg.Kept.Newest == 0 || g.Key(a.cfg.Kept.Newest) != nil) {
 		p |= provision.PartEpoch
 	}
 	until := a.now().Add(keptMargin)

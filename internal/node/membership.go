@@ -43,7 +43,11 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 		case <-reflect.C:
 			n.askReflection()
 			n.watchClock()
+			n.watchSilence()
 			reflect.Reset(reflectEvery)
+		case <-n.epochNews:
+			contact.Reset(n.untilContact())
+			renew.Reset(n.untilRenewal())
 		case <-n.renewNow:
 			renew.Reset(mrand.N(renewSpread))
 		case <-renew.C:

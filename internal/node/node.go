@@ -125,6 +125,11 @@ type Node struct {
 	retrying     atomic.Bool      // the control loop was told of packets without a tunnel
 	cloned       chan *CloneError // capacity 1
 	clock        clockWatch
+	keeping      keeping
+	epochNews    chan struct{} // capacity 1: epochs have changed
+	heardAt      atomic.Int64  // Unix ns of the last authentic control datagram
+	lostAt       atomic.Int64  // Unix ns when we last had reason to think that the group key is over
+	saving       sync.Mutex    // held while the membership is written
 	stop         context.CancelFunc
 	stopped      chan struct{} // closed when Run has returned
 }
@@ -153,8 +158,9 @@ func New(cfg Config) (*Node, error) {
 		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{},
 		controlIn: make(chan datagram, controlQueue), posts: make(chan func(), controlQueue),
 		documentsNow: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), refreshNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
-		refused: rate.Sometimes{First: 3, Interval: 10 * time.Second},
-		lookups: make(chan struct{}, maxLookups), awake: make(chan struct{}, 1), stopped: make(chan struct{}),
+		epochNews: make(chan struct{}, 1),
+		refused:   rate.Sometimes{First: 3, Interval: 10 * time.Second},
+		lookups:   make(chan struct{}, maxLookups), awake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	if !cfg.Began.IsZero() {
 		n.started = cfg.Began
@@ -188,9 +194,10 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.installEpoch(m); err != nil {
+	if err := n.installEpochs(m); err != nil {
 		return nil, err
 	}
+	n.heardAt.Store(time.Now().UnixNano())
 	n.adopt(m)
 	return n, nil
 }
@@ -228,19 +235,6 @@ func (n *Node) entryPoints() []netip.AddrPort {
 		all = append(all, n.usable(e.Endpoints)...)
 	}
 	return all
-}
-
-// installEpoch takes a membership's group key, which only a bad membership
-// fails.
-func (n *Node) installEpoch(m *Membership) error {
-	k, err := seal.ParseMemberKey(m.Grant.EpochKey)
-	if err != nil {
-		return err
-	}
-	if err := n.ring.Install(seal.Epoch{Number: m.Grant.Epoch, Key: k, ActivateAt: time.Unix(0, 0), Grace: seal.DefaultGrace}); err != nil {
-		return fmt.Errorf("node: epoch %d: %w", m.Grant.Epoch, err)
-	}
-	return nil
 }
 
 // adopt puts a membership in force, the first or a renewed one, whose epoch is
@@ -302,7 +296,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer n.stop()
 	g, gctx := errgroup.WithContext(life)
 	n.ctx = gctx // ends also when a loop fails, so that nothing waits for it then
-	g.Go(func() error { return n.port.Run(gctx, port.Handlers{ESP: n.path.Receive, Control: n.onControl}) })
+	g.Go(func() error {
+		return n.port.Run(gctx, port.Handlers{ESP: n.path.Receive, Control: n.onControl, Unknown: n.onUnknown})
+	})
 	g.Go(func() error { return n.overlay.Run(gctx) })
 	g.Go(func() error { return n.deviceLoop(gctx) })
 	g.Go(func() error { return n.controlLoop(gctx) })

@@ -32,7 +32,7 @@ type keptMembership struct {
 }
 
 const (
-	keptVersion = 2
+	keptVersion = 3
 	maxKept     = 256 << 10
 )
 
@@ -123,6 +123,9 @@ func DecodeMembership(b []byte, s id.ID, key ed25519.PrivateKey, seen Seen, at M
 	}
 	if !m.Credential.Key.Equal(key.Public()) {
 		return nil, errors.New("node: kept membership is of another identity")
+	}
+	if m.Epochs, err = openEpochs(m.Trust, g); err != nil {
+		return nil, err
 	}
 	m.Key, err = abe.ParseKey(g.AttributeKey)
 	return m, err

@@ -22,8 +22,11 @@ func (n *Node) untilRenewal() time.Duration {
 	c := n.membership.Load().Credential
 	life := time.Duration(c.NotAfter-c.NotBefore) * time.Second
 	left := c.Expires().Sub(n.now())
-	wait := left - life/renewFraction
-	return max(0, wait-mrand.N(max(1, life/20)))
+	wait := max(0, left-life/renewFraction-mrand.N(max(1, life/20)))
+	if soon, missing := n.untilEpoch(); missing {
+		wait = min(wait, soon)
+	}
+	return wait
 }
 
 // retryRenewal is the wait after a renewal that did not work.
@@ -69,12 +72,8 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 	}
 	n.steps.warn("")
 	n.log.Info("membership renewed", "expires", m.Credential.Expires(), "super_peer", m.SuperPeer)
-	if n.cfg.Save != nil {
-		if err := n.cfg.Save(m); err != nil {
-			n.log.Error("renewed membership not saved", "err", err)
-		}
-	}
-	return n.untilRenewal()
+	n.save()
+	return max(epochRetry, n.untilRenewal())
 }
 
 // only returns the super peer with this endpoint, all if there is none.
@@ -96,7 +95,8 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	if err != nil {
 		return err
 	}
-	if now := n.ring.Current(time.Now()); m.Grant.Epoch > now+1 {
+	n.newerEpochs(m)
+	if now := n.ring.Current(time.Now()); now > m.Grant.Epoch && m.Grant.Key(now) == nil {
 		return fmt.Errorf("node: super peer %s hands out epoch %d, now is %d", m.SuperPeer, m.Grant.Epoch, now)
 	}
 	old := n.membership.Load().Credential
@@ -107,7 +107,7 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	if err := n.machine.SetPolicy(groups, suites); err != nil {
 		return err
 	}
-	if err := n.installEpoch(m); err != nil {
+	if err := n.installEpochs(m); err != nil {
 		return err
 	}
 	if moved {
@@ -119,6 +119,8 @@ func (n *Node) adoptRenewed(m *Membership) error {
 		n.log.Warn("address changed: the super peer that gave the old one is gone", "addr", m.Credential.Addr4(), "super_peer", m.SuperPeer)
 	}
 	n.adopt(m)
+	n.turnEpoch(time.Now())
+	n.tellContact()
 	for _, t := range n.tunnels {
 		n.judge(t)
 		pair := t.pair.Load()

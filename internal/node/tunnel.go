@@ -97,8 +97,9 @@ type saPair struct {
 	born      time.Time
 	dummies   int // sent until the peer is heard
 	dummyAt   time.Time
-	stampOut  uint64 // of the last notice sent on the pair
-	stampIn   uint64 // of the last notice accepted
+	epochAt   time.Time // when to replace it because its epoch is no longer in force; zero: it is
+	stampOut  uint64    // of the last notice sent on the pair
+	stampIn   uint64    // of the last notice accepted
 }
 
 func (t *tunnel) name() string {

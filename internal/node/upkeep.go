@@ -16,6 +16,7 @@ func (n *Node) upkeep(now time.Time) {
 			n.connect(t)
 		}
 		n.tendPairs(t, now)
+		n.tendEpoch(t, now)
 		n.tendLife(t, now)
 		n.tendLiveness(t, now)
 		n.tendMTU(t, now)
@@ -180,6 +181,9 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 	if p := t.current(); p != nil {
 		if life := max(p.out.Life(now), p.in.Life(now)); life != esp.LifeFresh && !t.rekeying && t.usedSince(p.born) {
 			earliest(latest(now.Add(time.Second), t.retryAt))
+		}
+		if !p.epochAt.IsZero() && !t.rekeying && t.usedSince(p.born) {
+			earliest(latest(p.epochAt, t.retryAt))
 		}
 		earliest(latest(p.born, time.Unix(0, t.stats.lastData.Load())).Add(idleLife + time.Second))
 	}

@@ -45,6 +45,9 @@ type Handlers struct {
 	// Control borrows o.Payload until it returns. The datagram is authentic as
 	// some member's, and no answer may be longer than o.Room.
 	Control func(o seal.Opened, from netip.AddrPort)
+	// Unknown hears that there was a control datagram under a key that no ring ever
+	// had; it is counted already, and anybody can send one. May be nil.
+	Unknown func()
 	// Unclaimed borrows a control datagram that no ring has a key for: a Guest's. May
 	// be nil; then they are counted.
 	Unclaimed func(d []byte, from netip.AddrPort)
@@ -204,8 +207,11 @@ func (p *Port) other(d []byte, from netip.AddrPort, h Handlers) {
 			h.Unclaimed(d, from)
 			return
 		}
-		if o, drop := p.rings.Open(time.Now(), d, from.Addr()); drop == seal.Passed {
+		switch o, drop := p.rings.Open(time.Now(), d, from.Addr()); {
+		case drop == seal.Passed:
 			h.Control(o, from)
+		case drop == seal.DropUnknown && h.Unknown != nil:
+			h.Unknown()
 		}
 	case underlay.Keepalive:
 		p.stats.Keepalives.Add(1)

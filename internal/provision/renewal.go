@@ -1,8 +1,10 @@
 package provision
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
@@ -123,4 +125,31 @@ func (r Renewed) Over(old Grant) (Grant, error) {
 		g.Publish, g.PublishNext, g.Envelopes = old.Publish, old.PublishNext, old.Envelopes
 	}
 	return g, nil
+}
+
+// Turn returns g when epoch current is in force and those before oldest are over,
+// and whether that changes it. What it has no key of, it cannot turn to.
+func (g Grant) Turn(current, oldest uint32) (Grant, bool) {
+	keys := g.Keys
+	turned := current > g.Epoch && g.Key(current) != nil
+	if turned {
+		keys = append([]EpochKey{{Number: g.Epoch, Key: g.EpochKey}}, keys...)
+		publish := g.PublishNext
+		if current != g.Epoch+1 {
+			publish = nil // the super peer gives another
+		}
+		g.EpochKey, g.Publish, g.PublishNext, g.Epoch = g.Key(current), publish, nil, current
+	}
+	kept := make([]EpochKey, 0, len(keys))
+	for _, k := range keys {
+		if k.Number != g.Epoch && k.Number >= oldest {
+			kept = append(kept, k)
+		}
+	}
+	slices.SortFunc(kept, func(a, b EpochKey) int { return cmp.Compare(a.Number, b.Number) })
+	if !turned && len(kept) == len(g.Keys) {
+		return g, false
+	}
+	g.Keys = kept
+	return g, true
 }

@@ -94,3 +94,33 @@ func TestRenewalIsReadStrictly(t *testing.T) {
 		}
 	}
 }
+
+func TestGrantTurnsWithTheEpochs(t *testing.T) {
+	key := func(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
+	g := whole()
+	g.Epoch, g.EpochKey, g.Keys = 4, key(4), []EpochKey{{Number: 3, Key: key(3)}, {Number: 5, Key: key(5)}}
+	before := g.Encode()
+	if same, changed := g.Turn(4, 3); changed || !reflect.DeepEqual(same, g) {
+		t.Errorf("nothing is due: %+v", same)
+	}
+	if next, changed := g.Turn(4, 4); !changed || len(next.Keys) != 1 || next.Keys[0].Number != 5 {
+		t.Errorf("3 is over: %+v", next.Keys)
+	}
+	next, changed := g.Turn(5, 4)
+	if !changed || next.Epoch != 5 || !bytes.Equal(next.EpochKey, key(5)) || len(next.Keys) != 1 || !bytes.Equal(next.Key(4), key(4)) ||
+		!bytes.Equal(next.Publish, g.PublishNext) || next.PublishNext != nil {
+		t.Errorf("5 is in force: %+v", next)
+	}
+	if _, err := ParseGrant(next.Encode()); err != nil {
+		t.Error(err)
+	}
+	if last, changed := next.Turn(5, 5); !changed || len(last.Keys) != 0 {
+		t.Errorf("4 is over: %+v", last.Keys)
+	}
+	if same, changed := g.Turn(6, 3); changed || same.Epoch != 4 {
+		t.Error("turned to an epoch without a key")
+	}
+	if !bytes.Equal(g.Encode(), before) {
+		t.Error("Turn changed what it was called on")
+	}
+}
