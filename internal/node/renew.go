@@ -96,6 +96,9 @@ func (n *Node) adoptRenewed(m *Membership) error {
 		return err
 	}
 	n.newerEpochs(m)
+	if last := m.Epochs.Last(); m.Grant.Epoch > last {
+		return fmt.Errorf("node: super peer %s hands out epoch %d, and the owner has spoken of %d at most", m.SuperPeer, m.Grant.Epoch, last)
+	}
 	if now := n.ring.Current(time.Now()); now > m.Grant.Epoch && m.Grant.Key(now) == nil {
 		return fmt.Errorf("node: super peer %s hands out epoch %d, now is %d", m.SuperPeer, m.Grant.Epoch, now)
 	}

@@ -26,6 +26,11 @@ func (h *Host) Update(_ context.Context, file []byte) (control.Update, error) {
 	return control.Update{}, fmt.Errorf("superpeer: the update is of service %s, which this super peer does not serve", u.Service.Short())
 }
 
+// Update is Host.Update of the host that s is on.
+func (s *SuperPeer) Update(ctx context.Context, file []byte) (control.Update, error) {
+	return s.host.Update(ctx, file)
+}
+
 func (s *SuperPeer) update(u service.Update, now time.Time) (control.Update, error) {
 	out := control.Update{Service: u.Service.String(), Name: s.service.trust().Descriptor.Name}
 	newer, err := s.learnDocuments(s.service, fileDocuments, u.Documents, now)
