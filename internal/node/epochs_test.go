@@ -11,7 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"icvpn/admission"
 	"icvpn/internal/control"
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/seal"
@@ -206,6 +209,64 @@ func TestSuperPeerThatWasDownForTwoEpochsCatchesUp(t *testing.T) {
 			w.supers[1].kill()
 		}
 		w.startSuper(1, store)
+	})
+}
+
+// TestRevokedMachineIsOut: the tunnels to it end, it is listed no more, it gets no
+// key of the next epoch, and what is said under that it cannot read.
+func TestRevokedMachineIsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		bad, app, web := w.via(0, "web", "web-1"), w.via(1, "app", "app-1"), w.via(1, "web", "web-2")
+		w.eventually("they know each other", time.Minute, func() bool { return known(w, bad) == 2 && known(w, app) == 2 })
+		w.pingOK(bad, "app-1")
+		w.pingOK(web, "app-1")
+		e, err := owner.Revoke(w.svc.Secret, []id.ID{bad.self}, owner.DefaultEpochDelay, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := w.supers[0].sp.Update(w.ctx, e.Update.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		cfg := bad.cfg.Join
+		cfg.Kept = bad.membership.Load().Kept()
+		w.eventually("no super peer renews it", time.Minute, func() bool {
+			_, err := Join(w.ctx, cfg)
+			var refused *RefusedError
+			return errors.As(err, &refused) && refused.Refusal.Code == admission.CodeRevoked
+		})
+		w.eventually("it is listed no more, and no tunnel leads to it", 10*time.Minute, func() bool {
+			gone := false
+			err := app.call(w.ctx, func() {
+				tn := app.tunnels[bad.self]
+				gone = !app.table.Has(bad.self) && (tn == nil || len(tn.pairs) == 0)
+			})
+			return err == nil && gone
+		})
+		t.Logf("out %v after the owner's word", time.Since(began))
+		time.Sleep(time.Until(e.Record.Settled().Add(time.Minute)))
+		if current, held := bad.epoch(); current != 1 || slices.Contains(held, 2) {
+			t.Errorf("the revoked machine is in epoch %d, with keys of %v", current, held)
+		}
+		if current, _ := web.epoch(); current != 2 {
+			t.Errorf("the others are in epoch %d", current)
+		}
+		w.pingOK(web, "app-1")
+		if w.pings(bad, "app-1") {
+			t.Error("the revoked machine reaches others")
+		}
+		contact := app.membership.Load().Credential.Member()
+		item, err := web.overlay.Get(w.ctx, contact.Key, discovery.SaltContact)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := web.openRecord(w.ctx, item, contact); err != nil {
+			t.Error(err)
+		}
+		if _, err := bad.openRecord(w.ctx, item, contact); err == nil {
+			t.Error("the revoked machine reads a contact of the new epoch")
+		}
 	})
 }
 

@@ -27,6 +27,7 @@ type Epoch struct {
 	Record service.EpochRecord
 	Secret []byte         // owner.secret from now on
 	Update service.Update // for a running super peer
+	Policy []byte         // YAML as signed, if it is new
 }
 
 // NextEpoch signs that the group key changes: after a delay, or at once with a

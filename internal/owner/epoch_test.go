@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"icvpn/internal/id"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
 )
@@ -83,5 +84,35 @@ func TestLaterHandOversOpenNothingOfBefore(t *testing.T) {
 	m.Next()
 	if h, _ := opened(t, c.Files); h.Service.Epoch != 2 || string(h.Service.Master) != string(m.Bytes()) || len(h.Epochs.Body) == 0 {
 		t.Errorf("M of epoch %d", h.Service.Epoch)
+	}
+}
+
+func TestRevocationBindsTheNextKeyToItsPolicy(t *testing.T) {
+	s, err := Create(testOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	out := id.ID{7}
+	e, err := Revoke(s.Secret, []id.ID{out, out}, DefaultEpochDelay, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := service.Open(e.Update.Documents, e.Update.Service, 0, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if trust, err = trust.WithPolicy(e.Update.Policy, now); err != nil || trust.Policy.Sequence != 2 || len(trust.Policy.Out.Peers) != 1 || trust.Policy.Out.Peers[0] != out.String() {
+		t.Fatalf("%+v, %v", trust, err)
+	}
+	if a := announced(t, e.Update, now); a.Policy != 2 || a.Last() != 2 {
+		t.Errorf("%+v", a)
+	}
+	if string(e.Policy) != string(e.Update.Policy.Body) {
+		t.Error("policy.yaml is not what was signed")
+	}
+	super := trust.Descriptor.SuperPeers[0].PID()
+	if _, err := Revoke(s.Secret, []id.ID{super}, DefaultEpochDelay, now); err == nil || !strings.Contains(err.Error(), "service super remove") {
+		t.Errorf("a super peer: %v", err)
 	}
 }

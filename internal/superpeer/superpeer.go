@@ -278,6 +278,7 @@ func (a *authority) openLedger(home ledger.Home, now time.Time) (err error) {
 	for _, e := range a.ledger.Members() {
 		a.roster.own(e)
 	}
+	a.dropRevoked() // by a policy that came with a new hand-over
 	if until := a.ledger.Restored(now); !until.IsZero() {
 		a.log.Warn("restored from a backup: members go on, new machines get no address before", "expires", until)
 	}

@@ -110,6 +110,7 @@ func (s *SuperPeer) learnPolicy(b []byte, now time.Time) (newer bool, err error)
 	}
 	s.service.standing.Store(newStanding(trust, old.docs, signed, old.self.Key))
 	s.log.Info("newer policy in force", "seq", trust.Policy.Sequence)
+	s.authority.dropRevoked()
 	err = s.authority.onPolicy(now)
 	s.tellNews()
 	return true, err
