@@ -18,7 +18,7 @@ func newSuper(a *app) *cobra.Command {
 		Example: "  icvpn super --config super-1.yaml",
 		Args:    exactArgs(),
 	}
-	cmd.AddCommand(newSuperBackup(a), newSuperRestore(a))
+	cmd.AddCommand(newSuperBackup(a), newSuperRestore(a), newSuperUpdate(a))
 	flags := bindConfig(cmd, config.SuperFields())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.super(cmd, flags) }
 	return cmd

@@ -2,6 +2,8 @@ package owner
 
 import (
 	"fmt"
+	"io"
+	"path/filepath"
 	"time"
 
 	"icvpn/internal/id"
@@ -101,3 +103,33 @@ func (f *ownerFile) advance(to uint32) error {
 	m.Epoch, m.Master = master.Epoch(), master.Bytes()
 	return nil
 }
+
+// fileUpdate is what the owner gives to a running super peer.
+const fileUpdate = "update"
+
+// Write puts the news into the directory of their service, last owner.secret.
+func (e *Epoch) Write(dir string) error {
+	if e.Policy != nil {
+		if err := replaceFile(filepath.Join(dir, filePolicy), 0o644, e.Policy); err != nil {
+			return err
+		}
+	}
+	if err := replaceFile(filepath.Join(dir, fileUpdate), 0o644, e.Update.Encode()); err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, fileSecret), 0o600, e.Secret)
+}
+
+// Explain prints what changes and what to do next.
+func (e *Epoch) Explain(w io.Writer, dir string) {
+	fmt.Fprintf(w, "Service %s (%s), epoch %d", e.Name, e.ID, e.Record.Number)
+	if e.Record.Grace > 0 {
+		fmt.Fprintf(w, " from %s, the one before until %s.\n", utc(e.Record.Activates()), utc(e.Record.Settled()))
+	} else {
+		fmt.Fprintf(w, " at once.\n")
+	}
+	fmt.Fprintf(w, "\nNext, on one super peer that runs (the file is no secret):\n  icvpn super update %s\n\n", filepath.Join(dir, fileUpdate))
+	fmt.Fprintf(w, "It hands the news to the other super peers, and they to the machines: nothing needs a restart.\n")
+}
+
+func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
