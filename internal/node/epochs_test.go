@@ -61,7 +61,7 @@ func (p *nodeProc) pairEpochs(w *world) (all []uint32) {
 	return all
 }
 
-func (w *world) pings(from *nodeProc, target string) bool {
+func (w *world) reaches(from *nodeProc, target string) bool {
 	ok := false
 	err := from.Ping(w.ctx, target, 1, func(r control.PingReply) error { ok = r.Error == ""; return nil })
 	return err == nil && ok
@@ -120,7 +120,7 @@ func TestTrafficRunsAcrossAChangeOfEpoch(t *testing.T) {
 				}
 			}
 		}
-		w.eventually("the newcomer reaches the other", time.Minute, func() bool { return w.pings(late, "app-1") })
+		w.eventually("the newcomer reaches the other", time.Minute, func() bool { return w.reaches(late, "app-1") })
 	})
 }
 
@@ -157,7 +157,7 @@ func TestMachineThatSleptThroughAnEpochComesBack(t *testing.T) {
 		}
 		sleep(false)
 		w.eventually("it has the epoch in force", 15*time.Minute, func() bool { current, _ := web.epoch(); return current == 3 })
-		w.eventually("it is reached, and reaches", 5*time.Minute, func() bool { return w.pings(web, "app-1") })
+		w.eventually("it is reached, and reaches", 5*time.Minute, func() bool { return w.reaches(web, "app-1") })
 	})
 }
 
@@ -175,7 +175,7 @@ func TestEmergencyTakesTheKeyFromWhoIsNotRenewed(t *testing.T) {
 			b, _ := app.epoch()
 			return a == 3 && b == 3
 		})
-		w.eventually("they reach each other", 5*time.Minute, func() bool { return w.pings(web, "app-1") })
+		w.eventually("they reach each other", 5*time.Minute, func() bool { return w.reaches(web, "app-1") })
 		for _, p := range []*nodeProc{web, app} {
 			if all := p.pairEpochs(w); slices.ContainsFunc(all, func(e uint32) bool { return e < 3 }) {
 				t.Errorf("%s: SAs of epochs %v", p.cfg.Join.Name, all)
@@ -253,7 +253,7 @@ func TestRevokedMachineIsOut(t *testing.T) {
 			t.Errorf("the others are in epoch %d", current)
 		}
 		w.pingOK(web, "app-1")
-		if w.pings(bad, "app-1") {
+		if w.reaches(bad, "app-1") {
 			t.Error("the revoked machine reaches others")
 		}
 		contact := app.membership.Load().Credential.Member()
