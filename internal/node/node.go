@@ -39,6 +39,11 @@ type Config struct {
 	Membership *Membership
 	// Save keeps a renewed membership. May be nil.
 	Save func(*Membership) error
+	// Nodes is what a former process gave to SaveNodes: where to enter the overlay
+	// beside the super peers. May be nil; what is bad in it is left out.
+	Nodes []byte
+	// SaveNodes keeps nodes of the overlay, now and then. May be nil.
+	SaveNodes func([]byte) error
 	// Readdress gives the device the addresses of a membership that has others
 	// than the one before. May be nil.
 	Readdress func(*Membership) error
@@ -103,6 +108,7 @@ type Node struct {
 	observed     observed
 	helping      helping
 	proofs       helperProofs
+	known        knownNodes
 	stats        stats
 	ctx          context.Context // of Run, for lookups
 	loops        sync.WaitGroup  // lookups, and proofs of helpers
@@ -199,6 +205,11 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.heardAt.Store(time.Now().UnixNano())
 	n.adopt(m)
+	if cfg.Nodes != nil {
+		if err := n.known.load(cfg.Nodes, time.Now(), n.usable); err != nil {
+			n.log.Warn("known nodes not read; entering the overlay at super peers alone", "err", err)
+		}
+	}
 	return n, nil
 }
 
@@ -227,10 +238,10 @@ func (n *Node) newControl(m *Membership) error {
 	return err
 }
 
-// entryPoints are where to enter the overlay: super peers, helpers, and the nodes
-// that the super peer which admitted us knew.
+// entryPoints are where to enter the overlay: nodes that we knew before, super
+// peers, helpers, and the nodes that the super peer which admitted us knew.
 func (n *Node) entryPoints() []netip.AddrPort {
-	all := n.replicas()
+	all := append(n.knownEntries(), n.replicas()...)
 	for _, e := range n.membership.Load().Grant.Entries {
 		all = append(all, n.usable(e.Endpoints)...)
 	}

@@ -313,7 +313,7 @@ func (n *Node) mayJoinOverlay(pid id.ID, _ netip.AddrPort) bool {
 		return true
 	}
 	_, ok := n.trust().Descriptor.SuperPeer(pid)
-	return ok
+	return ok || n.comesBack(pid)
 }
 
 // classOf ranks a key whose items we are asked to store.

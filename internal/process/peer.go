@@ -32,6 +32,7 @@ import (
 const (
 	fileIdentity   = "identity"   // Ed25519 seed, 32 bytes
 	fileMembership = "membership" // node.Membership.Encode
+	fileNodes      = "nodes"      // what node.Config.SaveNodes is given
 	counterSeq     = "descriptor" // highest descriptor sequence number seen
 	counterPolicy  = "policy"     // highest policy sequence number seen
 	counterRoot    = "root"       // highest root document's sequence number seen
@@ -139,7 +140,7 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 	}
 	h.step(p.log, "interface", p.device.Name()+" is up", began)
 	n, err := node.New(node.Config{
-		Join: join, Membership: m, Save: p.save, Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
+		Join: join, Membership: m, Save: p.save, Nodes: p.nodes(), SaveNodes: p.saveNodes, Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
 		Advertise: advertise, NeverHelp: p.cfg.Helper == "never", Elapsed: sinceBoot, Began: p.began, Log: p.log, Steps: h.joinSteps(),
 	})
 	if err != nil {
@@ -217,6 +218,17 @@ func (p *peer) kept() (*node.Kept, string) {
 	}
 	return k, superPeer
 }
+
+// nodes are where a former process would enter the overlay, nil if it kept none.
+func (p *peer) nodes() []byte {
+	b, err := p.dir.Get(fileNodes)
+	if err != nil && !errors.Is(err, state.ErrNotExist) {
+		p.log.Warn("known nodes not read; entering the overlay at super peers alone", "err", err)
+	}
+	return b
+}
+
+func (p *peer) saveNodes(b []byte) error { return p.dir.Put(fileNodes, b) }
 
 // openTUN makes the interface and names the flag that helps where a name is
 // taken.
