@@ -68,6 +68,8 @@ func contestants() (all []contestant) {
 		contestant{name: reference, about: "ChaCha20-Poly1305; golang.zx2c4.com/wireguard " + wireguardVersion(), usual: true, start: (*bench).startWireguard},
 		contestant{name: "no-crypto", about: "two goroutines between wireguard-go's packages tun and conn", usual: true, start: (*bench).startForwarder},
 		contestant{name: "edges", about: "two goroutines between icvpn's own device and port, without cryptography: the most any cipher could leave", usual: true, start: (*bench).startEdges},
+		contestant{name: "ceiling", about: "two threads of C between TUN device and port, without cryptography, checks or copies; needs cc", start: (*bench).startCeiling},
+		contestant{name: "nebula", about: "AES-256-GCM; nebula and nebula-cert as installed", start: (*bench).startNebula},
 		contestant{name: "no-tunnel", about: "the link itself, MTU 1500: what sender and receiver cost", usual: true},
 	)
 }
@@ -241,8 +243,8 @@ func (b *bench) startEnds(ctx context.Context, k *link, name string, configs [2]
 		return nil, err
 	}
 	return both(k, func(i int) (*end, error) {
-		c := configs[i]
-		c.Addr, c.Route, c.MTU = netip.PrefixFrom(innerAddrs[i], 32), netip.PrefixFrom(innerAddrs[1-i], 32), innerMTU
+		c, inner := configs[i], innerConfig(i)
+		c.Addr, c.Route, c.MTU = inner.Addr, inner.Route, inner.MTU
 		stdin, err := json.Marshal(c)
 		if err != nil {
 			return nil, err

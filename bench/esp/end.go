@@ -16,8 +16,6 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
-
-	"icvpn/internal/netcfg"
 )
 
 // This program as one end of a contestant: `esp end wireguard-go`, its
@@ -27,6 +25,7 @@ const (
 	endWireguard = "wireguard-go"
 	endForwarder = "no-crypto"
 	endEdges     = "edges"
+	endConfigure = "configure" // addresses for an interface that another program has made
 
 	endReady     = "ready to carry packets"
 	endInterface = "bench0"
@@ -65,6 +64,9 @@ func runEnd(name string, stdin io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(stdin).Decode(&c); err != nil {
 		return err
 	}
+	if name == endConfigure {
+		return c.apply()
+	}
 	start := map[string]func(endConfig) (func(), error){
 		endWireguard: onDevice(wireguard), endForwarder: onDevice(forwarder), endEdges: edges,
 	}[name]
@@ -76,8 +78,7 @@ func runEnd(name string, stdin io.Reader, out io.Writer) error {
 		return err
 	}
 	defer end()
-	err = netcfg.Apply(netcfg.Interface{Name: endInterface, Addrs: []netip.Prefix{c.Addr}, Routes: []netip.Prefix{c.Route}, MTU: c.MTU})
-	if err != nil {
+	if err := c.apply(); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, endReady)
