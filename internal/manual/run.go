@@ -149,9 +149,12 @@ func (r *runner) conduct(mtu int) (err error) {
 // configure gives the interface its addresses and routes.
 func (r *runner) configure(mtu int) error {
 	i := netcfg.Interface{Name: r.device.Name(), Addrs: r.cfg.Addresses, MTU: mtu}
+	longest := 0
 	for _, t := range r.cfg.Tunnels {
 		i.Routes = append(i.Routes, t.Routes...)
+		longest = max(longest, t.Suite.SealedLen(mtu))
 	}
+	i.Segments = underlay.TrainLength(longest)
 	err := netcfg.Apply(i)
 	if errors.Is(err, netcfg.ErrNoIPv6) {
 		r.log.Warn("the interface has IPv4 only", "err", err)

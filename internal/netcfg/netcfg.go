@@ -32,6 +32,10 @@ type Interface struct {
 	Routes []netip.Prefix
 	// MTU of the interface; 0 leaves it.
 	MTU int
+	// Segments is of how many packets a super-packet of the kernel's TCP may be
+	// made up; 0 leaves it. It makes things faster only, so a kernel that refuses is
+	// no error.
+	Segments int
 }
 
 // validate reports the field that is wrong.

@@ -30,6 +30,9 @@ func Apply(i Interface) error {
 			return explain(i.Name, fmt.Sprintf("MTU %d", i.MTU), err)
 		}
 	}
+	if i.Segments > 0 {
+		_ = netlink.LinkSetGSOMaxSegs(link, i.Segments)
+	}
 	v6 := enableIPv6(i.Name)
 	if v6 {
 		// No link-local address made by the kernel: nothing on the overlay

@@ -70,6 +70,8 @@ var service = netcfg.Interface{
 	Addrs:  prefixes("10.42.0.5/32", "fd42::5/128"),
 	Routes: prefixes("10.42.0.0/16", "fd42::/48"),
 	MTU:    1380,
+
+	Segments: 45,
 }
 
 // state returns addresses and routes of an interface as text.
@@ -97,6 +99,18 @@ func state(t *testing.T, name string) (addrs, routes []string) {
 	slices.Sort(addrs)
 	slices.Sort(routes)
 	return addrs, routes
+}
+
+func TestApplyBoundsSuperPackets(t *testing.T) {
+	inHost(t, func(t *testing.T) {
+		if err := netcfg.Apply(service); err != nil {
+			t.Error(err)
+		}
+		link, err := netlink.LinkByName("icvpn0")
+		if err != nil || link.Attrs().GSOMaxSegs != uint32(service.Segments) {
+			t.Errorf("%d segments in a super-packet, want %d (%v)", link.Attrs().GSOMaxSegs, service.Segments, err)
+		}
+	})
 }
 
 func TestApplyAndRemoveAddrsMayBeRepeated(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"icvpn/esp"
 	"icvpn/internal/config"
 	"icvpn/internal/control"
 	"icvpn/internal/netcfg"
@@ -287,7 +288,7 @@ func (p *peer) configure(m *node.Membership) error {
 	p.applied = netcfg.Interface{
 		Name:   p.device.Name(),
 		Addrs:  []netip.Prefix{netip.PrefixFrom(c.Addr4(), 32), netip.PrefixFrom(c.Addr6(), 128)},
-		Routes: []netip.Prefix{prefix4, prefix6}, MTU: mtu(p.cfg),
+		Routes: []netip.Prefix{prefix4, prefix6}, MTU: mtu(p.cfg), Segments: underlay.TrainLength(esp.DefaultSuite.SealedLen(mtu(p.cfg))),
 	}
 	err = netcfg.Apply(p.applied)
 	if errors.Is(err, netcfg.ErrNoIPv6) {

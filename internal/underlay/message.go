@@ -19,10 +19,22 @@ const (
 	// coalesces: a UDP length is 16 bits.
 	TrainBuffer = 1 << 16
 
+	// maxSegments is the most datagrams in a train. Kernels before 6.9 take no
+	// more; 64 of common size exceed a UDP length anyway.
+	maxSegments = 64
+	// A train is at first one UDP datagram and bounded like it.
+	maxTrain4 = 1<<16 - 1 - 20 - 8
+	maxTrain6 = 1<<16 - 1 - 40 - 8
+
 	// ECNMask are the bits of Message.TOS that carry ECN (RFC 3168, Section 5);
 	// the other six are the DSCP (RFC 2474, Section 3).
 	ECNMask = 0x03
 )
+
+// TrainLength returns how many datagrams of n bytes travel in one train, to
+// either family. Who makes packets by the dozen had better make them by that
+// number: of one more than that, most of the cost is a second train's.
+func TrainLength(n int) int { return max(1, min(maxSegments, maxTrain6/max(n, 1))) }
 
 // Message is one datagram and its other end. After a read it may also be a
 // train: consecutive datagrams of one sender that the kernel has put together,

@@ -90,3 +90,14 @@ func FuzzDatagrams(f *testing.F) {
 		}
 	})
 }
+
+func TestTrainLength(t *testing.T) {
+	for n, want := range map[int]int{0: 64, 1: 64, 1000: 64, 1456: 44, 1488: 44, 1489: 43, 9000: 7, 1 << 16: 1} {
+		if got := TrainLength(n); got != want {
+			t.Errorf("%d of %d bytes travel together, want %d", got, n, want)
+		}
+		if got := TrainLength(n); got > 1 && got*n > maxTrain6 {
+			t.Errorf("%d of %d bytes are more than a datagram holds", got, n)
+		}
+	}
+}

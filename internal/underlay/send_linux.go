@@ -18,16 +18,8 @@ import (
 // control message UDP_SEGMENT. The network stack is then passed once for the
 // train; the device, or the last step before it, cuts it into datagrams.
 
-const (
-	// maxSegments is the most datagrams in a train. Kernels before 6.9 take no
-	// more; 64 of common size exceed a UDP length anyway.
-	maxSegments = 64
-	// A train is at first one UDP datagram and bounded like it.
-	maxTrain4 = 1<<16 - 1 - 20 - 8
-	maxTrain6 = 1<<16 - 1 - 40 - 8
-	// writeSize is the most messages one sendmmsg carries.
-	writeSize = 2 * BatchSize
-)
+// writeSize is the most messages one sendmmsg carries.
+const writeSize = 2 * BatchSize
 
 // writer is the scratch space of one write call. The kernel reads vec through
 // pointers into itself, so a writer lives on the heap and is never copied.
