@@ -1,0 +1,187 @@
+package gcm
+
+import (
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"math/bits"
+	"slices"
+)
+
+// Errors of the constructor.
+var (
+	ErrKernel = errors.New("gcm: this processor does not run the kernel")
+	ErrKey    = errors.New("gcm: key has a wrong length")
+)
+
+// Kernel names a way to do AES-GCM.
+type Kernel uint8
+
+// Ways to do AES-GCM; None is never in Kernels.
+const (
+	None Kernel = iota
+	VAES512
+)
+
+// String returns the kernel's name as it stands in benchmarks.
+func (k Kernel) String() string { return [...]string{"none", "vaes512"}[k] }
+
+// Kernels returns what this processor can do, best first.
+func Kernels() (all []Kernel) {
+	if detect() {
+		all = append(all, VAES512)
+	}
+	return all
+}
+
+// TagLen is the length of the tag behind a text.
+const TagLen = 16
+
+// maxText is what the 32-bit counter of blocks allows (SP 800-38D, Section 5.2.1.1).
+const maxText = (1<<32 - 2) * 16
+
+// maxPower is one more than a step has blocks: a block for the lengths comes last.
+const maxPower = 17
+
+// element is one of GF(2^128): its first bit is the highest of a little-endian
+// number.
+type element [16]byte
+
+// GCM is one key with its salt. It is safe for concurrent use until Wipe.
+type GCM struct {
+	// Invariant: the assembly knows where these two are. Behind H there are
+	// three zeros for loads of four powers.
+	powers [maxPower + 3]element // H^17 to H, each times x^-127
+	keys   [15][16]byte          // round keys
+
+	rounds int
+	salt   uint32
+}
+
+// Header is what goes into a packet's nonce and tag beside its text.
+type Header struct {
+	IV  uint64
+	SPI uint32
+	Seq uint64
+	ESN bool // all of Seq is authenticated, and not its low half only
+}
+
+// New expands a key of 16 or 32 bytes for one of Kernels.
+func New(kernel Kernel, key []byte, salt [4]byte) (*GCM, error) {
+	if !slices.Contains(Kernels(), kernel) {
+		return nil, ErrKernel
+	}
+	if len(key) != 16 && len(key) != 32 {
+		return nil, ErrKey
+	}
+	g := &GCM{rounds: len(key)/4 + 6, salt: binary.BigEndian.Uint32(salt[:])}
+	g.expand(key)
+	g.raise()
+	return g, nil
+}
+
+// expand is FIPS 197, Section 5.2.
+func (g *GCM) expand(key []byte) {
+	var w [4 * 15]uint32
+	n := len(key) / 4
+	for i := range n {
+		w[i] = binary.LittleEndian.Uint32(key[4*i:])
+	}
+	rcon := uint32(1)
+	for i := n; i < 4*(g.rounds+1); i++ {
+		t := w[i-1]
+		switch {
+		case i%n == 0:
+			t = subWord(bits.RotateLeft32(t, -8)) ^ rcon
+			rcon = rcon<<1 ^ rcon>>7*0x11b
+		case n == 8 && i%n == 4:
+			t = subWord(t)
+		}
+		w[i] = w[i-n] ^ t
+	}
+	for i := range 4 * (g.rounds + 1) {
+		binary.LittleEndian.PutUint32(g.keys[i/4][i%4*4:], w[i])
+	}
+	clear(w[:])
+}
+
+// raise makes the powers of H. A product of reversed elements is one place too
+// low; having H times x once makes up for it, in every power, too.
+func (g *GCM) raise() {
+	var zero [16]byte
+	encryptBlock(&g.keys, g.rounds, &zero)
+	hi, lo := binary.BigEndian.Uint64(zero[:]), binary.BigEndian.Uint64(zero[8:])
+	clear(zero[:])
+
+	carry := -(hi >> 63)
+	hi = hi<<1 | lo>>63
+	lo <<= 1
+	h := &g.powers[maxPower-1]
+	binary.LittleEndian.PutUint64(h[:8], lo^carry&1)
+	binary.LittleEndian.PutUint64(h[8:], hi^carry&0xc200000000000000)
+	for i := maxPower - 2; i >= 0; i-- {
+		multiply(&g.powers[i], &g.powers[i+1], h)
+	}
+}
+
+// Wipe clears the key. The GCM is of no use afterwards.
+func (g *GCM) Wipe() {
+	clear(g.powers[:])
+	clear(g.keys[:])
+	g.salt = 0
+}
+
+// Seal encrypts all of data but its last TagLen bytes in place, and writes the
+// tag there.
+func (g *GCM) Seal(h *Header, data []byte) {
+	n := textLen(data)
+	a := g.words(h)
+	if g.rounds == 10 {
+		seal128(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+	} else {
+		seal256(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+	}
+}
+
+// Open is the reverse. Of data that are not authentic it clears the text and
+// returns false.
+func (g *GCM) Open(h *Header, data []byte) bool {
+	n := textLen(data)
+	a := g.words(h)
+	var lo, hi uint64
+	if g.rounds == 10 {
+		lo, hi = open128(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+	} else {
+		lo, hi = open256(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+	}
+	lo ^= binary.LittleEndian.Uint64(data[n:])
+	hi ^= binary.LittleEndian.Uint64(data[n+8:])
+	diff := lo | hi
+	if subtle.ConstantTimeEq(int32(uint32(diff)|uint32(diff>>32)), 0) != 1 {
+		clear(data[:n])
+		return false
+	}
+	return true
+}
+
+func textLen(data []byte) int {
+	if len(data) < TagLen || len(data)-TagLen > maxText {
+		panic("gcm: internal error: no room for the tag, or too long")
+	}
+	return len(data) - TagLen
+}
+
+// words are the counter block of the tag and the associated data as big-endian
+// numbers. They pass in registers: kernels need them at once, and a load waits
+// for the smaller stores that it spans.
+type words struct{ nonceHi, nonceLo, aadHi, aadLo, aadBits uint64 }
+
+func (g *GCM) words(h *Header) words {
+	w := words{nonceHi: uint64(g.salt)<<32 | h.IV>>32, nonceLo: h.IV<<32 | 1}
+	if h.ESN {
+		w.aadHi, w.aadLo, w.aadBits = uint64(h.SPI)<<32|h.Seq>>32, h.Seq<<32, 96
+	} else {
+		w.aadHi, w.aadBits = uint64(h.SPI)<<32|h.Seq&0xffffffff, 64
+	}
+	return w
+}

@@ -1,0 +1,331 @@
+package main
+
+import "fmt"
+
+// Registers of the kernels. All hold four blocks.
+//
+// Blocks of GHASH are reversed, so that the first bit is the highest of a
+// 128-bit number. Its sum is kept in four lanes: lane j is the sum over every
+// fourth block, which meets the others only at the end. So nothing crosses lanes
+// in the loop, and all blocks of a register are multiplied with one power of H.
+const (
+	state = 0 // 0 to 3: AES
+	block = 4 // 4 to 7: ciphertext that is to be hashed, or under way
+
+	sum   = 8 // GHASH so far, reduced
+	low   = 9 // products that are not reduced yet: low half,
+	mid   = 10
+	high  = 11
+	power = 12 // of H
+	tmp   = 13 // and 14
+
+	swap    = 15 // VPSHUFB: reverse a block
+	counter = 16 // of the next four blocks, reversed
+	four    = 17
+	poly    = 18
+	keys    = 19 // to 29: round keys 0 to 10
+	mask    = 30 // what remains to be added to GHASH for the tag
+	nextKey = 31 // round keys beyond 10
+)
+
+// Layout of GCM.
+const (
+	powersAt = 0
+	lastAt   = powersAt + 16*16 // H itself
+	keysAt   = powersAt + 20*16
+)
+
+// A step takes wide registers, which are stride bytes.
+const (
+	wide   = 4
+	stride = 64 * wide
+)
+
+func vaes512File(f *file) {
+	f.data("swap", "VPSHUFB: reverse a block", 0x08090a0b0c0d0e0f, 0x0001020304050607)
+	f.data("poly", "x^128 + x^7 + x^2 + x + 1, reversed, without the highest", 1, 0xc200000000000000)
+	f.data("first", "counters of the first four blocks, less the tag's", 1, 0, 2, 0, 3, 0, 4, 0)
+	f.data("four", "blocks in a register", 4, 0)
+	for _, rounds := range []int{10, 14} {
+		for _, seal := range []bool{true, false} {
+			(&kernel{rounds: rounds, seal: seal}).write(f)
+		}
+	}
+}
+
+// product writes a*b without reduction.
+func product(class string, a, b, low, mid, high, tmp int) (c code) {
+	r := func(i int) string { return fmt.Sprintf("%s%d", class, i) }
+	c.op("VPCLMULQDQ $0x00, %s, %s, %s", r(a), r(b), r(low))
+	c.op("VPCLMULQDQ $0x01, %s, %s, %s", r(a), r(b), r(mid))
+	c.op("VPCLMULQDQ $0x11, %s, %s, %s", r(a), r(b), r(high))
+	c.op("VPCLMULQDQ $0x10, %s, %s, %s", r(a), r(b), r(tmp))
+	c.op("VPXORQ %s, %[2]s, %[2]s", r(tmp), r(mid))
+	return c
+}
+
+// reduce writes dst = low + mid*x^64 + high*x^128 modulo poly. Each step takes 64
+// bits off at the low end; adding the middle after the first swap does what
+// adding its halves to low and high would. It spoils low and mid.
+func reduce(class string, low, mid, high, poly, tmp, dst int) (c code) {
+	r := func(i int) string { return fmt.Sprintf("%s%d", class, i) }
+	c.op("VPCLMULQDQ $0x01, %s, %s, %s", r(low), r(poly), r(tmp))
+	c.op("VPSHUFD $0x4e, %[1]s, %[1]s", r(low))
+	c.op("VPTERNLOGQ $0x96, %s, %s, %s", r(tmp), r(low), r(mid))
+	c.op("VPCLMULQDQ $0x01, %s, %s, %s", r(mid), r(poly), r(tmp))
+	c.op("VPSHUFD $0x4e, %s, %s", r(mid), r(dst))
+	c.op("VPTERNLOGQ $0x96, %s, %s, %s", r(tmp), r(high), r(dst))
+	return c
+}
+
+// kernel is one function. AX is the key, DI the text that remains, CX its
+// length, DX the power of H for the first block of the tail.
+type kernel struct {
+	rounds int
+	seal   bool
+}
+
+func (k *kernel) name() string {
+	if k.seal {
+		return fmt.Sprintf("seal%d", 32*k.rounds-192)
+	}
+	return fmt.Sprintf("open%d", 32*k.rounds-192)
+}
+
+func (k *kernel) write(f *file) {
+	name := k.name()
+	args, results := 64, ""
+	if !k.seal {
+		args, results = 80, " (tagLo, tagHi uint64)"
+	}
+	f.text(fmt.Sprintf("func %s(k *GCM, text *byte, n int, nonceHi, nonceLo, aadHi, aadLo, aadBits uint64)%s", name, results), name, args)
+	k.begin(f)
+	f.op("CMPQ CX, $%d", stride)
+	f.op("JBE  %s_tail", name)
+	if k.seal {
+		f.note("the first step has nothing to hash yet")
+		f.place(k.cipher(wide))
+		k.mixAndStore(f, wide, false)
+		f.op("ADDQ $%d, DI", stride)
+		f.op("SUBQ $%d, CX", stride)
+		f.op("CMPQ CX, $%d", stride)
+		f.op("JBE  %s_hash", name)
+	}
+	f.loop(name + "_step")
+	if k.seal {
+		f.note("encrypt, and hash what was encrypted before")
+		f.place(weave(k.cipher(wide), k.hash(wide, true)))
+	} else {
+		f.note("hash and decrypt")
+		f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, true)...)))
+	}
+	k.mixAndStore(f, wide, false)
+	f.op("ADDQ $%d, DI", stride)
+	f.op("SUBQ $%d, CX", stride)
+	f.op("CMPQ CX, $%d", stride)
+	f.op("JA   %s_step", name)
+	if k.seal {
+		f.label(name + "_hash")
+		f.place(k.hash(wide, true))
+	}
+	k.tails(f)
+	k.end(f)
+}
+
+// begin loads keys and constants, and makes of the tag what does not depend on
+// the text.
+func (k *kernel) begin(f *file) {
+	f.op("MOVQ k+0(FP), AX")
+	f.op("MOVQ text+8(FP), DI")
+	f.op("MOVQ n+16(FP), CX")
+	f.note("counter block of the tag, then those of the text")
+	f.op("VMOVQ nonceLo+32(FP), X%d", counter)
+	f.op("VPINSRQ $1, nonceHi+24(FP), X%d, X%[1]d", counter)
+	f.op("VBROADCASTI32X4 swap<>(SB), Z%d", swap)
+	f.op("VPSHUFB X%d, X%d, X%d", swap, counter, mask)
+	f.op("VSHUFI64X2 $0, Z%d, Z%[1]d, Z%[1]d", counter)
+	f.op("VPADDD first<>(SB), Z%d, Z%[1]d", counter)
+	f.op("VBROADCASTI32X4 four<>(SB), Z%d", four)
+	f.op("VBROADCASTI32X4 poly<>(SB), Z%d", poly)
+	f.note("round keys")
+	for i := range 11 {
+		f.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*i, keys+i)
+	}
+	f.note("mask = block of the tag, encrypted")
+	f.op("VPXORQ X%d, X%d, X%[2]d", keys, mask)
+	for i := 1; i < k.rounds; i++ {
+		if i <= 10 {
+			f.op("VAESENC X%d, X%d, X%[2]d", keys+i, mask)
+		} else {
+			f.op("VAESENC %d(AX), X%d, X%[2]d", keysAt+16*i, mask)
+		}
+	}
+	f.op("VAESENCLAST %d(AX), X%d, X%[2]d", keysAt+16*k.rounds, mask)
+	f.note("lanes: associated data, lengths; times H")
+	f.op("VMOVQ aadLo+48(FP), X%d", tmp)
+	f.op("VPINSRQ $1, aadHi+40(FP), X%d, X%[1]d", tmp)
+	f.op("MOVQ CX, R8")
+	f.op("SHLQ $3, R8")
+	f.op("VMOVQ R8, X%d", tmp+1)
+	f.op("VPINSRQ $1, aadBits+56(FP), X%d, X%[1]d", tmp+1)
+	f.op("VINSERTI128 $1, X%d, Y%d, Y%[2]d", tmp+1, tmp)
+	f.op("VBROADCASTI128 %d(AX), Y%d", lastAt, power)
+	f.place(product("Y", tmp, power, low, mid, high, tmp+1))
+	f.place(reduce("Y", low, mid, high, poly, tmp, sum))
+	f.note("the latter's part is complete")
+	f.op("VEXTRACTI128 $1, Y%d, X%d", sum, tmp)
+	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, tmp)
+	f.op("VPXORQ X%d, X%d, X%[2]d", tmp, mask)
+	f.note("sum = the former's, in lane 0")
+	f.op("VMOVDQA X%d, X%[1]d", sum)
+}
+
+// cipher writes counters and all rounds but the last, on n registers.
+func (k *kernel) cipher(n int) (c code) {
+	for i := range n {
+		c.op("VPSHUFB Z%d, Z%d, Z%d", swap, counter, state+i)
+		c.op("VPADDD Z%d, Z%d, Z%[2]d", four, counter)
+		c.op("VPXORQ Z%d, Z%d, Z%[2]d", keys, state+i)
+	}
+	for round := 1; round < k.rounds; round++ {
+		key := keys + round
+		if round > 10 {
+			key = nextKey
+			c.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*round, key)
+		}
+		for i := range n {
+			c.op("VAESENC Z%d, Z%d, Z%[2]d", key, state+i)
+		}
+	}
+	return c
+}
+
+// load reads n registers of ciphertext and reverses the blocks. Of the last one
+// a tail has only the bytes that K1 tells; the others are zero.
+func (k *kernel) load(n int, tail bool) (c code) {
+	for i := range n {
+		if tail && i == n-1 {
+			c.op("VMOVDQU8.Z %d(DI), K1, Z%d", 64*i, block+i)
+		} else {
+			c.op("VMOVDQU64 %d(DI), Z%d", 64*i, block+i)
+		}
+		c.op("VPSHUFB Z%d, Z%d, Z%[2]d", swap, block+i)
+	}
+	return c
+}
+
+// mixAndStore does the last round, into whose key the text is mixed first. When
+// sealing it leaves the ciphertext, reversed, in block.
+func (k *kernel) mixAndStore(f *file, n int, tail bool) {
+	f.note("last round, with the text")
+	key := keys + k.rounds
+	if k.rounds > 10 {
+		key = nextKey
+		f.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*k.rounds, key)
+	}
+	for i := range n {
+		partial := tail && i == n-1
+		if partial {
+			f.op("VMOVDQU8.Z %d(DI), K1, Z%d", 64*i, block+i)
+			f.op("VPXORQ Z%d, Z%d, Z%[2]d", key, block+i)
+		} else {
+			f.op("VPXORQ %d(DI), Z%d, Z%d", 64*i, key, block+i)
+		}
+		f.op("VAESENCLAST Z%d, Z%d, Z%[2]d", block+i, state+i)
+		switch {
+		case partial && k.seal:
+			f.op("VMOVDQU8.Z Z%d, K1, Z%[1]d", state+i)
+			fallthrough
+		case partial:
+			f.op("VMOVDQU8 Z%d, K1, %d(DI)", state+i, 64*i)
+		default:
+			f.op("VMOVDQU64 Z%d, %d(DI)", state+i, 64*i)
+		}
+		if k.seal {
+			f.op("VPSHUFB Z%d, Z%d, Z%d", swap, state+i, block+i)
+		}
+	}
+}
+
+// hash adds n registers to the sum. In a step each is multiplied with one power
+// of H, that which brings all lanes to where the next step begins; in the tail
+// each block with its own. The first register, which waits for the sum before,
+// comes last.
+func (k *kernel) hash(n int, step bool) (c code) {
+	for j := range n {
+		i := (j + 1) % n
+		if step {
+			c.op("VMOVDQU64 %d(AX), Z%d", lastAt-16*(4*(wide-i)-1), power)
+		} else {
+			c.op("VMOVDQU64 %d(DX), Z%d", 64*i, power)
+		}
+		if i == 0 {
+			c.op("VPXORQ Z%d, Z%d, Z%[2]d", sum, block)
+		}
+		if j == 0 {
+			c = append(c, product("Z", power, block+i, low, mid, high, tmp)...)
+			continue
+		}
+		c.op("VPCLMULQDQ $0x00, Z%d, Z%d, Z%d", power, block+i, tmp)
+		c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp, low)
+		c.op("VPCLMULQDQ $0x11, Z%d, Z%d, Z%d", power, block+i, tmp+1)
+		c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp+1, high)
+		c.op("VPCLMULQDQ $0x01, Z%d, Z%d, Z%d", power, block+i, tmp)
+		c.op("VPCLMULQDQ $0x10, Z%d, Z%d, Z%d", power, block+i, tmp+1)
+		c.op("VPTERNLOGQ $0x96, Z%d, Z%d, Z%d", tmp, tmp+1, mid)
+	}
+	c = append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
+	c.op("VEXTRACTI64X4 $1, Z%d, Y%d", sum, tmp)
+	c.op("VPXORQ Y%d, Y%d, Y%[2]d", tmp, sum)
+	c.op("VEXTRACTI128 $1, Y%d, X%d", sum, tmp)
+	c.op("VPXORQ X%d, X%d, X%[2]d", tmp, sum)
+	return c
+}
+
+// tails writes what is left: 1 to wide registers, 0 bytes as one of them.
+func (k *kernel) tails(f *file) {
+	name := k.name()
+	f.label(name + "_tail")
+	f.note("the last block, before the lengths, is to be multiplied with H^2")
+	f.op("LEAQ 15(CX), R8")
+	f.op("ANDQ $~15, R8")
+	f.op("LEAQ %d(AX), DX", lastAt)
+	f.op("SUBQ R8, DX")
+	f.op("MOVQ $-1, R9")
+	for n := 2; n <= wide; n++ {
+		f.op("CMPQ CX, $%d", 64*(n-1))
+		f.op("JBE  %s_tail%d", name, n-1)
+	}
+	for n := wide; n >= 1; n-- {
+		f.label(fmt.Sprintf("%s_tail%d", name, n))
+		f.op("LEAQ %d(CX), R8", -64*(n-1))
+		f.op("BZHIQ R8, R9, R9")
+		f.op("KMOVQ R9, K1")
+		if k.seal {
+			f.place(k.cipher(n))
+			k.mixAndStore(f, n, true)
+			f.place(k.hash(n, false))
+		} else {
+			f.place(weave(k.cipher(n), append(k.load(n, true), k.hash(n, false)...)))
+			k.mixAndStore(f, n, true)
+		}
+		if n > 1 {
+			f.op("JMP  %s_end", name)
+		}
+	}
+}
+
+// end adds up the lanes and writes the tag.
+func (k *kernel) end(f *file) {
+	f.label(k.name() + "_end")
+	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, sum)
+	f.op("VPXORQ X%d, X%d, X%[2]d", mask, sum)
+	if k.seal {
+		f.op("VMOVDQU X%d, (DI)(CX*1)", sum)
+	} else {
+		f.op("VMOVQ X%d, tagLo+64(FP)", sum)
+		f.op("VPEXTRQ $1, X%d, tagHi+72(FP)", sum)
+	}
+	f.op("VZEROUPPER")
+	f.op("RET")
+}
