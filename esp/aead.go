@@ -22,7 +22,7 @@ type combined struct {
 	aad   [4 + 8]byte
 }
 
-func newGCM(k *Keys, esn bool) (transform, error) {
+func newGCMPortable(k *Keys, esn bool) (transform, error) {
 	block, err := aes.NewCipher(k.Enc)
 	if err != nil {
 		return nil, err

@@ -4,18 +4,20 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 
+	"icvpn/esp/internal/gcm"
 	"icvpn/esp/internal/lanes"
 )
 
-// kernels is how the CBC suites are computed: by package lanes where both AES and
-// the hash have a kernel, else by the standard library. AEADs always are the
-// standard library's, which is at the processor's limit with them.
+// kernels is how the suites are computed: CBC by package lanes where both AES and
+// the hash have a kernel, AES-GCM by package gcm where that has one, all else by
+// the standard library.
 type kernels struct {
 	aes            lanes.AES
 	sha256, sha512 lanes.SHA
+	gcm            gcm.Kernel
 }
 
-// portable is the choice without package lanes.
+// portable is the choice without kernels.
 var portable = kernels{}
 
 // chosen is what new SAs use. Tests and benchmarks set it to each of
@@ -24,9 +26,13 @@ var chosen = allKernels()[0]
 
 // allKernels returns every choice that this processor has, best first.
 func allKernels() (all []kernels) {
+	best := gcm.None
+	if k := gcm.Kernels(); len(k) > 0 {
+		best = k[0]
+	}
 	for _, aes := range lanes.AESKernels() {
 		for i := range max(len(lanes.SHA256Kernels()), len(lanes.SHA512Kernels())) {
-			all = append(all, kernels{aes, at(lanes.SHA256Kernels(), i), at(lanes.SHA512Kernels(), i)})
+			all = append(all, kernels{aes, at(lanes.SHA256Kernels(), i), at(lanes.SHA512Kernels(), i), best})
 		}
 	}
 	return append(all, portable)
@@ -38,6 +44,13 @@ func at(all []lanes.SHA, i int) lanes.SHA {
 		return lanes.SHANone
 	}
 	return all[min(i, len(all)-1)]
+}
+
+func newGCM(k *Keys, esn bool) (transform, error) {
+	if chosen.gcm == gcm.None {
+		return newGCMPortable(k, esn)
+	}
+	return newGCMKernel(k, esn)
 }
 
 func newCBCSHA256(k *Keys, esn bool) (transform, error) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"icvpn/esp/internal/gcm"
 	"icvpn/esp/internal/lanes"
 )
 
@@ -19,12 +20,25 @@ func useKernels(tb testing.TB, k kernels) {
 	tb.Cleanup(func() { chosen = before })
 }
 
+// givenIV is an AEAD that also seals with the IV that stands in the packet.
+type givenIV interface {
+	transform
+	encrypt(pkt []byte, seq uint64)
+}
+
+var (
+	_ givenIV = (*combined)(nil)
+	_ givenIV = (*gcmKernel)(nil)
+)
+
 // name is the choice for a suite in the names of benchmarks.
 func (k kernels) name(s Suite) string {
 	sha := k.sha256
 	switch {
 	case s == AES256CBCSHA512:
 		sha = k.sha512
+	case (s == AES128GCM || s == AES256GCM) && k.gcm != gcm.None:
+		return k.gcm.String()
 	case s != AES128CBCSHA256:
 		return "std"
 	}
@@ -38,7 +52,7 @@ func (k kernels) name(s Suite) string {
 // touch packets run with all others, down to the standard library.
 func TestEveryKernelPassesThePathTests(t *testing.T) {
 	for _, k := range allKernels()[1:] {
-		t.Run(fmt.Sprintf("kernels=%v,%v,%v", k.aes, k.sha256, k.sha512), func(t *testing.T) {
+		t.Run(fmt.Sprintf("kernels=%v,%v,%v,%v", k.aes, k.sha256, k.sha512, k.gcm), func(t *testing.T) {
 			useKernels(t, k)
 			for name, f := range map[string]func(*testing.T){
 				"RejectsReplay":      TestOpenRejectsReplay,
@@ -66,6 +80,7 @@ func TestEveryKernelPassesThePathTests(t *testing.T) {
 				"RFC3602Tunnel":      TestOpenReadsRFC3602TunnelPackets,
 				"RFC4868":            TestICVMatchesRFC4868,
 				"Framing":            TestFramingMatchesHandMadeVectors,
+				"CombinedModes":      TestCombinedModesMatchPublishedESPVectors,
 			} {
 				t.Run(name, f)
 			}
@@ -125,8 +140,8 @@ func kernelTwins(tb testing.TB, k kernels, c Config, sizes []int, harm func(i in
 
 func TestKernelsMakeWhatTheStandardLibraryMakes(t *testing.T) {
 	for _, k := range allKernels() {
-		for _, s := range []Suite{AES128CBCSHA256, AES256CBCSHA512} {
-			t.Run(fmt.Sprintf("suite=%v/kernels=%v,%v,%v", s, k.aes, k.sha256, k.sha512), func(t *testing.T) {
+		for _, s := range []Suite{AES128CBCSHA256, AES256CBCSHA512, AES128GCM, AES256GCM} {
+			t.Run(fmt.Sprintf("suite=%v/kernels=%v,%v,%v,%v", s, k.aes, k.sha256, k.sha512, k.gcm), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(11, uint64(s)))
 				for count := range 50 {
 					c := testConfig(s)

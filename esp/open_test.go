@@ -288,7 +288,7 @@ func TestOpenAcceptsLongPadding(t *testing.T) {
 func TestOpenTakesTheIVFromThePacket(t *testing.T) {
 	c := testConfig(AES256GCM)
 	_, in := newPair(t, c)
-	tr := must(newGCM(&c.Keys, true)).(*combined)
+	tr := must(newGCM(&c.Keys, true)).(givenIV)
 	pkt := make([]byte, headerLen+aeadIV)
 	binary.BigEndian.PutUint32(pkt, testSPI)
 	binary.BigEndian.PutUint32(pkt[4:], 9)

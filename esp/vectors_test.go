@@ -267,7 +267,7 @@ func TestCombinedModesMatchPublishedESPVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tr := built.(*combined)
+			tr := built.(givenIV)
 			seq := binary.BigEndian.Uint64(unhex(t, v.seq))
 			head := binary.BigEndian.AppendUint32(unhex(t, v.spi), uint32(seq))
 			head = append(head, unhex(t, v.iv)...)

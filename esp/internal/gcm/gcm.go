@@ -41,7 +41,7 @@ const TagLen = 16
 const maxText = (1<<32 - 2) * 16
 
 // maxPower is one more than a step has blocks: a block for the lengths comes last.
-const maxPower = 17
+const maxPower = 33
 
 // element is one of GF(2^128): its first bit is the highest of a little-endian
 // number.
@@ -51,7 +51,7 @@ type element [16]byte
 type GCM struct {
 	// Invariant: the assembly knows where these two are. Behind H there are
 	// three zeros for loads of four powers.
-	powers [maxPower + 3]element // H^17 to H, each times x^-127
+	powers [maxPower + 3]element // H^33 to H, each times x^-127
 	keys   [15][16]byte          // round keys
 
 	rounds int

@@ -5,40 +5,40 @@ import "fmt"
 // Registers of the kernels. All hold four blocks.
 //
 // Blocks of GHASH are reversed, so that the first bit is the highest of a
-// 128-bit number. Its sum is kept in four lanes: lane j is the sum over every
-// fourth block, which meets the others only at the end. So nothing crosses lanes
-// in the loop, and all blocks of a register are multiplied with one power of H.
+// 128-bit number. Its sum is kept in four lanes, each over every fourth block.
+// As long as whole steps follow, all blocks of a register are multiplied with
+// one power of H, and nothing crosses lanes; only the last step and the tail
+// give each block its own.
 const (
-	state = 0 // 0 to 3: AES
-	block = 4 // 4 to 7: ciphertext that is to be hashed, or under way
+	state = 0        // 0 to 7: AES
+	block = wide     // 8 to 15: ciphertext that is to be hashed, or text
+	sum   = 2 * wide // GHASH so far, reduced
 
-	sum   = 8 // GHASH so far, reduced
-	low   = 9 // products that are not reduced yet: low half,
-	mid   = 10
-	high  = 11
-	power = 12 // of H
-	tmp   = 13 // and 14
+	low   = sum + 1 // products that are not reduced yet: low half,
+	mid   = sum + 2
+	high  = sum + 3
+	power = sum + 4 // of H
+	tmp   = sum + 5 // and the next
 
-	swap    = 15 // VPSHUFB: reverse a block
-	counter = 16 // of the next four blocks, reversed
-	four    = 17
-	poly    = 18
-	keys    = 19 // to 29: round keys 0 to 10
-	mask    = 30 // what remains to be added to GHASH for the tag
-	nextKey = 31 // round keys beyond 10
+	swap    = sum + 7 // VPSHUFB: reverse a block
+	counter = sum + 8 // of the next four blocks, reversed
+	four    = sum + 9
+	poly    = sum + 10
+	mask    = sum + 11 // what remains to be added to GHASH for the tag
+	key     = sum + 12 // and the next: round keys by turns
+)
+
+// A step takes wide registers, which are stride bytes.
+const (
+	wide   = 8
+	stride = 64 * wide
 )
 
 // Layout of GCM.
 const (
 	powersAt = 0
-	lastAt   = powersAt + 16*16 // H itself
-	keysAt   = powersAt + 20*16
-)
-
-// A step takes wide registers, which are stride bytes.
-const (
-	wide   = 4
-	stride = 64 * wide
+	lastAt   = powersAt + 16*4*wide // H itself
+	keysAt   = lastAt + 16*4
 )
 
 func vaes512File(f *file) {
@@ -109,24 +109,40 @@ func (k *kernel) write(f *file) {
 		f.op("ADDQ $%d, DI", stride)
 		f.op("SUBQ $%d, CX", stride)
 		f.op("CMPQ CX, $%d", stride)
-		f.op("JBE  %s_hash", name)
-	}
-	f.loop(name + "_step")
-	if k.seal {
+		f.op("JBE  %s_last", name)
+		f.loop(name + "_step")
 		f.note("encrypt, and hash what was encrypted before")
-		f.place(weave(k.cipher(wide), k.hash(wide, true)))
-	} else {
-		f.note("hash and decrypt")
-		f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, true)...)))
-	}
-	k.mixAndStore(f, wide, false)
-	f.op("ADDQ $%d, DI", stride)
-	f.op("SUBQ $%d, CX", stride)
-	f.op("CMPQ CX, $%d", stride)
-	f.op("JA   %s_step", name)
-	if k.seal {
-		f.label(name + "_hash")
+		f.place(weave(k.cipher(wide), k.hash(wide, false)))
+		k.mixAndStore(f, wide, false)
+		f.op("ADDQ $%d, DI", stride)
+		f.op("SUBQ $%d, CX", stride)
+		f.op("CMPQ CX, $%d", stride)
+		f.op("JA   %s_step", name)
+		f.label(name + "_last")
+		f.op("LEAQ %d(AX), DX", powersAt+16)
 		f.place(k.hash(wide, true))
+		k.tails(f)
+		k.end(f)
+		return
+	}
+	f.op("CMPQ CX, $%d", 2*stride)
+	f.op("JBE  %s_last", name)
+	for _, last := range []bool{false, true} {
+		if last {
+			f.label(name + "_last")
+		} else {
+			f.loop(name + "_step")
+		}
+		f.note("hash and decrypt")
+		f.op("LEAQ %d(AX), DX", powersAt+16)
+		f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, last)...)))
+		k.mixAndStore(f, wide, false)
+		f.op("ADDQ $%d, DI", stride)
+		f.op("SUBQ $%d, CX", stride)
+		if !last {
+			f.op("CMPQ CX, $%d", 2*stride)
+			f.op("JA   %s_step", name)
+		}
 	}
 	k.tails(f)
 	k.end(f)
@@ -147,18 +163,10 @@ func (k *kernel) begin(f *file) {
 	f.op("VPADDD first<>(SB), Z%d, Z%[1]d", counter)
 	f.op("VBROADCASTI32X4 four<>(SB), Z%d", four)
 	f.op("VBROADCASTI32X4 poly<>(SB), Z%d", poly)
-	f.note("round keys")
-	for i := range 11 {
-		f.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*i, keys+i)
-	}
 	f.note("mask = block of the tag, encrypted")
-	f.op("VPXORQ X%d, X%d, X%[2]d", keys, mask)
+	f.op("VPXORQ %d(AX), X%d, X%[2]d", keysAt, mask)
 	for i := 1; i < k.rounds; i++ {
-		if i <= 10 {
-			f.op("VAESENC X%d, X%d, X%[2]d", keys+i, mask)
-		} else {
-			f.op("VAESENC %d(AX), X%d, X%[2]d", keysAt+16*i, mask)
-		}
+		f.op("VAESENC %d(AX), X%d, X%[2]d", keysAt+16*i, mask)
 	}
 	f.op("VAESENCLAST %d(AX), X%d, X%[2]d", keysAt+16*k.rounds, mask)
 	f.note("lanes: associated data, lengths; times H")
@@ -168,36 +176,37 @@ func (k *kernel) begin(f *file) {
 	f.op("SHLQ $3, R8")
 	f.op("VMOVQ R8, X%d", tmp+1)
 	f.op("VPINSRQ $1, aadBits+56(FP), X%d, X%[1]d", tmp+1)
-	f.op("VINSERTI128 $1, X%d, Y%d, Y%[2]d", tmp+1, tmp)
-	f.op("VBROADCASTI128 %d(AX), Y%d", lastAt, power)
+	f.op("VINSERTI32X4 $1, X%d, Y%d, Y%[2]d", tmp+1, tmp)
+	f.op("VBROADCASTI32X4 %d(AX), Y%d", lastAt, power)
 	f.place(product("Y", tmp, power, low, mid, high, tmp+1))
 	f.place(reduce("Y", low, mid, high, poly, tmp, sum))
 	f.note("the latter's part is complete")
-	f.op("VEXTRACTI128 $1, Y%d, X%d", sum, tmp)
+	f.op("VEXTRACTI32X4 $1, Y%d, X%d", sum, tmp)
 	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, tmp)
 	f.op("VPXORQ X%d, X%d, X%[2]d", tmp, mask)
 	f.note("sum = the former's, in lane 0")
-	f.op("VMOVDQA X%d, X%[1]d", sum)
+	f.op("VMOVDQA64 X%d, X%[1]d", sum)
 }
 
 // cipher writes counters and all rounds but the last, on n registers.
 func (k *kernel) cipher(n int) (c code) {
+	k.loadKey(&c, 0)
 	for i := range n {
 		c.op("VPSHUFB Z%d, Z%d, Z%d", swap, counter, state+i)
 		c.op("VPADDD Z%d, Z%d, Z%[2]d", four, counter)
-		c.op("VPXORQ Z%d, Z%d, Z%[2]d", keys, state+i)
+		c.op("VPXORQ Z%d, Z%d, Z%[2]d", key, state+i)
 	}
 	for round := 1; round < k.rounds; round++ {
-		key := keys + round
-		if round > 10 {
-			key = nextKey
-			c.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*round, key)
-		}
+		k.loadKey(&c, round)
 		for i := range n {
-			c.op("VAESENC Z%d, Z%d, Z%[2]d", key, state+i)
+			c.op("VAESENC Z%d, Z%d, Z%[2]d", key+round%2, state+i)
 		}
 	}
 	return c
+}
+
+func (k *kernel) loadKey(c *code, round int) {
+	c.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*round, key+round%2)
 }
 
 // load reads n registers of ciphertext and reverses the blocks. Of the last one
@@ -218,11 +227,7 @@ func (k *kernel) load(n int, tail bool) (c code) {
 // sealing it leaves the ciphertext, reversed, in block.
 func (k *kernel) mixAndStore(f *file, n int, tail bool) {
 	f.note("last round, with the text")
-	key := keys + k.rounds
-	if k.rounds > 10 {
-		key = nextKey
-		f.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*k.rounds, key)
-	}
+	f.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt+16*k.rounds, key)
 	for i := range n {
 		partial := tail && i == n-1
 		if partial {
@@ -247,17 +252,17 @@ func (k *kernel) mixAndStore(f *file, n int, tail bool) {
 	}
 }
 
-// hash adds n registers to the sum. In a step each is multiplied with one power
-// of H, that which brings all lanes to where the next step begins; in the tail
-// each block with its own. The first register, which waits for the sum before,
-// comes last.
-func (k *kernel) hash(n int, step bool) (c code) {
+// hash adds n registers to the sum. With last, each block has its own power of H,
+// from DX on, and the lanes are added up; else all have the one that brings them
+// to where the next step begins. The first register, which waits for the sum
+// before, comes last.
+func (k *kernel) hash(n int, last bool) (c code) {
 	for j := range n {
 		i := (j + 1) % n
-		if step {
-			c.op("VMOVDQU64 %d(AX), Z%d", lastAt-16*(4*(wide-i)-1), power)
-		} else {
+		if last {
 			c.op("VMOVDQU64 %d(DX), Z%d", 64*i, power)
+		} else {
+			c.op("VBROADCASTI32X4 %d(AX), Z%d", powersAt+16+64*i, power)
 		}
 		if i == 0 {
 			c.op("VPXORQ Z%d, Z%d, Z%[2]d", sum, block)
@@ -275,10 +280,12 @@ func (k *kernel) hash(n int, step bool) (c code) {
 		c.op("VPTERNLOGQ $0x96, Z%d, Z%d, Z%d", tmp, tmp+1, mid)
 	}
 	c = append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
-	c.op("VEXTRACTI64X4 $1, Z%d, Y%d", sum, tmp)
-	c.op("VPXORQ Y%d, Y%d, Y%[2]d", tmp, sum)
-	c.op("VEXTRACTI128 $1, Y%d, X%d", sum, tmp)
-	c.op("VPXORQ X%d, X%d, X%[2]d", tmp, sum)
+	if last {
+		c.op("VEXTRACTI64X4 $1, Z%d, Y%d", sum, tmp)
+		c.op("VPXORQ Y%d, Y%d, Y%[2]d", tmp, sum)
+		c.op("VEXTRACTI32X4 $1, Y%d, X%d", sum, tmp)
+		c.op("VPXORQ X%d, X%d, X%[2]d", tmp, sum)
+	}
 	return c
 }
 
@@ -304,9 +311,9 @@ func (k *kernel) tails(f *file) {
 		if k.seal {
 			f.place(k.cipher(n))
 			k.mixAndStore(f, n, true)
-			f.place(k.hash(n, false))
+			f.place(k.hash(n, true))
 		} else {
-			f.place(weave(k.cipher(n), append(k.load(n, true), k.hash(n, false)...)))
+			f.place(weave(k.cipher(n), append(k.load(n, true), k.hash(n, true)...)))
 			k.mixAndStore(f, n, true)
 		}
 		if n > 1 {
@@ -321,7 +328,7 @@ func (k *kernel) end(f *file) {
 	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, sum)
 	f.op("VPXORQ X%d, X%d, X%[2]d", mask, sum)
 	if k.seal {
-		f.op("VMOVDQU X%d, (DI)(CX*1)", sum)
+		f.op("VMOVDQU64 X%d, (DI)(CX*1)", sum)
 	} else {
 		f.op("VMOVQ X%d, tagLo+64(FP)", sum)
 		f.op("VPEXTRQ $1, X%d, tagHi+72(FP)", sum)
