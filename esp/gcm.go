@@ -7,17 +7,14 @@ import (
 )
 
 // gcmKernel is AES-GCM by package gcm; combined has the format.
-type gcmKernel struct {
-	gcm *gcm.GCM
-	esn bool
-}
+type gcmKernel struct{ gcm *gcm.GCM }
 
 func newGCMKernel(k *Keys, esn bool) (transform, error) {
-	g, err := gcm.New(chosen.gcm, k.Enc, [aeadSalt]byte(k.Salt))
+	g, err := gcm.New(chosen.gcm, k.Enc, [aeadSalt]byte(k.Salt), esn)
 	if err != nil {
 		return nil, err
 	}
-	return &gcmKernel{gcm: g, esn: esn}, nil
+	return &gcmKernel{gcm: g}, nil
 }
 
 func (t *gcmKernel) seal(batch []Packet) {
@@ -28,14 +25,13 @@ func (t *gcmKernel) seal(batch []Packet) {
 		}
 		pkt := p.Bytes()
 		binary.BigEndian.PutUint64(pkt[headerLen:], p.Seq)
-		h := t.header(pkt, p.Seq, p.Seq)
-		t.gcm.Seal(&h, pkt[headerLen+aeadIV:])
+		t.gcm.Seal(p.Seq, binary.BigEndian.Uint32(pkt), p.Seq, pkt[headerLen+aeadIV:])
 	}
 }
 
 func (t *gcmKernel) encrypt(pkt []byte, seq uint64) {
-	h := t.header(pkt, binary.BigEndian.Uint64(pkt[headerLen:]), seq)
-	t.gcm.Seal(&h, pkt[headerLen+aeadIV:])
+	iv := binary.BigEndian.Uint64(pkt[headerLen:])
+	t.gcm.Seal(iv, binary.BigEndian.Uint32(pkt), seq, pkt[headerLen+aeadIV:])
 }
 
 func (t *gcmKernel) open(batch []Packet) {
@@ -45,15 +41,11 @@ func (t *gcmKernel) open(batch []Packet) {
 			continue
 		}
 		pkt := p.Bytes()
-		h := t.header(pkt, binary.BigEndian.Uint64(pkt[headerLen:]), p.Seq)
-		if !t.gcm.Open(&h, pkt[headerLen+aeadIV:]) {
+		iv := binary.BigEndian.Uint64(pkt[headerLen:])
+		if !t.gcm.Open(iv, binary.BigEndian.Uint32(pkt), p.Seq, pkt[headerLen+aeadIV:]) {
 			p.Drop = DropAuth
 		}
 	}
-}
-
-func (t *gcmKernel) header(pkt []byte, iv, seq uint64) gcm.Header {
-	return gcm.Header{IV: iv, SPI: binary.BigEndian.Uint32(pkt), Seq: seq, ESN: t.esn}
 }
 
 func (t *gcmKernel) wipe() { t.gcm.Wipe() }

@@ -13,7 +13,7 @@ func BenchmarkGCM(b *testing.B) {
 	for _, kernel := range Kernels() {
 		for _, keyLen := range []int{16, 32} {
 			for _, size := range []int{68, 516, 1396, 8192} {
-				g, err := New(kernel, make([]byte, keyLen), [4]byte{})
+				g, err := New(kernel, make([]byte, keyLen), [4]byte{}, true)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -21,20 +21,20 @@ func BenchmarkGCM(b *testing.B) {
 				for i := range data {
 					data[i] = make([]byte, size+TagLen)
 				}
-				for op, f := range map[string]func(h *Header, data []byte){
-					"seal": g.Seal,
-					"open": func(h *Header, data []byte) { g.Open(h, data) },
+				for op, f := range map[string]func(seq uint64, data []byte){
+					"seal": func(seq uint64, data []byte) { g.Seal(seq, 256, seq, data) },
+					"open": func(seq uint64, data []byte) { g.Open(seq, 256, seq, data) },
 				} {
 					b.Run(fmt.Sprintf("kernel=%v/key=%d/size=%d/op=%s", kernel, 8*keyLen, size, op), func(b *testing.B) {
 						b.SetBytes(int64(size))
 						best := time.Hour
 						for done := 0; done < b.N; done += batch {
 							for i := range data {
-								g.Seal(&Header{Seq: uint64(i)}, data[i])
+								g.Seal(uint64(i), 256, uint64(i), data[i])
 							}
 							start := time.Now()
 							for i := range data {
-								f(&Header{Seq: uint64(i)}, data[i])
+								f(uint64(i), data[i])
 							}
 							best = min(best, time.Since(start))
 						}

@@ -55,26 +55,19 @@ type GCM struct {
 	keys   [15][16]byte          // round keys
 
 	rounds int
+	esn    bool
 	salt   uint32
 }
 
-// Header is what goes into a packet's nonce and tag beside its text.
-type Header struct {
-	IV  uint64
-	SPI uint32
-	Seq uint64
-	ESN bool // all of Seq is authenticated, and not its low half only
-}
-
 // New expands a key of 16 or 32 bytes for one of Kernels.
-func New(kernel Kernel, key []byte, salt [4]byte) (*GCM, error) {
+func New(kernel Kernel, key []byte, salt [4]byte, esn bool) (*GCM, error) {
 	if !slices.Contains(Kernels(), kernel) {
 		return nil, ErrKernel
 	}
 	if len(key) != 16 && len(key) != 32 {
 		return nil, ErrKey
 	}
-	g := &GCM{rounds: len(key)/4 + 6, salt: binary.BigEndian.Uint32(salt[:])}
+	g := &GCM{rounds: len(key)/4 + 6, esn: esn, salt: binary.BigEndian.Uint32(salt[:])}
 	g.expand(key)
 	g.raise()
 	return g, nil
@@ -132,27 +125,32 @@ func (g *GCM) Wipe() {
 }
 
 // Seal encrypts all of data but its last TagLen bytes in place, and writes the
-// tag there.
-func (g *GCM) Seal(h *Header, data []byte) {
+// tag there. Of seq only the low half counts without ESN.
+//
+// Everything but the data passes in registers: the kernels need it at once, and
+// a load waits for the smaller stores that it spans.
+func (g *GCM) Seal(iv uint64, spi uint32, seq uint64, data []byte) {
 	n := textLen(data)
-	a := g.words(h)
+	aadHi, aadLo, aadBits := g.aad(spi, seq)
+	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32|1
 	if g.rounds == 10 {
-		seal128(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+		seal128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	} else {
-		seal256(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+		seal256(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	}
 }
 
 // Open is the reverse. Of data that are not authentic it clears the text and
 // returns false.
-func (g *GCM) Open(h *Header, data []byte) bool {
+func (g *GCM) Open(iv uint64, spi uint32, seq uint64, data []byte) bool {
 	n := textLen(data)
-	a := g.words(h)
+	aadHi, aadLo, aadBits := g.aad(spi, seq)
+	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32|1
 	var lo, hi uint64
 	if g.rounds == 10 {
-		lo, hi = open128(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+		lo, hi = open128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	} else {
-		lo, hi = open256(g, &data[0], n, a.nonceHi, a.nonceLo, a.aadHi, a.aadLo, a.aadBits)
+		lo, hi = open256(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	}
 	lo ^= binary.LittleEndian.Uint64(data[n:])
 	hi ^= binary.LittleEndian.Uint64(data[n+8:])
@@ -171,17 +169,10 @@ func textLen(data []byte) int {
 	return len(data) - TagLen
 }
 
-// words are the counter block of the tag and the associated data as big-endian
-// numbers. They pass in registers: kernels need them at once, and a load waits
-// for the smaller stores that it spans.
-type words struct{ nonceHi, nonceLo, aadHi, aadLo, aadBits uint64 }
-
-func (g *GCM) words(h *Header) words {
-	w := words{nonceHi: uint64(g.salt)<<32 | h.IV>>32, nonceLo: h.IV<<32 | 1}
-	if h.ESN {
-		w.aadHi, w.aadLo, w.aadBits = uint64(h.SPI)<<32|h.Seq>>32, h.Seq<<32, 96
-	} else {
-		w.aadHi, w.aadBits = uint64(h.SPI)<<32|h.Seq&0xffffffff, 64
+// aad returns the associated data as a big-endian number, and their length.
+func (g *GCM) aad(spi uint32, seq uint64) (hi, lo, bits uint64) {
+	if g.esn {
+		return uint64(spi)<<32 | seq>>32, seq << 32, 96
 	}
-	return w
+	return uint64(spi)<<32 | seq&0xffffffff, 0, 64
 }

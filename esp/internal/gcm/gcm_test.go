@@ -13,9 +13,24 @@ import (
 
 // twin is a key in the kernel and in the standard library.
 type twin struct {
-	g    *GCM
-	std  cipher.AEAD
-	salt [4]byte
+	g, esn *GCM
+	std    cipher.AEAD
+	salt   [4]byte
+}
+
+// header is what goes into nonce and tag beside the text.
+type header struct {
+	iv  uint64
+	spi uint32
+	seq uint64
+	esn bool
+}
+
+func (w *twin) of(h *header) *GCM {
+	if h.esn {
+		return w.esn
+	}
+	return w.g
 }
 
 func random(r *rand.Rand, n int) []byte {
@@ -28,7 +43,11 @@ func random(r *rand.Rand, n int) []byte {
 
 func newTwin(tb testing.TB, kernel Kernel, key, salt []byte) *twin {
 	tb.Helper()
-	g, err := New(kernel, key, [4]byte(salt))
+	g, err := New(kernel, key, [4]byte(salt), false)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	esn, err := New(kernel, key, [4]byte(salt), true)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -40,32 +59,32 @@ func newTwin(tb testing.TB, kernel Kernel, key, salt []byte) *twin {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &twin{g, std, [4]byte(salt)}
+	return &twin{g, esn, std, [4]byte(salt)}
 }
 
 // seal is the dumb one.
-func (w *twin) seal(h *Header, text []byte) []byte {
-	nonce := binary.BigEndian.AppendUint64(w.salt[:], h.IV)
-	aad := binary.BigEndian.AppendUint32(nil, h.SPI)
-	if h.ESN {
-		aad = binary.BigEndian.AppendUint64(aad, h.Seq)
+func (w *twin) seal(h *header, text []byte) []byte {
+	nonce := binary.BigEndian.AppendUint64(w.salt[:], h.iv)
+	aad := binary.BigEndian.AppendUint32(nil, h.spi)
+	if h.esn {
+		aad = binary.BigEndian.AppendUint64(aad, h.seq)
 	} else {
-		aad = binary.BigEndian.AppendUint32(aad, uint32(h.Seq))
+		aad = binary.BigEndian.AppendUint32(aad, uint32(h.seq))
 	}
 	return w.std.Seal(nil, nonce, text, aad)
 }
 
 // check seals and opens text in data, which has room for the tag, and compares.
-func (w *twin) check(tb testing.TB, h *Header, data []byte) {
+func (w *twin) check(tb testing.TB, h *header, data []byte) {
 	tb.Helper()
 	n := len(data) - TagLen
 	text := bytes.Clone(data[:n])
 	want := w.seal(h, text)
-	w.g.Seal(h, data)
+	w.of(h).Seal(h.iv, h.spi, h.seq, data)
 	if !bytes.Equal(data, want) {
 		tb.Fatalf("%d bytes, %+v: sealed to\n%x, want\n%x", n, h, data, want)
 	}
-	if !w.g.Open(h, data) || !bytes.Equal(data[:n], text) {
+	if !w.of(h).Open(h.iv, h.spi, h.seq, data) || !bytes.Equal(data[:n], text) {
 		tb.Fatalf("%d bytes, %+v: opened to\n%x, want\n%x", n, h, data[:n], text)
 	}
 	if !bytes.Equal(data[n:], want[n:]) {
@@ -73,8 +92,8 @@ func (w *twin) check(tb testing.TB, h *Header, data []byte) {
 	}
 }
 
-func header(r *rand.Rand) *Header {
-	return &Header{IV: r.Uint64(), SPI: r.Uint32(), Seq: r.Uint64(), ESN: r.IntN(2) == 0}
+func someHeader(r *rand.Rand) *header {
+	return &header{r.Uint64(), r.Uint32(), r.Uint64(), r.IntN(2) == 0}
 }
 
 // forKernels runs f for every kernel and length of keys.
@@ -97,16 +116,16 @@ func TestMakesWhatTheStandardLibraryMakes(t *testing.T) {
 			w := newTwin(t, kernel, random(r, keyLen), random(r, 4))
 			for range 2 {
 				at := r.IntN(64)
-				w.check(t, header(r), random(r, at+n+TagLen)[at:])
+				w.check(t, someHeader(r), random(r, at+n+TagLen)[at:])
 			}
 		}
 		// The counter of blocks passes 256 at 4 KiB and 65536 at 1 MiB.
 		for range 100 {
 			w := newTwin(t, kernel, random(r, keyLen), random(r, 4))
-			w.check(t, header(r), random(r, r.IntN(64<<10)+TagLen))
+			w.check(t, someHeader(r), random(r, r.IntN(64<<10)+TagLen))
 		}
 		w := newTwin(t, kernel, random(r, keyLen), random(r, 4))
-		w.check(t, header(r), random(r, 1<<20+1234+TagLen))
+		w.check(t, someHeader(r), random(r, 1<<20+1234+TagLen))
 	})
 }
 
@@ -119,7 +138,7 @@ func TestMakesWhatTheStandardLibraryMakesOfExtremes(t *testing.T) {
 				for _, text := range []byte{0, 0xff} {
 					for _, v := range []uint64{0, ^uint64(0)} {
 						for _, esn := range []bool{false, true} {
-							h := &Header{IV: v, SPI: uint32(v), Seq: v, ESN: esn}
+							h := &header{v, uint32(v), v, esn}
 							w.check(t, h, bytes.Repeat([]byte{text}, n+TagLen))
 						}
 					}
@@ -135,9 +154,9 @@ func TestOpenRefusesEveryFlip(t *testing.T) {
 	forKernels(t, func(t *testing.T, kernel Kernel, keyLen int) {
 		r := rand.New(rand.NewPCG(2, uint64(keyLen)))
 		w := newTwin(t, kernel, random(r, keyLen), random(r, 4))
-		refuse := func(h *Header, data []byte, what string, at int) {
+		refuse := func(h *header, data []byte, what string, at int) {
 			t.Helper()
-			if w.g.Open(h, data) {
+			if w.of(h).Open(h.iv, h.spi, h.seq, data) {
 				t.Fatalf("%d bytes: %s %d flipped, and opened", len(data)-TagLen, what, at)
 			}
 			if text := data[:len(data)-TagLen]; !bytes.Equal(text, make([]byte, len(text))) {
@@ -146,8 +165,8 @@ func TestOpenRefusesEveryFlip(t *testing.T) {
 		}
 		for _, n := range []int{0, 1, 15, 16, 17, 64, 68, 255, 256, 257, 512, 700, 1396} {
 			for _, esn := range []bool{false, true} {
-				h := header(r)
-				h.ESN = esn
+				h := someHeader(r)
+				h.esn = esn
 				sealed := w.seal(h, random(r, n))
 				for i := range n {
 					data := bytes.Clone(sealed)
@@ -161,22 +180,22 @@ func TestOpenRefusesEveryFlip(t *testing.T) {
 				}
 				for i := range 64 {
 					other := *h
-					other.IV ^= 1 << i
+					other.iv ^= 1 << i
 					refuse(&other, bytes.Clone(sealed), "bit of the IV", i)
 					other = *h
-					if other.Seq ^= 1 << i; i < 32 || esn {
+					if other.seq ^= 1 << i; i < 32 || esn {
 						refuse(&other, bytes.Clone(sealed), "bit of the number", i)
-					} else if !w.g.Open(&other, bytes.Clone(sealed)) {
+					} else if !w.g.Open(other.iv, other.spi, other.seq, bytes.Clone(sealed)) {
 						t.Fatal("without ESN the high half counted")
 					}
 				}
 				for i := range 32 {
 					other := *h
-					other.SPI ^= 1 << i
+					other.spi ^= 1 << i
 					refuse(&other, bytes.Clone(sealed), "bit of the SPI", i)
 				}
 				other := *h
-				other.ESN = !esn
+				other.esn = !esn
 				refuse(&other, bytes.Clone(sealed), "ESN", 0)
 			}
 		}
@@ -184,12 +203,12 @@ func TestOpenRefusesEveryFlip(t *testing.T) {
 }
 
 func TestNewRefusesWhatItCannotDo(t *testing.T) {
-	if _, err := New(None, make([]byte, 16), [4]byte{}); !errors.Is(err, ErrKernel) {
+	if _, err := New(None, make([]byte, 16), [4]byte{}, false); !errors.Is(err, ErrKernel) {
 		t.Errorf("no kernel: %v", err)
 	}
 	forKernels(t, func(t *testing.T, kernel Kernel, _ int) {
 		for _, n := range []int{0, 15, 17, 24, 31, 33} {
-			if _, err := New(kernel, make([]byte, n), [4]byte{}); !errors.Is(err, ErrKey) {
+			if _, err := New(kernel, make([]byte, n), [4]byte{}, false); !errors.Is(err, ErrKey) {
 				t.Errorf("key of %d bytes: %v", n, err)
 			}
 		}
@@ -198,12 +217,12 @@ func TestNewRefusesWhatItCannotDo(t *testing.T) {
 
 func TestWipeLeavesNothing(t *testing.T) {
 	forKernels(t, func(t *testing.T, kernel Kernel, keyLen int) {
-		g, err := New(kernel, bytes.Repeat([]byte{7}, keyLen), [4]byte{1, 2, 3, 4})
+		g, err := New(kernel, bytes.Repeat([]byte{7}, keyLen), [4]byte{1, 2, 3, 4}, true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		g.Wipe()
-		if *g != (GCM{rounds: g.rounds}) {
+		if *g != (GCM{rounds: g.rounds, esn: true}) {
 			t.Errorf("left: %+v", g)
 		}
 	})
@@ -215,12 +234,11 @@ func TestNothingAllocates(t *testing.T) {
 		w := newTwin(t, kernel, random(r, keyLen), random(r, 4))
 		data := random(r, 1412)
 		if n := testing.AllocsPerRun(100, func() {
-			h := Header{IV: 1, SPI: 2, Seq: 3}
-			w.g.Seal(&h, data)
-			if !w.g.Open(&h, data) {
+			w.g.Seal(1, 2, 3, data)
+			if !w.g.Open(1, 2, 3, data) {
 				t.Fatal("Open")
 			}
-			w.g.Open(&h, data)
+			w.g.Open(1, 2, 3, data)
 		}); n != 0 {
 			t.Errorf("%v allocations", n)
 		}
@@ -236,6 +254,6 @@ func TestShortDataPanic(t *testing.T) {
 				t.Error("no panic")
 			}
 		}()
-		w.g.Seal(new(Header), make([]byte, TagLen-1))
+		w.g.Seal(1, 2, 3, make([]byte, TagLen-1))
 	})
 }

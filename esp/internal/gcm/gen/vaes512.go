@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Registers of the kernels. All hold four blocks.
 //
@@ -101,55 +104,63 @@ func (k *kernel) write(f *file) {
 	f.text(fmt.Sprintf("func %s(k *GCM, text *byte, n int, nonceHi, nonceLo, aadHi, aadLo, aadBits uint64)%s", name, results), name, args)
 	k.begin(f)
 	f.op("CMPQ CX, $%d", stride)
-	f.op("JBE  %s_tail", name)
+	f.op("JBE  %s_short", name)
 	if k.seal {
-		f.note("the first step has nothing to hash yet")
-		f.place(k.cipher(wide))
-		k.mixAndStore(f, wide, false)
-		f.op("ADDQ $%d, DI", stride)
-		f.op("SUBQ $%d, CX", stride)
-		f.op("CMPQ CX, $%d", stride)
-		f.op("JBE  %s_last", name)
-		f.loop(name + "_step")
-		f.note("encrypt, and hash what was encrypted before")
-		f.place(weave(k.cipher(wide), k.hash(wide, false)))
-		k.mixAndStore(f, wide, false)
-		f.op("ADDQ $%d, DI", stride)
-		f.op("SUBQ $%d, CX", stride)
-		f.op("CMPQ CX, $%d", stride)
-		f.op("JA   %s_step", name)
-		f.label(name + "_last")
-		f.op("LEAQ %d(AX), DX", powersAt+16)
-		f.place(k.hash(wide, true))
-		k.tails(f)
-		k.end(f)
-		return
+		k.sealSteps(f)
+		k.tails(f, "tail", k.hash(wide, true))
+	} else {
+		k.openSteps(f)
+		k.tails(f, "tail", nil)
 	}
-	f.op("CMPQ CX, $%d", 2*stride)
-	f.op("JBE  %s_last", name)
-	for _, last := range []bool{false, true} {
-		if last {
-			f.label(name + "_last")
-		} else {
-			f.loop(name + "_step")
-		}
-		f.note("hash and decrypt")
-		f.op("LEAQ %d(AX), DX", powersAt+16)
-		f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, last)...)))
-		k.mixAndStore(f, wide, false)
-		f.op("ADDQ $%d, DI", stride)
-		f.op("SUBQ $%d, CX", stride)
-		if !last {
-			f.op("CMPQ CX, $%d", 2*stride)
-			f.op("JA   %s_step", name)
-		}
-	}
-	k.tails(f)
+	f.label(name + "_short")
+	k.tails(f, "short", k.head())
+	f.label(name + "_end")
 	k.end(f)
 }
 
-// begin loads keys and constants, and makes of the tag what does not depend on
-// the text.
+// sealSteps encrypts whole steps and hashes all but the last.
+func (k *kernel) sealSteps(f *file) {
+	name := k.name()
+	f.note("the first step has nothing to hash yet")
+	f.place(weave(k.cipher(wide), k.head()))
+	k.mixAndStore(f, wide, false)
+	k.next(f, stride)
+	f.op("JBE  %s_last", name)
+	f.loop(name + "_step")
+	f.note("encrypt, and hash what was encrypted before")
+	f.place(weave(k.cipher(wide), k.hash(wide, false)))
+	k.mixAndStore(f, wide, false)
+	k.next(f, stride)
+	f.op("JA   %s_step", name)
+	f.label(name + "_last")
+}
+
+// openSteps hashes and decrypts whole steps.
+func (k *kernel) openSteps(f *file) {
+	name := k.name()
+	f.place(k.head())
+	f.op("CMPQ CX, $%d", 2*stride)
+	f.op("JBE  %s_last", name)
+	f.loop(name + "_step")
+	f.note("hash and decrypt")
+	f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, false)...)))
+	k.mixAndStore(f, wide, false)
+	k.next(f, 2*stride)
+	f.op("JA   %s_step", name)
+	f.label(name + "_last")
+	f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, true)...)))
+	k.mixAndStore(f, wide, false)
+	k.next(f, stride)
+}
+
+// next leaves a step behind and compares what remains.
+func (k *kernel) next(f *file, than int) {
+	f.op("ADDQ $%d, DI", stride)
+	f.op("SUBQ $%d, CX", stride)
+	f.op("CMPQ CX, $%d", than)
+}
+
+// begin loads arguments and constants.
 func (k *kernel) begin(f *file) {
 	f.op("MOVQ k+0(FP), AX")
 	f.op("MOVQ text+8(FP), DI")
@@ -163,13 +174,7 @@ func (k *kernel) begin(f *file) {
 	f.op("VPADDD first<>(SB), Z%d, Z%[1]d", counter)
 	f.op("VBROADCASTI32X4 four<>(SB), Z%d", four)
 	f.op("VBROADCASTI32X4 poly<>(SB), Z%d", poly)
-	f.note("mask = block of the tag, encrypted")
-	f.op("VPXORQ %d(AX), X%d, X%[2]d", keysAt, mask)
-	for i := 1; i < k.rounds; i++ {
-		f.op("VAESENC %d(AX), X%d, X%[2]d", keysAt+16*i, mask)
-	}
-	f.op("VAESENCLAST %d(AX), X%d, X%[2]d", keysAt+16*k.rounds, mask)
-	f.note("lanes: associated data, lengths; times H")
+	f.note("associated data and lengths, in lanes")
 	f.op("VMOVQ aadLo+48(FP), X%d", tmp)
 	f.op("VPINSRQ $1, aadHi+40(FP), X%d, X%[1]d", tmp)
 	f.op("MOVQ CX, R8")
@@ -177,15 +182,27 @@ func (k *kernel) begin(f *file) {
 	f.op("VMOVQ R8, X%d", tmp+1)
 	f.op("VPINSRQ $1, aadBits+56(FP), X%d, X%[1]d", tmp+1)
 	f.op("VINSERTI32X4 $1, X%d, Y%d, Y%[2]d", tmp+1, tmp)
-	f.op("VBROADCASTI32X4 %d(AX), Y%d", lastAt, power)
-	f.place(product("Y", tmp, power, low, mid, high, tmp+1))
-	f.place(reduce("Y", low, mid, high, poly, tmp, sum))
-	f.note("the latter's part is complete")
-	f.op("VEXTRACTI32X4 $1, Y%d, X%d", sum, tmp)
-	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, tmp)
-	f.op("VPXORQ X%d, X%d, X%[2]d", tmp, mask)
-	f.note("sum = the former's, in lane 0")
-	f.op("VMOVDQA64 X%d, X%[1]d", sum)
+}
+
+// head makes of the tag what does not depend on the text: its block of the
+// cipher, and the products of associated data and lengths with H. The latter is
+// complete and goes into mask, the former is where the sum begins, in lane 0.
+func (k *kernel) head() code {
+	var aes, ghash code
+	aes.op("VPXORQ %d(AX), X%d, X%[2]d", keysAt, mask)
+	for i := 1; i < k.rounds; i++ {
+		aes.op("VAESENC %d(AX), X%d, X%[2]d", keysAt+16*i, mask)
+	}
+	aes.op("VAESENCLAST %d(AX), X%d, X%[2]d", keysAt+16*k.rounds, mask)
+	ghash.op("VBROADCASTI32X4 %d(AX), Y%d", lastAt, power)
+	ghash = append(ghash, product("Y", tmp, power, low, mid, high, tmp+1)...)
+	ghash = append(ghash, reduce("Y", low, mid, high, poly, tmp, sum)...)
+	ghash.op("VEXTRACTI32X4 $1, Y%d, X%d", sum, tmp)
+	ghash.op("VPSHUFB X%d, X%d, X%[2]d", swap, tmp)
+	c := weave(aes, ghash)
+	c.op("VPXORQ X%d, X%d, X%[2]d", tmp, mask)
+	c.op("VMOVDQA64 X%d, X%[1]d", sum)
+	return c
 }
 
 // cipher writes counters and all rounds but the last, on n registers.
@@ -252,79 +269,98 @@ func (k *kernel) mixAndStore(f *file, n int, tail bool) {
 	}
 }
 
-// hash adds n registers to the sum. With last, each block has its own power of H,
-// from DX on, and the lanes are added up; else all have the one that brings them
-// to where the next step begins. The first register, which waits for the sum
-// before, comes last.
+// hash adds n registers to the sum. With last, each block has its own power of H
+// and the lanes are added up; else all have the one that brings them to where the
+// next step begins. The first register, which waits for the sum before, comes
+// last.
 func (k *kernel) hash(n int, last bool) (c code) {
 	for j := range n {
 		i := (j + 1) % n
 		if last {
-			c.op("VMOVDQU64 %d(DX), Z%d", 64*i, power)
+			c.op("VMOVDQU64 %d(AX), Z%d", powersAt+16+64*i, power)
 		} else {
 			c.op("VBROADCASTI32X4 %d(AX), Z%d", powersAt+16+64*i, power)
 		}
-		if i == 0 {
-			c.op("VPXORQ Z%d, Z%d, Z%[2]d", sum, block)
-		}
-		if j == 0 {
-			c = append(c, product("Z", power, block+i, low, mid, high, tmp)...)
-			continue
-		}
-		c.op("VPCLMULQDQ $0x00, Z%d, Z%d, Z%d", power, block+i, tmp)
-		c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp, low)
-		c.op("VPCLMULQDQ $0x11, Z%d, Z%d, Z%d", power, block+i, tmp+1)
-		c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp+1, high)
-		c.op("VPCLMULQDQ $0x01, Z%d, Z%d, Z%d", power, block+i, tmp)
-		c.op("VPCLMULQDQ $0x10, Z%d, Z%d, Z%d", power, block+i, tmp+1)
-		c.op("VPTERNLOGQ $0x96, Z%d, Z%d, Z%d", tmp, tmp+1, mid)
+		k.multiply(&c, i, j == 0)
 	}
 	c = append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
 	if last {
-		c.op("VEXTRACTI64X4 $1, Z%d, Y%d", sum, tmp)
-		c.op("VPXORQ Y%d, Y%d, Y%[2]d", tmp, sum)
-		c.op("VEXTRACTI32X4 $1, Y%d, X%d", sum, tmp)
-		c.op("VPXORQ X%d, X%d, X%[2]d", tmp, sum)
+		c = append(c, k.fold()...)
 	}
 	return c
 }
 
-// tails writes what is left: 1 to wide registers, 0 bytes as one of them.
-func (k *kernel) tails(f *file) {
-	name := k.name()
-	f.label(name + "_tail")
-	f.note("the last block, before the lengths, is to be multiplied with H^2")
+// hashTail does the same where the text ends, with powers from DX on.
+func (k *kernel) hashTail(n int) (c code) {
+	for j := range n {
+		i := (j + 1) % n
+		c.op("VMOVDQU64 %d(DX), Z%d", 64*i, power)
+		k.multiply(&c, i, j == 0)
+	}
+	c = append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
+	return append(c, k.fold()...)
+}
+
+// multiply adds block i times power to the products, or begins them.
+func (k *kernel) multiply(c *code, i int, first bool) {
+	if i == 0 {
+		c.op("VPXORQ Z%d, Z%d, Z%[2]d", sum, block)
+	}
+	if first {
+		*c = append(*c, product("Z", power, block+i, low, mid, high, tmp)...)
+		return
+	}
+	c.op("VPCLMULQDQ $0x00, Z%d, Z%d, Z%d", power, block+i, tmp)
+	c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp, low)
+	c.op("VPCLMULQDQ $0x11, Z%d, Z%d, Z%d", power, block+i, tmp+1)
+	c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp+1, high)
+	c.op("VPCLMULQDQ $0x01, Z%d, Z%d, Z%d", power, block+i, tmp)
+	c.op("VPCLMULQDQ $0x10, Z%d, Z%d, Z%d", power, block+i, tmp+1)
+	c.op("VPTERNLOGQ $0x96, Z%d, Z%d, Z%d", tmp, tmp+1, mid)
+}
+
+// fold adds up the lanes of the sum.
+func (k *kernel) fold() (c code) {
+	c.op("VEXTRACTI64X4 $1, Z%d, Y%d", sum, tmp)
+	c.op("VPXORQ Y%d, Y%d, Y%[2]d", tmp, sum)
+	c.op("VEXTRACTI32X4 $1, Y%d, X%d", sum, tmp)
+	c.op("VPXORQ X%d, X%d, X%[2]d", tmp, sum)
+	return c
+}
+
+// tails writes what is left: 1 to wide registers, 0 bytes as one of them. What is
+// to be done before goes with the cipher.
+func (k *kernel) tails(f *file, kind string, before code) {
+	name := k.name() + "_" + kind
+	f.note("DX: where powers are as hash wants them, when the text's last block is to be multiplied with H^2")
 	f.op("LEAQ 15(CX), R8")
 	f.op("ANDQ $~15, R8")
 	f.op("LEAQ %d(AX), DX", lastAt)
 	f.op("SUBQ R8, DX")
 	f.op("MOVQ $-1, R9")
-	for n := 2; n <= wide; n++ {
-		f.op("CMPQ CX, $%d", 64*(n-1))
-		f.op("JBE  %s_tail%d", name, n-1)
+	for n := 1; n < wide; n++ {
+		f.op("CMPQ CX, $%d", 64*n)
+		f.op("JBE  %s%d", name, n)
 	}
 	for n := wide; n >= 1; n-- {
-		f.label(fmt.Sprintf("%s_tail%d", name, n))
+		f.label(fmt.Sprintf("%s%d", name, n))
 		f.op("LEAQ %d(CX), R8", -64*(n-1))
 		f.op("BZHIQ R8, R9, R9")
 		f.op("KMOVQ R9, K1")
 		if k.seal {
-			f.place(k.cipher(n))
+			f.place(weave(k.cipher(n), before))
 			k.mixAndStore(f, n, true)
-			f.place(k.hash(n, true))
+			f.place(k.hashTail(n))
 		} else {
-			f.place(weave(k.cipher(n), append(k.load(n, true), k.hash(n, true)...)))
+			f.place(weave(k.cipher(n), slices.Concat(before, k.load(n, true), k.hashTail(n))))
 			k.mixAndStore(f, n, true)
 		}
-		if n > 1 {
-			f.op("JMP  %s_end", name)
-		}
+		f.op("JMP  %s_end", k.name())
 	}
 }
 
-// end adds up the lanes and writes the tag.
+// end writes the tag.
 func (k *kernel) end(f *file) {
-	f.label(k.name() + "_end")
 	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, sum)
 	f.op("VPXORQ X%d, X%d, X%[2]d", mask, sum)
 	if k.seal {
