@@ -132,7 +132,7 @@ func (g *GCM) Wipe() {
 func (g *GCM) Seal(iv uint64, spi uint32, seq uint64, data []byte) {
 	n := textLen(data)
 	aadHi, aadLo, aadBits := g.aad(spi, seq)
-	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32|1
+	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32
 	if g.rounds == 10 {
 		seal128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	} else {
@@ -145,7 +145,7 @@ func (g *GCM) Seal(iv uint64, spi uint32, seq uint64, data []byte) {
 func (g *GCM) Open(iv uint64, spi uint32, seq uint64, data []byte) bool {
 	n := textLen(data)
 	aadHi, aadLo, aadBits := g.aad(spi, seq)
-	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32|1
+	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32
 	var lo, hi uint64
 	if g.rounds == 10 {
 		lo, hi = open128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 )
 
@@ -21,14 +22,15 @@ const (
 	mid   = sum + 2
 	high  = sum + 3
 	power = sum + 4 // of H
-	tmp   = sum + 5 // and the next
 
-	swap    = sum + 7 // VPSHUFB: reverse a block
-	counter = sum + 8 // of the next four blocks, reversed
-	four    = sum + 9
-	poly    = sum + 10
-	mask    = sum + 11 // what remains to be added to GHASH for the tag
-	key     = sum + 12 // and the next: round keys by turns
+	swap    = sum + 5 // VPSHUFB: reverse a block
+	poly    = sum + 6
+	counter = sum + 7 // block with the number of the step's first counter, reversed
+	base    = sum + 8 // the same, as AES takes it, with the first round key
+	mask    = sum + 9 // what remains to be added to GHASH for the tag
+	key     = sum + 10
+	odd     = sum + 11 // round keys by turns with key
+	tmp     = sum + 12 // and the next three
 )
 
 // A step takes wide registers, which are stride bytes.
@@ -47,13 +49,31 @@ const (
 func vaes512File(f *file) {
 	f.data("swap", "VPSHUFB: reverse a block", 0x08090a0b0c0d0e0f, 0x0001020304050607)
 	f.data("poly", "x^128 + x^7 + x^2 + x + 1, reversed, without the highest", 1, 0xc200000000000000)
-	f.data("first", "counters of the first four blocks, less the tag's", 1, 0, 2, 0, 3, 0, 4, 0)
-	f.data("four", "blocks in a register", 4, 0)
+	f.data("step", "blocks in a step", slices.Repeat([]uint64{4 * wide, 0}, 4)...)
+	f.data("one", "counter of the tag", counterWords(1)...)
+	f.data("counters", "counters within a step; the last two are the next step's", counterWords(stepCounters()...)...)
 	for _, rounds := range []int{10, 14} {
 		for _, seal := range []bool{true, false} {
 			(&kernel{rounds: rounds, seal: seal}).write(f)
 		}
 	}
+}
+
+// stepCounters are those of a step's blocks. The first is 2, so all but the last
+// two can be mixed into a multiple of the step, and need not be added to it.
+func stepCounters() (all []uint32) {
+	for i := range uint32(4 * wide) {
+		all = append(all, (i+2)%(4*wide))
+	}
+	return all
+}
+
+// counterWords are counters at the end of blocks, in big-endian order.
+func counterWords(all ...uint32) (words []uint64) {
+	for _, v := range all {
+		words = append(words, 0, uint64(bits.ReverseBytes32(v))<<32)
+	}
+	return words
 }
 
 // product writes a*b without reduction.
@@ -165,15 +185,15 @@ func (k *kernel) begin(f *file) {
 	f.op("MOVQ k+0(FP), AX")
 	f.op("MOVQ text+8(FP), DI")
 	f.op("MOVQ n+16(FP), CX")
-	f.note("counter block of the tag, then those of the text")
+	f.op("VBROADCASTI32X4 swap<>(SB), Z%d", swap)
+	f.op("VBROADCASTI32X4 poly<>(SB), Z%d", poly)
+	f.note("counters: nonce and 0")
 	f.op("VMOVQ nonceLo+32(FP), X%d", counter)
 	f.op("VPINSRQ $1, nonceHi+24(FP), X%d, X%[1]d", counter)
-	f.op("VBROADCASTI32X4 swap<>(SB), Z%d", swap)
-	f.op("VPSHUFB X%d, X%d, X%d", swap, counter, mask)
 	f.op("VSHUFI64X2 $0, Z%d, Z%[1]d, Z%[1]d", counter)
-	f.op("VPADDD first<>(SB), Z%d, Z%[1]d", counter)
-	f.op("VBROADCASTI32X4 four<>(SB), Z%d", four)
-	f.op("VBROADCASTI32X4 poly<>(SB), Z%d", poly)
+	f.op("VBROADCASTI32X4 %d(AX), Z%d", keysAt, key)
+	f.op("VPSHUFB Z%d, Z%d, Z%d", swap, counter, base)
+	f.op("VPXORQ Z%d, Z%d, Z%[2]d", key, base)
 	f.note("associated data and lengths, in lanes")
 	f.op("VMOVQ aadLo+48(FP), X%d", tmp)
 	f.op("VPINSRQ $1, aadHi+40(FP), X%d, X%[1]d", tmp)
@@ -189,7 +209,7 @@ func (k *kernel) begin(f *file) {
 // complete and goes into mask, the former is where the sum begins, in lane 0.
 func (k *kernel) head() code {
 	var aes, ghash code
-	aes.op("VPXORQ %d(AX), X%d, X%[2]d", keysAt, mask)
+	aes.op("VPXORQ one<>(SB), X%d, X%d", base, mask)
 	for i := 1; i < k.rounds; i++ {
 		aes.op("VAESENC %d(AX), X%d, X%[2]d", keysAt+16*i, mask)
 	}
@@ -205,13 +225,20 @@ func (k *kernel) head() code {
 	return c
 }
 
-// cipher writes counters and all rounds but the last, on n registers.
+// cipher writes counters and all rounds but the last, on n registers. A step's
+// last two counters belong to the multiple after it, where the next one begins.
 func (k *kernel) cipher(n int) (c code) {
-	k.loadKey(&c, 0)
-	for i := range n {
-		c.op("VPSHUFB Z%d, Z%d, Z%d", swap, counter, state+i)
-		c.op("VPADDD Z%d, Z%d, Z%[2]d", four, counter)
-		c.op("VPXORQ Z%d, Z%d, Z%[2]d", key, state+i)
+	for i := range min(n, wide-1) {
+		c.op("VPXORQ counters<>+%d(SB), Z%d, Z%d", 64*i, base, state+i)
+	}
+	if last := state + wide - 1; n == wide {
+		c.op("VMOVDQA64 Z%d, Z%d", base, last)
+		c.op("VPADDD step<>(SB), Z%d, Z%[1]d", counter)
+		k.loadKey(&c, 0)
+		c.op("VPSHUFB Z%d, Z%d, Z%d", swap, counter, base)
+		c.op("VPXORQ Z%d, Z%d, Z%[2]d", key, base)
+		c.op("VINSERTI64X4 $1, Y%d, Z%d, Z%[2]d", base, last)
+		c.op("VPXORQ counters<>+%d(SB), Z%d, Z%[2]d", 64*(wide-1), last)
 	}
 	for round := 1; round < k.rounds; round++ {
 		k.loadKey(&c, round)
@@ -273,17 +300,13 @@ func (k *kernel) mixAndStore(f *file, n int, tail bool) {
 // and the lanes are added up; else all have the one that brings them to where the
 // next step begins. The first register, which waits for the sum before, comes
 // last.
-func (k *kernel) hash(n int, last bool) (c code) {
-	for j := range n {
-		i := (j + 1) % n
+func (k *kernel) hash(n int, last bool) code {
+	c := k.multiply(n, func(i int) string {
 		if last {
-			c.op("VMOVDQU64 %d(AX), Z%d", powersAt+16+64*i, power)
-		} else {
-			c.op("VBROADCASTI32X4 %d(AX), Z%d", powersAt+16+64*i, power)
+			return fmt.Sprintf("VMOVDQU64 %d(AX)", powersAt+16+64*i)
 		}
-		k.multiply(&c, i, j == 0)
-	}
-	c = append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
+		return fmt.Sprintf("VBROADCASTI32X4 %d(AX)", powersAt+16+64*i)
+	})
 	if last {
 		c = append(c, k.fold()...)
 	}
@@ -291,32 +314,48 @@ func (k *kernel) hash(n int, last bool) (c code) {
 }
 
 // hashTail does the same where the text ends, with powers from DX on.
-func (k *kernel) hashTail(n int) (c code) {
-	for j := range n {
-		i := (j + 1) % n
-		c.op("VMOVDQU64 %d(DX), Z%d", 64*i, power)
-		k.multiply(&c, i, j == 0)
-	}
-	c = append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
+func (k *kernel) hashTail(n int) code {
+	c := k.multiply(n, func(i int) string { return fmt.Sprintf("VMOVDQU64 %d(DX)", 64*i) })
 	return append(c, k.fold()...)
 }
 
-// multiply adds block i times power to the products, or begins them.
-func (k *kernel) multiply(c *code, i int, first bool) {
-	if i == 0 {
-		c.op("VPXORQ Z%d, Z%d, Z%[2]d", sum, block)
+// multiply makes the sum of n registers, each times the power that load loads.
+// Where an instruction adds two products it does: the fewer there are beside
+// AES and products, the less these are held up.
+func (k *kernel) multiply(n int, load func(i int) string) (c code) {
+	add := func(a, b, to int) { c.op("VPTERNLOGQ $0x96, Z%d, Z%d, Z%d", a, b, to) }
+	mul := func(halves string, i, to int) {
+		c.op("VPCLMULQDQ $0x%s, Z%d, Z%d, Z%d", halves, power, block+i, to)
 	}
-	if first {
-		*c = append(*c, product("Z", power, block+i, low, mid, high, tmp)...)
-		return
+	for j := range n {
+		i := (j + 1) % n
+		c.op("%s, Z%d", load(i), power)
+		if i == 0 {
+			c.op("VPXORQ Z%d, Z%d, Z%[2]d", sum, block)
+		}
+		switch {
+		case j == 0:
+			c = append(c, product("Z", power, block+i, low, mid, high, tmp)...)
+			continue
+		case j%2 == 1 && j < n-1:
+			mul("00", i, tmp)
+			mul("11", i, tmp+1)
+		case j%2 == 1:
+			mul("00", i, tmp)
+			c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp, low)
+			mul("11", i, tmp+1)
+			c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp+1, high)
+		default:
+			mul("00", i, tmp+2)
+			add(tmp, tmp+2, low)
+			mul("11", i, tmp+3)
+			add(tmp+1, tmp+3, high)
+		}
+		mul("01", i, tmp+2)
+		mul("10", i, tmp+3)
+		add(tmp+2, tmp+3, mid)
 	}
-	c.op("VPCLMULQDQ $0x00, Z%d, Z%d, Z%d", power, block+i, tmp)
-	c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp, low)
-	c.op("VPCLMULQDQ $0x11, Z%d, Z%d, Z%d", power, block+i, tmp+1)
-	c.op("VPXORQ Z%d, Z%d, Z%[2]d", tmp+1, high)
-	c.op("VPCLMULQDQ $0x01, Z%d, Z%d, Z%d", power, block+i, tmp)
-	c.op("VPCLMULQDQ $0x10, Z%d, Z%d, Z%d", power, block+i, tmp+1)
-	c.op("VPTERNLOGQ $0x96, Z%d, Z%d, Z%d", tmp, tmp+1, mid)
+	return append(c, reduce("Z", low, mid, high, poly, tmp, sum)...)
 }
 
 // fold adds up the lanes of the sum.
