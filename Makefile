@@ -111,7 +111,7 @@ $(GOLANGCI_LINT):
 	GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 
 gen: go ## write assembly and recorded test data anew, after a change on purpose
-	$(GO) generate ./esp/internal/lanes
+	$(GO) generate ./esp/internal/lanes ./esp/internal/gcm
 	$(GO) test -count=1 ./keyex ./internal/control -update
 
 verify: ## what is checked before a release: test, lint, tidy, other systems, every fuzz target
