@@ -33,8 +33,9 @@
 //
 // # Guarantees
 //
-//   - Open authenticates before it decrypts or believes anything, and marks a
-//     number as seen only after that (RFC 4303, Section 3.4.3).
+//   - Open authenticates before it believes anything, and marks a number as seen
+//     only after that (RFC 4303, Section 3.4.3). The CBC suites decrypt after that,
+//     too; AEADs leave nothing of a plaintext that is not authentic.
 //   - A sequence number, hence an IV or a nonce, is used once under a key: it
 //     comes from the SA's 64-bit counter only, and the counter does not wrap.
 //   - Hard limits in bytes, packets and age end an SA on both sides for good.
@@ -49,13 +50,14 @@
 // reassembly of IP fragments and multicast SAs are left out.
 //
 // Keys are wiped where this package holds them: as bytes, and as round keys and
-// keyed states of package lanes. The standard library, which computes the AEADs
-// and, on processors without kernels, everything, keeps expanded keys in objects
-// that cannot be wiped; Close drops them to the garbage collector.
+// keyed states of packages lanes and gcm. The standard library, which computes
+// ChaCha20-Poly1305 and, on processors without kernels, everything, keeps expanded
+// keys in objects that cannot be wiped; Close drops them to the garbage collector.
 //
 // # Speed
 //
 // The CBC suites take a batch's packets through AES and SHA-2 side by side,
 // esp/internal/lanes, with what the processor has; the bigger the batches, the
-// better. docs/performance.md has the figures.
+// better. AES-GCM has a kernel for AVX-512, esp/internal/gcm.
+// docs/performance.md has the figures.
 package esp

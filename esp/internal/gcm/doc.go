@@ -4,10 +4,10 @@
 //	nonce = salt 4 ‖ IV 8
 //	AAD   = SPI 4 ‖ sequence number 8   (4 without ESN)
 //
-// A step encrypts 16 blocks in counter mode while the 16 before go through
-// GHASH; when opening, the same 16. GHASH multiplies blocks with powers of H and
-// reduces once a step. Tails have code for one to four registers, the last of
-// which is read and written under a mask.
+// A step encrypts 32 blocks in counter mode while the 32 before go through
+// GHASH; when opening, the same 32. GHASH multiplies blocks with powers of H and
+// reduces once a step. Tails have code for one to eight registers, the last of
+// which is read and written under a mask; short texts are nothing but a tail.
 //
 // Command gen writes the assembly; every instruction belongs to a commented
 // step. [Kernels] says whether this processor runs it. Where not, as on other
@@ -17,7 +17,7 @@
 // # Guarantees
 //
 //   - Running time depends on lengths only, never on keys or data, but for the
-//     one bit that Open returns.
+//     one bit that Open returns. Tags are compared in constant time.
 //   - No allocation after the constructor. Texts are borrowed for a call.
 //   - Nothing outside of text and tag is read or written.
 //   - Open leaves nothing of a text that is not authentic.

@@ -51,7 +51,7 @@ type element [16]byte
 type GCM struct {
 	// Invariant: the assembly knows where these two are. Behind H there are
 	// three zeros for loads of four powers.
-	powers [maxPower + 3]element // H^33 to H, each times x^-127
+	powers [maxPower + 3]element // H^33 to H, each times x
 	keys   [15][16]byte          // round keys
 
 	rounds int

@@ -568,9 +568,13 @@ seal128_last:
 	JBE  seal128_tail7
 
 seal128_tail8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -770,6 +774,8 @@ seal128_tail8:
 	VMOVDQU8.Z Z7, K1, Z7
 	VMOVDQU8 Z7, K1, 448(DI)
 	VPSHUFB Z21, Z7, Z15
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -840,9 +846,13 @@ seal128_tail8:
 	JMP  seal128_end
 
 seal128_tail7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -1022,6 +1032,8 @@ seal128_tail7:
 	VMOVDQU8.Z Z6, K1, Z6
 	VMOVDQU8 Z6, K1, 384(DI)
 	VPSHUFB Z21, Z6, Z14
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -1084,9 +1096,13 @@ seal128_tail7:
 	JMP  seal128_end
 
 seal128_tail6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -1252,6 +1268,8 @@ seal128_tail6:
 	VMOVDQU8.Z Z5, K1, Z5
 	VMOVDQU8 Z5, K1, 320(DI)
 	VPSHUFB Z21, Z5, Z13
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -1308,9 +1326,13 @@ seal128_tail6:
 	JMP  seal128_end
 
 seal128_tail5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -1462,6 +1484,8 @@ seal128_tail5:
 	VMOVDQU8.Z Z4, K1, Z4
 	VMOVDQU8 Z4, K1, 256(DI)
 	VPSHUFB Z21, Z4, Z12
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -1510,9 +1534,13 @@ seal128_tail5:
 	JMP  seal128_end
 
 seal128_tail4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -1650,6 +1678,8 @@ seal128_tail4:
 	VMOVDQU8.Z Z3, K1, Z3
 	VMOVDQU8 Z3, K1, 192(DI)
 	VPSHUFB Z21, Z3, Z11
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -1692,9 +1722,13 @@ seal128_tail4:
 	JMP  seal128_end
 
 seal128_tail3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -1818,6 +1852,8 @@ seal128_tail3:
 	VMOVDQU8.Z Z2, K1, Z2
 	VMOVDQU8 Z2, K1, 128(DI)
 	VPSHUFB Z21, Z2, Z10
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -1852,9 +1888,13 @@ seal128_tail3:
 	JMP  seal128_end
 
 seal128_tail2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -1964,6 +2004,8 @@ seal128_tail2:
 	VMOVDQU8.Z Z1, K1, Z1
 	VMOVDQU8 Z1, K1, 64(DI)
 	VPSHUFB Z21, Z1, Z9
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -1992,9 +2034,13 @@ seal128_tail2:
 	JMP  seal128_end
 
 seal128_tail1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -2090,6 +2136,8 @@ seal128_tail1:
 	VMOVDQU8.Z Z0, K1, Z0
 	VMOVDQU8 Z0, K1, 0(DI)
 	VPSHUFB Z21, Z0, Z8
+
+	// hash
 	VMOVDQU64 0(DX), Z20
 	VPXORQ Z16, Z8, Z8
 	VPCLMULQDQ $0x00, Z20, Z8, Z17
@@ -2133,9 +2181,13 @@ seal128_short:
 	JBE  seal128_short7
 
 seal128_short8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -2295,6 +2347,8 @@ seal128_short8:
 	VMOVDQU8.Z Z7, K1, Z7
 	VMOVDQU8 Z7, K1, 448(DI)
 	VPSHUFB Z21, Z7, Z15
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -2365,9 +2419,13 @@ seal128_short8:
 	JMP  seal128_end
 
 seal128_short7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -2507,6 +2565,8 @@ seal128_short7:
 	VMOVDQU8.Z Z6, K1, Z6
 	VMOVDQU8 Z6, K1, 384(DI)
 	VPSHUFB Z21, Z6, Z14
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -2569,9 +2629,13 @@ seal128_short7:
 	JMP  seal128_end
 
 seal128_short6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -2697,6 +2761,8 @@ seal128_short6:
 	VMOVDQU8.Z Z5, K1, Z5
 	VMOVDQU8 Z5, K1, 320(DI)
 	VPSHUFB Z21, Z5, Z13
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -2753,9 +2819,13 @@ seal128_short6:
 	JMP  seal128_end
 
 seal128_short5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -2867,6 +2937,8 @@ seal128_short5:
 	VMOVDQU8.Z Z4, K1, Z4
 	VMOVDQU8 Z4, K1, 256(DI)
 	VPSHUFB Z21, Z4, Z12
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -2915,9 +2987,13 @@ seal128_short5:
 	JMP  seal128_end
 
 seal128_short4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -3015,6 +3091,8 @@ seal128_short4:
 	VMOVDQU8.Z Z3, K1, Z3
 	VMOVDQU8 Z3, K1, 192(DI)
 	VPSHUFB Z21, Z3, Z11
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -3057,9 +3135,13 @@ seal128_short4:
 	JMP  seal128_end
 
 seal128_short3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -3143,6 +3225,8 @@ seal128_short3:
 	VMOVDQU8.Z Z2, K1, Z2
 	VMOVDQU8 Z2, K1, 128(DI)
 	VPSHUFB Z21, Z2, Z10
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -3177,9 +3261,13 @@ seal128_short3:
 	JMP  seal128_end
 
 seal128_short2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -3249,6 +3337,8 @@ seal128_short2:
 	VMOVDQU8.Z Z1, K1, Z1
 	VMOVDQU8 Z1, K1, 64(DI)
 	VPSHUFB Z21, Z1, Z9
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -3277,9 +3367,13 @@ seal128_short2:
 	JMP  seal128_end
 
 seal128_short1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -3335,6 +3429,8 @@ seal128_short1:
 	VMOVDQU8.Z Z0, K1, Z0
 	VMOVDQU8 Z0, K1, 0(DI)
 	VPSHUFB Z21, Z0, Z8
+
+	// hash
 	VMOVDQU64 0(DX), Z20
 	VPXORQ Z16, Z8, Z8
 	VPCLMULQDQ $0x00, Z20, Z8, Z17
@@ -3355,6 +3451,8 @@ seal128_short1:
 	JMP  seal128_end
 
 seal128_end:
+
+	// tag = sum, reversed back, and mask
 	VPSHUFB X21, X16, X16
 	VPXORQ X25, X16, X16
 	VMOVDQU64 X16, (DI)(CX*1)
@@ -3387,6 +3485,8 @@ TEXT ·open128(SB), NOSPLIT, $0-80
 	VINSERTI32X4 $1, X29, Y28, Y28
 	CMPQ CX, $512
 	JBE  open128_short
+
+	// block of the tag, associated data, lengths
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
 	VPCLMULQDQ $0x00, Y28, Y20, Y17
@@ -3629,6 +3729,8 @@ open128_step:
 	JA   open128_step
 
 open128_last:
+
+	// hash and decrypt, and add up the lanes
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -3860,9 +3962,13 @@ open128_last:
 	JBE  open128_tail7
 
 open128_tail8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4072,9 +4178,13 @@ open128_tail8:
 	JMP  open128_end
 
 open128_tail7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4255,9 +4365,13 @@ open128_tail7:
 	JMP  open128_end
 
 open128_tail6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4417,9 +4531,13 @@ open128_tail6:
 	JMP  open128_end
 
 open128_tail5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4556,9 +4674,13 @@ open128_tail5:
 	JMP  open128_end
 
 open128_tail4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4674,9 +4796,13 @@ open128_tail4:
 	JMP  open128_end
 
 open128_tail3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4769,9 +4895,13 @@ open128_tail3:
 	JMP  open128_end
 
 open128_tail2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -4843,9 +4973,13 @@ open128_tail2:
 	JMP  open128_end
 
 open128_tail1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU8.Z 0(DI), K1, Z8
 	VBROADCASTI32X4 592(AX), Z27
@@ -4917,9 +5051,13 @@ open128_short:
 	JBE  open128_short7
 
 open128_short8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -5156,9 +5294,13 @@ open128_short8:
 	JMP  open128_end
 
 open128_short7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -5366,9 +5508,13 @@ open128_short7:
 	JMP  open128_end
 
 open128_short6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -5555,9 +5701,13 @@ open128_short6:
 	JMP  open128_end
 
 open128_short5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -5721,9 +5871,13 @@ open128_short5:
 	JMP  open128_end
 
 open128_short4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -5866,9 +6020,13 @@ open128_short4:
 	JMP  open128_end
 
 open128_short3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -5988,9 +6146,13 @@ open128_short3:
 	JMP  open128_end
 
 open128_short2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -6089,9 +6251,13 @@ open128_short2:
 	JMP  open128_end
 
 open128_short1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -6167,6 +6333,8 @@ open128_short1:
 	JMP  open128_end
 
 open128_end:
+
+	// tag = sum, reversed back, and mask
 	VPSHUFB X21, X16, X16
 	VPXORQ X25, X16, X16
 	VMOVQ X16, tagLo+64(FP)
@@ -6667,9 +6835,13 @@ seal256_last:
 	JBE  seal256_tail7
 
 seal256_tail8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -6905,6 +7077,8 @@ seal256_tail8:
 	VMOVDQU8.Z Z7, K1, Z7
 	VMOVDQU8 Z7, K1, 448(DI)
 	VPSHUFB Z21, Z7, Z15
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -6975,9 +7149,13 @@ seal256_tail8:
 	JMP  seal256_end
 
 seal256_tail7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -7189,6 +7367,8 @@ seal256_tail7:
 	VMOVDQU8.Z Z6, K1, Z6
 	VMOVDQU8 Z6, K1, 384(DI)
 	VPSHUFB Z21, Z6, Z14
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -7251,9 +7431,13 @@ seal256_tail7:
 	JMP  seal256_end
 
 seal256_tail6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -7447,6 +7631,8 @@ seal256_tail6:
 	VMOVDQU8.Z Z5, K1, Z5
 	VMOVDQU8 Z5, K1, 320(DI)
 	VPSHUFB Z21, Z5, Z13
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -7503,9 +7689,13 @@ seal256_tail6:
 	JMP  seal256_end
 
 seal256_tail5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -7681,6 +7871,8 @@ seal256_tail5:
 	VMOVDQU8.Z Z4, K1, Z4
 	VMOVDQU8 Z4, K1, 256(DI)
 	VPSHUFB Z21, Z4, Z12
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -7729,9 +7921,13 @@ seal256_tail5:
 	JMP  seal256_end
 
 seal256_tail4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -7889,6 +8085,8 @@ seal256_tail4:
 	VMOVDQU8.Z Z3, K1, Z3
 	VMOVDQU8 Z3, K1, 192(DI)
 	VPSHUFB Z21, Z3, Z11
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -7931,9 +8129,13 @@ seal256_tail4:
 	JMP  seal256_end
 
 seal256_tail3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -8073,6 +8275,8 @@ seal256_tail3:
 	VMOVDQU8.Z Z2, K1, Z2
 	VMOVDQU8 Z2, K1, 128(DI)
 	VPSHUFB Z21, Z2, Z10
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -8107,9 +8311,13 @@ seal256_tail3:
 	JMP  seal256_end
 
 seal256_tail2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -8231,6 +8439,8 @@ seal256_tail2:
 	VMOVDQU8.Z Z1, K1, Z1
 	VMOVDQU8 Z1, K1, 64(DI)
 	VPSHUFB Z21, Z1, Z9
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -8259,9 +8469,13 @@ seal256_tail2:
 	JMP  seal256_end
 
 seal256_tail1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 80(AX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
@@ -8365,6 +8579,8 @@ seal256_tail1:
 	VMOVDQU8.Z Z0, K1, Z0
 	VMOVDQU8 Z0, K1, 0(DI)
 	VPSHUFB Z21, Z0, Z8
+
+	// hash
 	VMOVDQU64 0(DX), Z20
 	VPXORQ Z16, Z8, Z8
 	VPCLMULQDQ $0x00, Z20, Z8, Z17
@@ -8408,9 +8624,13 @@ seal256_short:
 	JBE  seal256_short7
 
 seal256_short8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -8610,6 +8830,8 @@ seal256_short8:
 	VMOVDQU8.Z Z7, K1, Z7
 	VMOVDQU8 Z7, K1, 448(DI)
 	VPSHUFB Z21, Z7, Z15
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -8680,9 +8902,13 @@ seal256_short8:
 	JMP  seal256_end
 
 seal256_short7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -8858,6 +9084,8 @@ seal256_short7:
 	VMOVDQU8.Z Z6, K1, Z6
 	VMOVDQU8 Z6, K1, 384(DI)
 	VPSHUFB Z21, Z6, Z14
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -8920,9 +9148,13 @@ seal256_short7:
 	JMP  seal256_end
 
 seal256_short6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -9080,6 +9312,8 @@ seal256_short6:
 	VMOVDQU8.Z Z5, K1, Z5
 	VMOVDQU8 Z5, K1, 320(DI)
 	VPSHUFB Z21, Z5, Z13
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -9136,9 +9370,13 @@ seal256_short6:
 	JMP  seal256_end
 
 seal256_short5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -9278,6 +9516,8 @@ seal256_short5:
 	VMOVDQU8.Z Z4, K1, Z4
 	VMOVDQU8 Z4, K1, 256(DI)
 	VPSHUFB Z21, Z4, Z12
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -9326,9 +9566,13 @@ seal256_short5:
 	JMP  seal256_end
 
 seal256_short4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -9450,6 +9694,8 @@ seal256_short4:
 	VMOVDQU8.Z Z3, K1, Z3
 	VMOVDQU8 Z3, K1, 192(DI)
 	VPSHUFB Z21, Z3, Z11
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -9492,9 +9738,13 @@ seal256_short4:
 	JMP  seal256_end
 
 seal256_short3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -9598,6 +9848,8 @@ seal256_short3:
 	VMOVDQU8.Z Z2, K1, Z2
 	VMOVDQU8 Z2, K1, 128(DI)
 	VPSHUFB Z21, Z2, Z10
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -9632,9 +9884,13 @@ seal256_short3:
 	JMP  seal256_end
 
 seal256_short2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -9720,6 +9976,8 @@ seal256_short2:
 	VMOVDQU8.Z Z1, K1, Z1
 	VMOVDQU8 Z1, K1, 64(DI)
 	VPSHUFB Z21, Z1, Z9
+
+	// hash
 	VMOVDQU64 64(DX), Z20
 	VPCLMULQDQ $0x00, Z20, Z9, Z17
 	VPCLMULQDQ $0x01, Z20, Z9, Z18
@@ -9748,9 +10006,13 @@ seal256_short2:
 	JMP  seal256_end
 
 seal256_short1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// encrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -9818,6 +10080,8 @@ seal256_short1:
 	VMOVDQU8.Z Z0, K1, Z0
 	VMOVDQU8 Z0, K1, 0(DI)
 	VPSHUFB Z21, Z0, Z8
+
+	// hash
 	VMOVDQU64 0(DX), Z20
 	VPXORQ Z16, Z8, Z8
 	VPCLMULQDQ $0x00, Z20, Z8, Z17
@@ -9838,6 +10102,8 @@ seal256_short1:
 	JMP  seal256_end
 
 seal256_end:
+
+	// tag = sum, reversed back, and mask
 	VPSHUFB X21, X16, X16
 	VPXORQ X25, X16, X16
 	VMOVDQU64 X16, (DI)(CX*1)
@@ -9870,6 +10136,8 @@ TEXT ·open256(SB), NOSPLIT, $0-80
 	VINSERTI32X4 $1, X29, Y28, Y28
 	CMPQ CX, $512
 	JBE  open256_short
+
+	// block of the tag, associated data, lengths
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
 	VAESENC 592(AX), X25, X25
@@ -10152,6 +10420,8 @@ open256_step:
 	JA   open256_step
 
 open256_last:
+
+	// hash and decrypt, and add up the lanes
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -10419,9 +10689,13 @@ open256_last:
 	JBE  open256_tail7
 
 open256_tail8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -10667,9 +10941,13 @@ open256_tail8:
 	JMP  open256_end
 
 open256_tail7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -10882,9 +11160,13 @@ open256_tail7:
 	JMP  open256_end
 
 open256_tail6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -11072,9 +11354,13 @@ open256_tail6:
 	JMP  open256_end
 
 open256_tail5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -11235,9 +11521,13 @@ open256_tail5:
 	JMP  open256_end
 
 open256_tail4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -11373,9 +11663,13 @@ open256_tail4:
 	JMP  open256_end
 
 open256_tail3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -11484,9 +11778,13 @@ open256_tail3:
 	JMP  open256_end
 
 open256_tail2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU64 0(DI), Z8
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -11570,9 +11868,13 @@ open256_tail2:
 	JMP  open256_end
 
 open256_tail1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VMOVDQU8.Z 0(DI), K1, Z8
 	VBROADCASTI32X4 592(AX), Z27
@@ -11652,9 +11954,13 @@ open256_short:
 	JBE  open256_short7
 
 open256_short8:
+
+	// registers: 8; K1: bytes of the last one
 	LEAQ -448(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -11931,9 +12237,13 @@ open256_short8:
 	JMP  open256_end
 
 open256_short7:
+
+	// registers: 7; K1: bytes of the last one
 	LEAQ -384(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -12177,9 +12487,13 @@ open256_short7:
 	JMP  open256_end
 
 open256_short6:
+
+	// registers: 6; K1: bytes of the last one
 	LEAQ -320(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VPXORQ counters<>+64(SB), Z24, Z1
@@ -12398,9 +12712,13 @@ open256_short6:
 	JMP  open256_end
 
 open256_short5:
+
+	// registers: 5; K1: bytes of the last one
 	LEAQ -256(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -12592,9 +12910,13 @@ open256_short5:
 	JMP  open256_end
 
 open256_short4:
+
+	// registers: 4; K1: bytes of the last one
 	LEAQ -192(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -12761,9 +13083,13 @@ open256_short4:
 	JMP  open256_end
 
 open256_short3:
+
+	// registers: 3; K1: bytes of the last one
 	LEAQ -128(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -12903,9 +13229,13 @@ open256_short3:
 	JMP  open256_end
 
 open256_short2:
+
+	// registers: 2; K1: bytes of the last one
 	LEAQ -64(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -13020,9 +13350,13 @@ open256_short2:
 	JMP  open256_end
 
 open256_short1:
+
+	// registers: 1; K1: bytes of the last one
 	LEAQ 0(CX), R8
 	BZHIQ R8, R9, R9
 	KMOVQ R9, K1
+
+	// hash and decrypt, and what is to be done before
 	VPXORQ counters<>+0(SB), Z24, Z0
 	VPXORQ one<>(SB), X24, X25
 	VBROADCASTI32X4 512(AX), Y20
@@ -13110,6 +13444,8 @@ open256_short1:
 	JMP  open256_end
 
 open256_end:
+
+	// tag = sum, reversed back, and mask
 	VPSHUFB X21, X16, X16
 	VPXORQ X25, X16, X16
 	VMOVQ X16, tagLo+64(FP)

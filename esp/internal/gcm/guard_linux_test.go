@@ -27,8 +27,7 @@ func guarded(t *testing.T, n int, end bool) []byte {
 }
 
 // Texts between pages that nobody may touch: a kernel that reads or writes
-// outside of one ends the test with a fault. The tag is written and read apart
-// from the text, so what comes before it must not be too long either.
+// outside of one, tag included, ends the test with a fault.
 func TestKernelsStayWithinTexts(t *testing.T) {
 	forKernels(t, func(t *testing.T, kernel Kernel, keyLen int) {
 		r := rand.New(rand.NewPCG(4, uint64(keyLen)))

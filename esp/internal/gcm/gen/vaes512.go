@@ -18,9 +18,9 @@ const (
 	block = wide     // 8 to 15: ciphertext that is to be hashed, or text
 	sum   = 2 * wide // GHASH so far, reduced
 
-	low   = sum + 1 // products that are not reduced yet: low half,
-	mid   = sum + 2
-	high  = sum + 3
+	low   = sum + 1 // products that are not reduced yet: 1,
+	mid   = sum + 2 // x^64
+	high  = sum + 3 // and x^128 times these
 	power = sum + 4 // of H
 
 	swap    = sum + 5 // VPSHUFB: reverse a block
@@ -158,6 +158,7 @@ func (k *kernel) sealSteps(f *file) {
 // openSteps hashes and decrypts whole steps.
 func (k *kernel) openSteps(f *file) {
 	name := k.name()
+	f.note("block of the tag, associated data, lengths")
 	f.place(k.head())
 	f.op("CMPQ CX, $%d", 2*stride)
 	f.op("JBE  %s_last", name)
@@ -168,6 +169,7 @@ func (k *kernel) openSteps(f *file) {
 	k.next(f, 2*stride)
 	f.op("JA   %s_step", name)
 	f.label(name + "_last")
+	f.note("hash and decrypt, and add up the lanes")
 	f.place(weave(k.cipher(wide), append(k.load(wide, false), k.hash(wide, true)...)))
 	k.mixAndStore(f, wide, false)
 	k.next(f, stride)
@@ -383,14 +385,18 @@ func (k *kernel) tails(f *file, kind string, before code) {
 	}
 	for n := wide; n >= 1; n-- {
 		f.label(fmt.Sprintf("%s%d", name, n))
+		f.note("registers: %d; K1: bytes of the last one", n)
 		f.op("LEAQ %d(CX), R8", -64*(n-1))
 		f.op("BZHIQ R8, R9, R9")
 		f.op("KMOVQ R9, K1")
 		if k.seal {
+			f.note("encrypt, and what is to be done before")
 			f.place(weave(k.cipher(n), before))
 			k.mixAndStore(f, n, true)
+			f.note("hash")
 			f.place(k.hashTail(n))
 		} else {
+			f.note("hash and decrypt, and what is to be done before")
 			f.place(weave(k.cipher(n), slices.Concat(before, k.load(n, true), k.hashTail(n))))
 			k.mixAndStore(f, n, true)
 		}
@@ -400,6 +406,7 @@ func (k *kernel) tails(f *file, kind string, before code) {
 
 // end writes the tag.
 func (k *kernel) end(f *file) {
+	f.note("tag = sum, reversed back, and mask")
 	f.op("VPSHUFB X%d, X%d, X%[2]d", swap, sum)
 	f.op("VPXORQ X%d, X%d, X%[2]d", mask, sum)
 	if k.seal {
