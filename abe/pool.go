@@ -2,6 +2,7 @@ package abe
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -201,6 +202,27 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 		set.cohortSince = now
 	}
 	return set.cohort.clone(), true, true
+}
+
+// Expire wipes the slots that may not be given out any more, and returns which.
+func (p *Pool) Expire(now time.Time) (gone []SlotID) {
+	expired := func(s *Slot) bool {
+		if s.Expires == 0 || now.Unix() < s.Expires {
+			return false
+		}
+		gone = append(gone, s.ID)
+		s.Wipe()
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, set := range p.sets {
+		set.slots = slices.DeleteFunc(set.slots, expired)
+		if set.cohort != nil && expired(set.cohort) {
+			set.cohort = nil
+		}
+	}
+	return gone
 }
 
 // Len returns how many slots are ready for labels, the cohort's not counted.

@@ -217,6 +217,25 @@ func TestPoolWipesWhatItDoesNotKeep(t *testing.T) {
 	}
 }
 
+func TestPoolForgetsWhatHasExpired(t *testing.T) {
+	p, app := NewPool(2, 8, testGeneration), labels("tier", "app")
+	p.Want(app)
+	fill(t, p, poolNow)
+	late, held := fakeSlot(101, app, testGeneration), fakeSlot(102, app, testGeneration)
+	late.Expires, held.Expires = poolNow.Unix(), poolNow.Unix()+1
+	p.Add(late, false)
+	p.Add(held, true)
+	if gone := p.Expire(poolNow); len(gone) != 1 || gone[0] != late.ID || late.Key[0] != 0 || p.Len(app) != 2 {
+		t.Errorf("expired: %v, %d left", gone, p.Len(app))
+	}
+	if gone := p.Expire(poolNow.Add(time.Second)); len(gone) != 1 || gone[0] != held.ID {
+		t.Errorf("expired: %v", gone)
+	}
+	if need, ok := p.Need(poolNow); !ok || !need.Cohort {
+		t.Error("an expired cohort slot is not missed")
+	}
+}
+
 // Whoever shares a cohort's slot shares all labels, too: the key opens what
 // those labels open, and nothing else.
 func TestCohortKeyOpensItsLabelsAndNoMore(t *testing.T) {

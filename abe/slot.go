@@ -21,6 +21,7 @@ type Slot struct {
 	Ciphertext []byte // Params.SealTo of Secret to Target
 	Secret     Secret // the authority's PolicySeed of Target: any authority finds it again
 	Target     Target // ForSlot(ID)
+	Expires    int64  // Unix seconds: not to be given out from then on; 0 = never
 
 	labels map[string]string
 }
@@ -105,13 +106,14 @@ type keptSlot struct {
 	Key        []byte
 	Ciphertext []byte
 	Secret     [SecretSize]byte
+	Expires    int64
 }
 
 // Keep marshals s for RestoreSlot. It is as secret as the key in it.
 func (s *Slot) Keep() []byte {
 	return wire.Marshal(keptSlot{
-		Version: 1, ID: s.ID, Generation: s.Target.Generation, Labels: s.labels,
-		Key: s.Key, Ciphertext: s.Ciphertext, Secret: s.Secret,
+		Version: 2, ID: s.ID, Generation: s.Target.Generation, Labels: s.labels,
+		Key: s.Key, Ciphertext: s.Ciphertext, Secret: s.Secret, Expires: s.Expires,
 	})
 }
 
@@ -119,11 +121,11 @@ func (s *Slot) Keep() []byte {
 // nothing, which takes 10 ms. The caller has kept it where nobody else writes.
 func RestoreSlot(b []byte, service id.ID) (*Slot, error) {
 	var k keptSlot
-	if err := wire.Unmarshal(b, &k, maxKeptSlot); err != nil || k.Version != 1 {
+	if err := wire.Unmarshal(b, &k, maxKeptSlot); err != nil || k.Version != 2 {
 		return nil, errSlot
 	}
 	t := Target{Service: service, Generation: k.Generation, Policy: ForSlot(k.ID)}
-	return &Slot{ID: k.ID, Key: k.Key, Ciphertext: k.Ciphertext, Secret: k.Secret, Target: t, labels: k.Labels}, nil
+	return &Slot{ID: k.ID, Key: k.Key, Ciphertext: k.Ciphertext, Secret: k.Secret, Target: t, Expires: k.Expires, labels: k.Labels}, nil
 }
 
 // clone returns a copy that shares no bytes with s.

@@ -81,6 +81,14 @@ func Attributes(rules []filter.Rule, labels map[string]string) map[string]string
 	return out
 }
 
+// LabelsOf returns what of an attribute key's labels somebody has to grant: all
+// but what every member has, and what a machine has none of.
+func LabelsOf(attrs map[string]string) map[string]string {
+	out := maps.Clone(attrs)
+	maps.DeleteFunc(out, func(k, v string) bool { return k == memberLabel && v == memberValue || v == "" })
+	return out
+}
+
 // PolicyOf returns the policy of those who may discover a machine with these
 // labels; false when the rules let nobody.
 func PolicyOf(rules []filter.Rule, labels map[string]string) (abe.Policy, bool) {

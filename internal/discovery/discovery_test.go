@@ -54,6 +54,20 @@ func TestLabelsThatNoRuleAsksForGiveNoAttribute(t *testing.T) {
 	}
 }
 
+// TestLabelsOfLeavesWhatIsGranted: what every member has needs no grant, and a
+// forged value of it does.
+func TestLabelsOfLeavesWhatIsGranted(t *testing.T) {
+	attrs := Attributes(rules, map[string]string{"role": "web"})
+	attrs["zone"] = ""
+	if got := LabelsOf(attrs); len(got) != 1 || got["role"] != "web" || len(attrs) != 3 {
+		t.Errorf("LabelsOf = %v of %v", got, attrs)
+	}
+	attrs[memberLabel] = "forged"
+	if got := LabelsOf(attrs); got[memberLabel] != "forged" {
+		t.Errorf("LabelsOf = %v of %v", got, attrs)
+	}
+}
+
 // reader is a machine with the attribute key of a role.
 func reader(t *testing.T, a *abe.Authority, epoch uint32, role string, envelopes ...[]byte) *Keys {
 	t.Helper()

@@ -56,7 +56,7 @@ func (l *lull) pass(d time.Duration) (made int) {
 func (l *lull) fake(need abe.Need) *abe.Slot {
 	l.t.Helper()
 	id := binary.BigEndian.AppendUint64(make([]byte, abe.SlotSize-8), uint64(l.made))
-	kept := wire.Marshal([]any{1, id, need.Generation, need.Labels, []byte{1}, []byte{1}, make([]byte, abe.SecretSize)})
+	kept := wire.Marshal([]any{2, id, need.Generation, need.Labels, []byte{1}, []byte{1}, make([]byte, abe.SecretSize), 0})
 	slot, err := abe.RestoreSlot(kept, l.s.authority.trust().Service)
 	if err != nil {
 		l.t.Fatal(err)
