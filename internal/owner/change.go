@@ -23,13 +23,18 @@ type Change struct {
 	Seq     uint64
 	Secret  []byte            // owner.secret from now on
 	Number  int               // of the super peer with new files, counted from 0
-	Files   SuperFiles        // of the one that was added, or of one that stays and carries the news
-	Key     ed25519.PublicKey // of the super peer that was added or removed
-	Removed []string          // endpoints of the one that was removed; nil if one was added
+	Files   SuperFiles        // of the one that was added or changed, or of one that stays and carries the news
+	Key     ed25519.PublicKey // of the super peer that was added or removed; nil if one was changed
+	Removed []string          // endpoints of the one that was removed
 }
 
-// AddSuper signs a descriptor with one more super peer: of the roles and scope of
-// the first, with an address block that nobody has, valid from now.
+// minAuthorities is how many super peers have the ABE master key unless the owner
+// says otherwise, so that either may fail.
+const minAuthorities = 2
+
+// AddSuper signs a descriptor with one more super peer: of the scope of the first,
+// with an address block that nobody has, valid from now. It has the ABE master key
+// if fewer than two others have.
 func AddSuper(secret []byte, endpoint string, now time.Time) (*Change, error) {
 	r, err := newReviser(secret, now)
 	if err != nil {
@@ -46,10 +51,10 @@ func AddSuper(secret []byte, endpoint string, now time.Time) (*Change, error) {
 	}
 	k := newKey()
 	key := k.Public().(ed25519.PublicKey)
-	like := r.d.SuperPeers[0]
+	like, authority := r.d.SuperPeers[0], r.authorities() < minAuthorities
 	end := now.Add(superPeerLife).Unix()
 	r.d.SuperPeers = append(r.d.SuperPeers, service.SuperPeer{
-		Key: key, Endpoints: []string{endpoint}, Roles: like.Roles, Scope: like.Scope, Block4: block.String(), Expires: end,
+		Key: key, Endpoints: []string{endpoint}, Roles: roles(authority), Scope: like.Scope, Block4: block.String(), Expires: end,
 	})
 	r.u.SuperPeers = append(r.u.SuperPeers, service.SuperPeer{
 		Key: key, Endpoints: []string{endpoint}, Roles: []string{service.RoleStore}, Expires: end,
@@ -60,8 +65,67 @@ func AddSuper(secret []byte, endpoint string, now time.Time) (*Change, error) {
 		return nil, err
 	}
 	c.Number, c.Key = len(r.f.Supers)-1, key
-	c.Files, err = sealFor(r.d.Name, c.Number, endpoint, k, block, r.f.HandOver)
+	c.Files, err = sealFor(r.d.Name, c.Number, endpoint, k, block, authority, r.f.HandOver)
 	return c, err
+}
+
+// authorities returns how many super peers have the ABE master key.
+func (r *reviser) authorities() (n int) {
+	for _, sp := range r.d.SuperPeers {
+		if sp.Has(service.RoleAuthority) {
+			n++
+		}
+	}
+	return n
+}
+
+// GiveMaster makes the super peer at endpoint an authority, TakeMaster makes it
+// none: both sign the next descriptor, and a hand-over with or without the ABE
+// master key. What it has known it may still know.
+func GiveMaster(secret []byte, endpoint string, now time.Time) (*Change, error) {
+	return setMaster(secret, endpoint, true, now)
+}
+
+// TakeMaster is the opposite of GiveMaster.
+func TakeMaster(secret []byte, endpoint string, now time.Time) (*Change, error) {
+	return setMaster(secret, endpoint, false, now)
+}
+
+func setMaster(secret []byte, endpoint string, authority bool, now time.Time) (*Change, error) {
+	r, err := newReviser(secret, now)
+	if err != nil {
+		return nil, err
+	}
+	i, err := r.find(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	switch had := r.d.SuperPeers[i].Has(service.RoleAuthority); {
+	case had && authority:
+		return nil, fmt.Errorf("owner: %s has the ABE master key already", endpoint)
+	case !had && !authority:
+		return nil, fmt.Errorf("owner: %s has no ABE master key", endpoint)
+	case had && r.authorities() == 1:
+		return nil, r.onlyAuthority(endpoint)
+	}
+	r.d.SuperPeers[i].Roles = roles(authority)
+	c, err := r.sign()
+	if err != nil {
+		return nil, err
+	}
+	return c, r.carry(c, r.d.SuperPeers[i])
+}
+
+func (r *reviser) find(endpoint string) (int, error) {
+	i := slices.IndexFunc(r.d.SuperPeers, func(sp service.SuperPeer) bool { return slices.Contains(sp.Endpoints, endpoint) })
+	if i < 0 {
+		return i, fmt.Errorf("owner: %s has no super peer at %s", r.d.Name, endpoint)
+	}
+	return i, nil
+}
+
+func (r *reviser) onlyAuthority(endpoint string) error {
+	return fmt.Errorf("owner: %s is the only super peer of %s with the ABE master key; give it to another first, with icvpn service super authority", endpoint, r.d.Name)
 }
 
 // RemoveSuper signs a descriptor without the super peer at endpoint. With its
@@ -72,14 +136,17 @@ func RemoveSuper(secret []byte, endpoint string, now time.Time) (*Change, error)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(r.d.SuperPeers, func(sp service.SuperPeer) bool { return slices.Contains(sp.Endpoints, endpoint) })
-	switch {
-	case i < 0:
-		return nil, fmt.Errorf("owner: %s has no super peer at %s", r.d.Name, endpoint)
-	case len(r.d.SuperPeers) == 1:
-		return nil, fmt.Errorf("owner: %s is the only super peer of %s; add another first", endpoint, r.d.Name)
+	i, err := r.find(endpoint)
+	if err != nil {
+		return nil, err
 	}
 	gone := r.d.SuperPeers[i]
+	switch {
+	case len(r.d.SuperPeers) == 1:
+		return nil, fmt.Errorf("owner: %s is the only super peer of %s; add another first", endpoint, r.d.Name)
+	case gone.Has(service.RoleAuthority) && r.authorities() == 1:
+		return nil, r.onlyAuthority(endpoint)
+	}
 	r.d.SuperPeers = slices.Delete(r.d.SuperPeers, i, i+1)
 	r.u.SuperPeers = slices.DeleteFunc(r.u.SuperPeers, func(sp service.SuperPeer) bool { return sp.Key.Equal(gone.Key) })
 	r.f.Retired = append(r.f.Retired, retired{Block: gone.Block4, At: now.Unix()})
@@ -88,12 +155,11 @@ func RemoveSuper(secret []byte, endpoint string, now time.Time) (*Change, error)
 		return nil, err
 	}
 	c.Key, c.Removed = gone.Key, gone.Endpoints
-	return c, r.carry(c)
+	return c, r.carry(c, r.d.SuperPeers[0])
 }
 
-// carry makes a hand-over anew for the first super peer that stays.
-func (r *reviser) carry(c *Change) (err error) {
-	stays := r.d.SuperPeers[0]
+// carry makes a hand-over anew for a super peer that stays.
+func (r *reviser) carry(c *Change, stays service.SuperPeer) (err error) {
 	block, err := netip.ParsePrefix(stays.Block4)
 	if err != nil {
 		return err
@@ -101,7 +167,7 @@ func (r *reviser) carry(c *Change) (err error) {
 	for i, seed := range r.f.Supers {
 		if k := ed25519.NewKeyFromSeed(seed); k.Public().(ed25519.PublicKey).Equal(stays.Key) {
 			c.Number = i
-			c.Files, err = sealFor(r.d.Name, i, stays.Endpoints[0], k, block, r.f.HandOver)
+			c.Files, err = sealFor(r.d.Name, i, stays.Endpoints[0], k, block, stays.Has(service.RoleAuthority), r.f.HandOver)
 			return err
 		}
 	}

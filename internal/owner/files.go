@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"icvpn/internal/service"
 )
@@ -91,9 +92,12 @@ func (c *Change) updateToken(path string) error {
 	if err != nil || t.Service != c.ID {
 		return err
 	}
-	if c.Removed == nil {
+	switch {
+	case c.Key == nil:
+		return nil
+	case c.Removed == nil:
 		t.SuperPeers = append(t.SuperPeers, service.TokenSuperPeer{Endpoint: c.Files.Endpoint, Key: c.Key})
-	} else {
+	default:
 		t.SuperPeers = slices.DeleteFunc(t.SuperPeers, func(sp service.TokenSuperPeer) bool { return sp.Key.Equal(c.Key) })
 		t.MinSeq = c.Seq
 	}
@@ -117,13 +121,26 @@ func replaceFile(path string, mode fs.FileMode, b []byte) error {
 func (c *Change) Explain(w io.Writer, dir string) {
 	fmt.Fprintf(w, "Service %s (%s), descriptor of sequence number %d.\n\n", c.Name, c.ID, c.Seq)
 	n := SuperName(c.Number)
-	if c.Removed == nil {
+	switch {
+	case c.Key == nil:
+		what := "has the ABE master key no more: others make attribute keys for it"
+		if c.Files.Authority {
+			what = "has the ABE master key"
+		}
+		fmt.Fprintf(w, "Super peer %s %s. On it, in the place of the former ones:\n", c.Files.Endpoint, what)
+		fmt.Fprintf(w, "  %s/{%s.handover,%s.key}, and restart icvpn super\n\n", dir, n, n)
+		fmt.Fprintf(w, "It hands the descriptor on. Destroy the former hand-over, and copies of its state directory: they are as they were.\n")
+	case c.Removed == nil:
 		fmt.Fprintf(w, "New super peer %s, addresses %s. On it (copy the three files; send the .key another way than the .handover):\n", c.Files.Endpoint, c.Files.Block)
 		fmt.Fprintf(w, "  %s/{%s.yaml,%s.handover,%s.key}\n  icvpn super --config %s.yaml\n\n", dir, n, n, n, n)
 		fmt.Fprintf(w, "It hands the descriptor to the other super peers once it runs, and they to the machines: nothing needs a restart.\n")
 		fmt.Fprintf(w, "The tokens in %s name it from now on; older ones stay good while another super peer in them is there.\n", dir)
-		return
+	default:
+		c.explainRemoved(w, dir, n)
 	}
+}
+
+func (c *Change) explainRemoved(w io.Writer, dir, n string) {
 	fmt.Fprintf(w, "Super peer %s is removed. Another one, %s, hands the descriptor on; there, in the place of the former ones:\n", c.Removed[0], c.Files.Endpoint)
 	fmt.Fprintf(w, "  %s/{%s.handover,%s.key}, and restart icvpn super\n\n", dir, n, n)
 	fmt.Fprintf(w, "Then stop the removed one. Machines that it admitted join again at another super peer, with another IPv4 address.\n")
@@ -133,9 +150,16 @@ func (c *Change) Explain(w io.Writer, dir string) {
 func (s *Service) Explain(w io.Writer, dir string) {
 	fmt.Fprintf(w, "Service %s (%s), addresses %s.\n\n", s.Name, s.ID, s.Prefix4)
 	fmt.Fprintf(w, "Next, on each super peer (copy the three files; send the .key another way than the .handover):\n")
+	var authorities []string
 	for i, f := range s.Supers {
 		n := SuperName(i)
 		fmt.Fprintf(w, "  %-24s %s/{%s.yaml,%s.handover,%s.key}\n  %-24s icvpn super --config %s.yaml\n", f.Endpoint, dir, n, n, n, "", n)
+		if f.Authority {
+			authorities = append(authorities, f.Endpoint)
+		}
+	}
+	if len(authorities) < len(s.Supers) {
+		fmt.Fprintf(w, "\nOf these %s can make attribute keys, and the others are given theirs by them.\n", strings.Join(authorities, " and "))
 	}
 	fmt.Fprintf(w, "\nThen, on each machine (the token is a secret: mode 0600, never an argument):\n")
 	for _, t := range s.Tokens {

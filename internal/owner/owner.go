@@ -53,6 +53,9 @@ type Options struct {
 	Prefix4    netip.Prefix
 	Roles      []string
 	SuperPeers []string // host:port
+	// Authorities is how many of them, the first ones, have the ABE master key; 0 is
+	// all. The others are given attribute keys by those.
+	Authorities int
 	// LabelScope are the labels, beside the role, that machines may ask for, and
 	// the values; service.AnyValue allows every value.
 	LabelScope map[string][]string
@@ -88,6 +91,8 @@ type SuperFiles struct {
 	Key      []byte // hexadecimal, one line
 	Config   []byte // YAML
 	Block    netip.Prefix
+	// Authority says that the hand-over has the ABE master key.
+	Authority bool
 }
 
 // maker gathers what the parts share.
@@ -200,8 +205,7 @@ func (m *maker) descriptor() (service.Documents, error) {
 	for i, k := range m.supers {
 		d.SuperPeers = append(d.SuperPeers, service.SuperPeer{
 			Key: k.Public().(ed25519.PublicKey), Endpoints: []string{m.o.SuperPeers[i]},
-			Roles: []string{service.RoleStore, service.RoleReflect, service.RoleAdmit, service.RoleAuthority},
-			Scope: m.superPeerScope(), Block4: m.blocks[i].String(), Expires: end,
+			Roles: roles(m.authority(i)), Scope: m.superPeerScope(), Block4: m.blocks[i].String(), Expires: end,
 		})
 	}
 	s, err := service.NewDescriptor(d, m.owners)
@@ -210,6 +214,18 @@ func (m *maker) descriptor() (service.Documents, error) {
 	}
 	return service.Documents{Roots: []service.Signed{m.root}, Descriptor: s}, err
 }
+
+// roles are those of a super peer.
+func roles(authority bool) []string {
+	all := []string{service.RoleStore, service.RoleReflect, service.RoleAdmit}
+	if authority {
+		all = append(all, service.RoleAuthority)
+	}
+	return all
+}
+
+// authority says whether super peer i is to have the ABE master key.
+func (m *maker) authority(i int) bool { return m.o.Authorities == 0 || i < m.o.Authorities }
 
 // fits says whether everybody could read a descriptor.
 func fits(s service.Signed) error {
@@ -286,12 +302,16 @@ func (m *maker) universe() (service.Membership, error) {
 
 // super seals the hand-over of one super peer.
 func (m *maker) super(i int, h service.HandOver) (SuperFiles, error) {
-	return sealFor(m.o.Name, i, m.o.SuperPeers[i], m.supers[i], m.blocks[i], h)
+	return sealFor(m.o.Name, i, m.o.SuperPeers[i], m.supers[i], m.blocks[i], m.authority(i), h)
 }
 
-// sealFor makes the files of super peer i of a service.
-func sealFor(service string, i int, endpoint string, k ed25519.PrivateKey, block netip.Prefix, h service.HandOver) (SuperFiles, error) {
+// sealFor makes the files of super peer i of a service. Only authorities get the
+// ABE master key.
+func sealFor(service string, i int, endpoint string, k ed25519.PrivateKey, block netip.Prefix, authority bool, h service.HandOver) (SuperFiles, error) {
 	h.Seed = k.Seed()
+	if !authority {
+		h.ABESeed = nil
+	}
 	key := random(32)
 	sealed, err := h.Seal(key)
 	if err != nil {
@@ -304,7 +324,7 @@ func sealFor(service string, i int, endpoint string, k ed25519.PrivateKey, block
 	name := SuperName(i)
 	conf := fmt.Sprintf("# Super peer %d of %s: start it on %s with\n#   icvpn super --config %s.yaml\nhandover: %s.handover\nhandover_key_file: %s.key\nlisten: \":%s\"\n",
 		i+1, service, endpoint, name, name, name, p)
-	return SuperFiles{Endpoint: endpoint, HandOver: sealed, Key: []byte(hex.EncodeToString(key) + "\n"), Config: []byte(conf), Block: block}, nil
+	return SuperFiles{Endpoint: endpoint, HandOver: sealed, Key: []byte(hex.EncodeToString(key) + "\n"), Config: []byte(conf), Block: block, Authority: authority}, nil
 }
 
 // SuperName is the name of the files of super peer i, counted from 0.

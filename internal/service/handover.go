@@ -30,7 +30,7 @@ type HandOver struct {
 	Service   Membership
 	Universe  Membership // the universal overlay
 	Policy    Signed
-	ABESeed   []byte // 32 bytes, of the ABE authority
+	ABESeed   []byte // 32 bytes, the ABE master key; empty for a super peer that is no authority
 	FakeKey   []byte // 32 bytes, shared: answers to unknown enrolment secrets
 	TicketKey []byte // 32 bytes, shared: continuity tickets
 	Secrets   []EnrolmentSecret
@@ -204,7 +204,11 @@ func (h HandOver) Validate() error {
 	if len(h.Join) > maxToken {
 		return errors.New("the hand-over has a token that is too long; create it again")
 	}
-	for _, key := range [][]byte{h.Seed, h.Service.Master, h.Universe.Master, h.ABESeed, h.FakeKey, h.TicketKey} {
+	keys := [][]byte{h.Seed, h.Service.Master, h.Universe.Master, h.FakeKey, h.TicketKey}
+	if len(h.ABESeed) > 0 {
+		keys = append(keys, h.ABESeed)
+	}
+	for _, key := range keys {
 		if len(key) != 32 {
 			return errors.New("the hand-over has a key of wrong length; create it again")
 		}

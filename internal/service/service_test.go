@@ -519,6 +519,15 @@ func TestHandOverOpensOnlyWithItsKey(t *testing.T) {
 	if _, err := OpenHandOver(b, []byte(strings.Repeat("x", 32))); err == nil {
 		t.Error("opened with another key")
 	}
+	for n, ok := range map[int]bool{0: true, 31: false, 32: true} { // no authority: no master key
+		h.ABESeed = make([]byte, n)
+		if b, err = h.Seal(key); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenHandOver(b, key); (err == nil) != ok {
+			t.Errorf("an ABE master key of %d bytes: %v", n, err)
+		}
+	}
 }
 
 func TestHandOversOfEarlierVersionsAreRead(t *testing.T) {

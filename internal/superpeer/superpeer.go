@@ -234,6 +234,9 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 	if err != nil {
 		return nil, fmt.Errorf("superpeer: address block %q: %w", self.Block4, err)
 	}
+	if len(h.ABESeed) == 0 {
+		return nil, errors.New("superpeer: the hand-over has no ABE master key; this version serves with one only")
+	}
 	au, err := abe.NewAuthority(abe.Secret(h.ABESeed), trust.Service)
 	if err != nil {
 		return nil, err
