@@ -70,14 +70,14 @@ func (p *pace) due(why abe.Urgency, idle bool, now time.Time) bool {
 func (w *workers) idle() bool { return w.waiting.Load() == 0 && len(w.all) == 0 }
 
 // idleLoop makes ahead what admissions take: SRP pairs, which are used up one for
-// one, and attribute keys, at their pace.
+// one, and attribute keys, at their pace, which keysLoop fetches where we make none.
 func (s *SuperPeer) idleLoop(ctx context.Context) error {
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
 	for {
 		for ctx.Err() == nil && s.pool.Precompute() {
 		}
-		if need, ok := s.due(time.Now()); ok && ctx.Err() == nil {
+		if need, ok := s.due(time.Now()); ok && ctx.Err() == nil && s.authority.makes() {
 			if err := s.authority.makeSlot(need); err != nil {
 				return fmt.Errorf("superpeer: attribute key: %w", err)
 			}

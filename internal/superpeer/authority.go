@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"icvpn/abe"
@@ -38,15 +39,19 @@ type authority struct {
 	tier      *tier
 	block     netip.Prefix
 	key       ed25519.PrivateKey
-	abe       *abe.Authority
+	abe       *abe.Authority // nil: others make our keys (keypool_take.go)
+	least     int            // keys that are kept ready for each label set
 	ring      *seal.Ring
 	epochs    *epochs
 	secrets   map[string]service.EnrolmentSecret
 	verifiers map[string]admission.Verifier
 	keys      *discovery.Keys
 	entries   func() []provision.Entry
-	targets   targets
-	log       *slog.Logger
+	// keepPolicies and keptPolicies are for what an authority has told (keypool_take.go).
+	keepPolicies func(b []byte) error
+	keptPolicies func() ([]byte, error)
+	targets      targets
+	log          *slog.Logger
 
 	// each has a lock of its own, and none is held while another is asked
 	ledger     *ledger.Ledger   // members, leases, uses of secrets, tickets, on disk
@@ -54,6 +59,8 @@ type authority struct {
 	others     *directory.Table // whom the other super peers list, and as what
 	slots      *abe.Pool
 	slotCounts slotCounts
+	handed     handed      // to super peers that make no keys
+	cutOff     atomic.Bool // no authority has answered the last time
 	pace       pace
 
 	changed chan struct{}      // the directory needs publishing; capacity 1
@@ -63,37 +70,40 @@ type authority struct {
 }
 
 // grant makes a machine a member (steps iv to vi). observed is the address it
-// came from.
-func (a *authority) grant(who admission.Authenticated, sealed []byte, observed netip.Addr, now time.Time) (admission.Granted, error) {
+// came from. The secret is that of its slot, for its peer list.
+func (a *authority) grant(who admission.Authenticated, sealed []byte, observed netip.Addr, now time.Time) (granted admission.Granted, secret abe.Secret, err error) {
 	req, err := a.openRequest(who, sealed)
 	if err != nil {
-		return admission.Granted{}, err
+		return granted, secret, err
 	}
 	labels, err := a.labels(who, req, now)
 	if err != nil {
-		return admission.Granted{}, err
+		return granted, secret, err
+	}
+	if err := a.wantReaders(labels, now); err != nil {
+		return granted, secret, err
 	}
 	slot, err := a.slot(labels, now)
 	if err != nil {
-		return admission.Granted{}, err
+		return granted, secret, err
 	}
 	former, listed := a.entryOf(who.PID, now)
 	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot}, now)
 	if err != nil {
 		a.giveBack(slot) // nobody has seen it
-		return admission.Granted{}, err
+		return granted, secret, err
 	}
 	memo := a.memoOf(labels, now) // before: what comes meanwhile is sent again, not left out
 	g, err := a.assemble(c, signed, slot.Slot, observed, now)
 	if err != nil {
-		return admission.Granted{}, err
+		return granted, secret, err
 	}
 	a.tellOfFormer(former, listed, req)
 	a.log.Info("admitted", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
 	if others := a.roster.namesakes(c.Name, c.PID(), now); len(others) > 0 {
 		a.log.Warn("another machine has this name, too; both are reachable by address", "peer", c.Name, "pid", c.PID().Short(), "others", others)
 	}
-	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: memo.of(c, slot.cohort)}, nil
+	return admission.Granted{Bytes: g.Encode(), Expires: now.Add(sessionLife), Memo: memo.of(c, slot.cohort)}, slot.Secret, nil
 }
 
 // openRequest opens the sealed request: that the peer could seal it proves that
@@ -259,18 +269,15 @@ func (a *authority) assemble(c *service.Credential, signed []byte, slot *abe.Slo
 	return g, nil
 }
 
-// list answers a peer-list request, sealed to the requester's slot (step vii).
-func (a *authority) list(who admission.Authenticated, now time.Time) ([]byte, error) {
+// list answers a peer-list request, sealed to the requester's slot, whose secret
+// is given (step vii).
+func (a *authority) list(who admission.Authenticated, secret abe.Secret, now time.Time) ([]byte, error) {
 	m := a.ledger.Member(who.PID)
 	if m == nil || len(m.Slot) != abe.SlotSize {
 		return nil, errors.New("superpeer: peer list asked for before a grant")
 	}
 	plain := a.roster.list(a.rules(), m.Member.Labels, now)
 	t := abe.Target{Service: a.trust().Service, Generation: a.trust().Descriptor.Generation, Policy: abe.ForSlot(abe.SlotID(m.Slot))}
-	secret, err := a.abe.PolicySeed(t)
-	if err != nil {
-		return nil, err
-	}
 	epoch := a.epoch(now)
 	k, _ := a.epochKey(epoch)
 	pair, err := abe.DerivePolicyKey(secret, k, t, epoch)

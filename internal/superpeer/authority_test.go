@@ -106,7 +106,7 @@ func (c newcomer) ask(t *testing.T, a *authority, change func(*provision.Request
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := a.grant(c.who, sealed, netip.MustParseAddr("192.0.2.9"), time.Now())
+	g, _, err := a.grant(c.who, sealed, netip.MustParseAddr("192.0.2.9"), time.Now())
 	if err != nil {
 		return provision.Grant{}, err
 	}
@@ -173,7 +173,7 @@ func TestGrantRefusals(t *testing.T) {
 	wantCode(t, "another PID", err, admission.CodeRequest)
 	_, err = web.ask(t, a, func(r *provision.Request) { r.Name = "Not A Name" })
 	wantCode(t, "bad name", err, admission.CodeRequest)
-	if _, err := a.grant(web.who, []byte("junk"), netip.Addr{}, time.Now()); err == nil {
+	if _, _, err := a.grant(web.who, []byte("junk"), netip.Addr{}, time.Now()); err == nil {
 		t.Error("granted an unsealed request")
 	}
 	if _, err := comer(svc, "app", 2).ask(t, a, nil); err != nil {
@@ -238,7 +238,7 @@ func TestSuperPeerRefusesAForeignHandOver(t *testing.T) {
 	for name, change := range map[string]func(*service.HandOver){
 		"another identity": func(h *service.HandOver) { h.Seed = make([]byte, 32) },
 		"another ABE seed": func(h *service.HandOver) { h.ABESeed = make([]byte, 32) },
-		"short ABE seed":   func(h *service.HandOver) { h.ABESeed = nil },
+		"short ABE seed":   func(h *service.HandOver) { h.ABESeed = h.ABESeed[:31] },
 		"short ticket key": func(h *service.HandOver) { h.TicketKey = nil },
 		"short fake key":   func(h *service.HandOver) { h.FakeKey = h.FakeKey[:31] },
 	} {

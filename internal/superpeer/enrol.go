@@ -10,8 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"icvpn/abe"
 	"icvpn/admission"
 	"icvpn/internal/id"
+	"icvpn/internal/keypool"
 )
 
 // acceptLoop takes connections until ctx ends and waits for those under way.
@@ -76,6 +78,12 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 		return
 	}
 	s = hello.super
+	if tc.ConnectionState().NegotiatedProtocol == keypool.ALPN {
+		if err := s.give(ctx, tc); err != nil {
+			s.log.Debug("keys for another super peer", "from", from.Addr, "err", err)
+		}
+		return
+	}
 	if err := s.enrol(ctx, tc, from); err != nil {
 		s.admissions.fail(resultBroken, err)
 		s.log.Debug("admission", "from", from.Addr, "err", err)
@@ -93,7 +101,7 @@ func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Sour
 		return err
 	}
 	m, err := admission.NewServer(admission.ServerConfig{
-		Backend: session{s, from.Addr}, Binding: binding, Pool: s.pool, Throttle: s.door.throttle, Source: from,
+		Backend: session{s, from.Addr, new(abe.Secret)}, Binding: binding, Pool: s.pool, Throttle: s.door.throttle, Source: from,
 	})
 	if err != nil {
 		return err
@@ -171,6 +179,7 @@ func (s *SuperPeer) logRefusal(out admission.ServerOutput, from netip.Addr) {
 type session struct {
 	s      *SuperPeer
 	remote netip.Addr
+	slot   *abe.Secret // of the slot that was granted, for the peer list
 }
 
 var _ admission.Backend = session{}
@@ -197,8 +206,9 @@ func (x session) Continue(who admission.Authenticated, ticket *admission.Ticket,
 }
 
 func (x session) Provision(who admission.Authenticated, request []byte) (admission.Granted, error) {
-	return x.granted(who.PID, func(now time.Time) (admission.Granted, error) {
-		return x.s.authority.grant(who, request, x.remote, now)
+	return x.granted(who.PID, func(now time.Time) (g admission.Granted, err error) {
+		g, *x.slot, err = x.s.authority.grant(who, request, x.remote, now)
+		return g, err
 	})
 }
 
@@ -213,11 +223,12 @@ func (x session) granted(pid id.ID, grant func(now time.Time) (admission.Granted
 	if err == nil {
 		x.s.door.admitted(now, x.remote)
 	}
-	return g, err
+	return g, x.s.authority.sorry(err, now)
 }
 
 func (x session) List(who admission.Authenticated, _ []byte) ([]byte, error) {
-	return x.s.authority.list(who, time.Now())
+	defer x.slot.Wipe()
+	return x.s.authority.list(who, *x.slot, time.Now())
 }
 
 // remoteAddr returns the peer's IP address, the zero address where the

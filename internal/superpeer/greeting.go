@@ -3,9 +3,11 @@ package superpeer
 import (
 	"crypto/tls"
 	"errors"
+	"slices"
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/keypool"
 )
 
 // greeting is the beginning of one TLS handshake, in which a peer says which
@@ -42,6 +44,9 @@ func (g *greeting) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return nil, errNoShare
 	}
 	g.super = s
+	if slices.Contains(hello.SupportedProtos, keypool.ALPN) {
+		return s.giveConfig(g.now), nil
+	}
 	return s.cert.config(g.now), nil
 }
 

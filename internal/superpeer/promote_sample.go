@@ -174,11 +174,11 @@ func (p *promotion) try(ctx context.Context, m service.Member) {
 // errNoContact is returned for a member that no rule lets anybody reach.
 var errNoContact = errors.New("superpeer: no contact record")
 
-// contact reads a contact record. An authority can read every one.
+// contact reads a contact record. An authority can read every one, others none.
 func (p *promotion) contact(ctx context.Context, m service.Member) (c service.Contact, err error) {
 	a := p.s.authority
 	policy, ok := discovery.PolicyOf(a.rules(), m.Labels)
-	if !ok {
+	if !ok || !a.makes() {
 		return c, errNoContact
 	}
 	if _, err := a.target(policy, time.Now()); err != nil { // has the seed made, once

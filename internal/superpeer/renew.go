@@ -128,6 +128,11 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	}
 	m := a.memoOf(labels, now)
 	kept := m.holds(before) & r.Holds
+	if kept&provision.PartSealing == 0 {
+		if err := a.wantReaders(labels, now); err != nil {
+			return admission.Granted{}, err
+		}
+	}
 	slot := prepared{Slot: &abe.Slot{}}
 	if kept&provision.PartKey != 0 {
 		slot.ID = abe.SlotID(before.Slot)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"icvpn/abe"
 	"icvpn/internal/discovery"
 	"icvpn/internal/metrics"
+	"icvpn/internal/service"
 )
 
 // We chose:
@@ -32,15 +35,21 @@ type prepared struct {
 	key    []byte // under which the ledger keeps it, nil if it does not
 }
 
-// slotCounts counts where keys came from.
-type slotCounts struct{ own, cohort, made atomic.Uint64 }
+// slotCounts counts where keys came from, and to whom else than machines they
+// went: handed to super peers that make none, and lacking where there was none.
+type slotCounts struct{ own, cohort, made, handed, lacking atomic.Uint64 }
 
-func (c *slotCounts) counts() []metrics.Count {
-	return []metrics.Count{{Name: "own", N: c.own.Load()}, {Name: "cohort", N: c.cohort.Load()}, {Name: "made", N: c.made.Load()}}
+func (c *slotCounts) counts() (all []metrics.Count) {
+	for name, n := range map[string]*atomic.Uint64{"own": &c.own, "cohort": &c.cohort, "made": &c.made, "handed": &c.handed, "lacking": &c.lacking} {
+		all = append(all, metrics.Count{Name: name, N: n.Load()})
+	}
+	slices.SortFunc(all, func(x, y metrics.Count) int { return strings.Compare(x.Name, y.Name) })
+	return all
 }
 
 // slot returns an attribute key for labels: one made ahead, in a storm the
-// cohort's, and only if there is neither, one that is made now.
+// cohort's, and only if there is neither, one that is made now, by whoever has the
+// ABE master key.
 func (a *authority) slot(labels map[string]string, now time.Time) (prepared, error) {
 	attrs := discovery.Attributes(a.rules(), labels)
 	a.pace.onTaken(now)
@@ -55,6 +64,9 @@ func (a *authority) slot(labels map[string]string, now time.Time) (prepared, err
 	}
 	if a.slots.Sets() < maxLabelSets {
 		a.slots.Want(attrs) // the next one with these labels does not wait
+	}
+	if !a.makes() {
+		return prepared{}, lacking("it has no attribute key left for " + service.LabelText(labels) + ", and cannot make one itself")
 	}
 	a.slotCounts.made.Add(1)
 	s, err := a.abe.NewSlot(nil, attrs, a.trust().Descriptor.Generation)
@@ -102,21 +114,27 @@ func (a *authority) restoreSlot(value []byte) (former abe.SlotID, ok bool) {
 		return former, false
 	}
 	s, err := abe.RestoreSlot(value[1:], a.trust().Service)
-	if err != nil {
+	if err != nil || s.Expires != 0 && time.Now().Unix() >= s.Expires {
 		return former, false
 	}
 	return a.slots.Add(s, value[0] == keptCohort)
 }
 
-// makeSlot makes a key ahead and keeps it over restarts. It is kept before it
-// can be given to anybody: afterwards it would come back from the dead.
+// makeSlot makes a key ahead.
 func (a *authority) makeSlot(need abe.Need) error {
 	s, err := a.abe.NewSlot(rand.Reader, need.Labels, need.Generation)
 	if err != nil {
 		return err
 	}
+	a.keepSlot(s, need.Cohort)
+	return nil
+}
+
+// keepSlot puts a key into the pool and keeps it over restarts. It is kept before
+// it can be given to anybody: afterwards it would come back from the dead.
+func (a *authority) keepSlot(s *abe.Slot, cohort bool) {
 	value := []byte{keptOwn}
-	if need.Cohort {
+	if cohort {
 		value[0] = keptCohort
 	}
 	value = append(value, s.Keep()...)
@@ -125,19 +143,26 @@ func (a *authority) makeSlot(need abe.Need) error {
 		a.log.Debug("attribute key not kept for the next start", "err", err)
 	}
 	id := s.ID
-	useless, ok := a.slots.Add(s, need.Cohort)
+	useless, ok := a.slots.Add(s, cohort)
 	if !ok {
 		useless = id
 	}
 	if useless != (abe.SlotID{}) {
-		if err := a.ledger.ForgetSlots(useless[:]); err != nil {
-			a.log.Debug("attribute key not forgotten", "err", err) // the next start tries again
-		}
+		a.forgetSlots(useless)
 	}
-	return nil
 }
 
-// expireLoop forgets members and tickets whose time has passed.
+func (a *authority) forgetSlots(ids ...abe.SlotID) {
+	keys := make([][]byte, len(ids))
+	for i := range ids {
+		keys[i] = ids[i][:]
+	}
+	if err := a.ledger.ForgetSlots(keys...); err != nil {
+		a.log.Debug("attribute key not forgotten", "err", err) // the next start tries again
+	}
+}
+
+// expireLoop forgets members, tickets and keys whose time has passed.
 func (s *SuperPeer) expireLoop(ctx context.Context) error {
 	for sleep(ctx, expireTick) {
 		s.authority.expire(time.Now())
@@ -146,6 +171,7 @@ func (s *SuperPeer) expireLoop(ctx context.Context) error {
 }
 
 func (a *authority) expire(now time.Time) {
+	a.forgetSlots(a.slots.Expire(now)...)
 	gone, err := a.ledger.Expire(now)
 	for _, e := range gone {
 		if a.ledger.Member(e.PID()) == nil { // not back meanwhile

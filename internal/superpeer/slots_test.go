@@ -100,7 +100,7 @@ func TestStormSharesACohortSlotUntilRenewal(t *testing.T) {
 		renewed[slot] = true
 	}
 	counts := fmt.Sprint(a.slotCounts.counts())
-	if counts != "[{own 5} {cohort 2} {made 0}]" {
+	if counts != "[{cohort 2} {handed 0} {lacking 0} {made 0} {own 5}]" {
 		t.Errorf("counted %s", counts)
 	}
 }

@@ -70,9 +70,11 @@ type Config struct {
 	// Log takes state changes. Required.
 	Log *slog.Logger
 	// Slots is how many attribute keys are kept ready for each role, whatever the
-	// demand. Default: 4 at least, and up to 64 while as many are taken. With 1
-	// there is no cohort slot for a storm (abe.Pool).
+	// demand. Default: 4 at least, 16 where others make them, and up to 64 while as
+	// many are taken. With 1 there is no cohort slot for a storm (abe.Pool).
 	Slots int
+	// Dial connects to an authority, for keys. Default: net.Dialer's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // SuperPeer is one super peer of one service. Make it with New; Run starts it.
@@ -224,8 +226,8 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 	}
 	self := s.service.standing.Load().self
 	s.service.standing.Store(newStanding(trust, s.service.standing.Load().docs, policy, self.Key))
-	if !self.Has(service.RoleAdmit) || !self.Has(service.RoleAuthority) {
-		return nil, errors.New("superpeer: the descriptor gives this super peer neither admit nor authority; this version serves with both")
+	if !self.Has(service.RoleAdmit) {
+		return nil, errors.New("superpeer: the descriptor does not let this super peer admit; this version serves with that role only")
 	}
 	if now.Unix() >= self.Expires {
 		return nil, fmt.Errorf("superpeer: the owner's grant to this super peer expired on %s; ask the owner for a new hand-over", time.Unix(self.Expires, 0).UTC().Format(time.RFC3339))
@@ -234,25 +236,26 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 	if err != nil {
 		return nil, fmt.Errorf("superpeer: address block %q: %w", self.Block4, err)
 	}
-	if len(h.ABESeed) == 0 {
-		return nil, errors.New("superpeer: the hand-over has no ABE master key; this version serves with one only")
-	}
-	au, err := abe.NewAuthority(abe.Secret(h.ABESeed), trust.Service)
+	au, params, err := s.openMaster(h, trust, self, now)
 	if err != nil {
 		return nil, err
 	}
-	if hash := au.Params().Hash(); string(hash[:]) != string(trust.Descriptor.ABEHash) {
-		return nil, errors.New("superpeer: the ABE parameters made from the hand-over's seed are not those in the descriptor; create the service again with this binary")
+	least := slotDepth
+	if au == nil {
+		least = handedDepth
 	}
+	least = cmp.Or(s.cfg.Slots, least)
 	a := &authority{
-		tier: s.service, key: key, abe: au, ring: s.service.ring, epochs: groups,
+		tier: s.service, key: key, abe: au, least: least, ring: s.service.ring, epochs: groups, handed: newHanded(),
 		secrets: map[string]service.EnrolmentSecret{}, verifiers: map[string]admission.Verifier{},
 		block: block, roster: newRoster(), others: newOthers(trust, self),
-		slots: abe.NewPool(cmp.Or(s.cfg.Slots, slotDepth), cmp.Or(s.cfg.Slots, maxSlotDepth), trust.Descriptor.Generation), log: s.log,
-		targets: targets{byPolicy: map[string]*target{}}, changed: make(chan struct{}, 1), leaves: make(chan service.Leave, leaveQueue),
+		slots: abe.NewPool(least, cmp.Or(s.cfg.Slots, maxSlotDepth), trust.Descriptor.Generation), log: s.log,
+		targets: targets{byPolicy: map[string]*target{}, params: params, wanted: map[string]map[string]string{}}, changed: make(chan struct{}, 1), leaves: make(chan service.Leave, leaveQueue),
 	}
 	a.keys = discovery.NewKeys(trust.Service, nil, nil, a.epochKey)
 	a.entries = s.entries
+	a.keepPolicies = func(b []byte) error { return s.cfg.Ledger.Put(fileKeypool, b) }
+	a.keptPolicies = func() ([]byte, error) { return s.cfg.Ledger.Get(fileKeypool) }
 	for _, es := range h.Secrets {
 		v, err := admission.ParseVerifier(es.Verifier)
 		if err == nil && preparesVerifiers(h) {
@@ -264,6 +267,31 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 		a.secrets[es.ID], a.verifiers[es.ID] = es, v
 	}
 	return a, a.openLedger(s.cfg.Ledger, now)
+}
+
+// openMaster returns the ABE master key, and the parameters that belong to it, if
+// the owners made us an authority and gave us the key.
+func (s *SuperPeer) openMaster(h service.HandOver, trust *service.Trust, self service.SuperPeer, now time.Time) (*abe.Authority, []byte, error) {
+	may := self.Has(service.RoleAuthority)
+	if !may || len(h.ABESeed) == 0 {
+		switch {
+		case len(authorities(trust, self.PID(), now)) == 0:
+			return nil, nil, errors.New("superpeer: this super peer has no ABE master key, and the descriptor names no other that has one; ask the owner for a new hand-over")
+		case may:
+			s.log.Warn("the owner made this super peer an authority, but its hand-over has no ABE master key; give it its new hand-over")
+		case len(h.ABESeed) > 0:
+			s.log.Warn("the hand-over has an ABE master key that this super peer is not to have any more; give it its new hand-over")
+		}
+		return nil, nil, nil
+	}
+	au, err := abe.NewAuthority(abe.Secret(h.ABESeed), trust.Service)
+	if err != nil {
+		return nil, nil, err
+	}
+	if hash := au.Params().Hash(); string(hash[:]) != string(trust.Descriptor.ABEHash) {
+		return nil, nil, errors.New("superpeer: the ABE parameters made from the hand-over's seed are not those in the descriptor; create the service again with this binary")
+	}
+	return au, au.Params().Bytes(), nil
 }
 
 // preparesVerifiers says whether tables of the verifiers' powers are kept: for all
@@ -334,6 +362,7 @@ func (s *SuperPeer) run(ctx context.Context) error {
 	g.Go(func() error { return s.service.overlay.Run(ctx) })
 	g.Go(func() error { return s.universe.overlay.Run(ctx) })
 	g.Go(func() error { return s.idleLoop(ctx) })
+	g.Go(func() error { return s.keysLoop(ctx) })
 	g.Go(func() error { return s.expireLoop(ctx) })
 	g.Go(func() error { return s.recallLoop(ctx) })
 	g.Go(func() error { return s.recall.after(ctx, s.publishLoop) })

@@ -12,7 +12,9 @@ import (
 	"icvpn/internal/provision"
 )
 
-// target is a discovery policy with what is handed out for it.
+// target is a discovery policy with what is handed out for it. One that an
+// authority made for us (keypool_take.go) has its statement for the next epoch from
+// the start.
 type target struct {
 	target    abe.Target
 	statement abe.Statement
@@ -30,6 +32,9 @@ type target struct {
 type targets struct {
 	mu       sync.Mutex
 	byPolicy map[string]*target
+	params   []byte // public ABE parameters; nil until an authority has told
+	// wanted are label sets by their policies, where others make our keys.
+	wanted map[string]map[string]string
 }
 
 // all returns the targets, in an order that stays.
@@ -48,6 +53,7 @@ func (t *targets) retire(stays func(policy string) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	maps.DeleteFunc(t.byPolicy, func(policy string, _ *target) bool { return !stays(policy) })
+	clear(t.wanted)
 }
 
 // target returns what is handed out for a policy. The envelope costs an ABE
@@ -55,6 +61,9 @@ func (t *targets) retire(stays func(policy string) bool) {
 func (a *authority) target(p abe.Policy, now time.Time) (*target, error) {
 	a.targets.mu.Lock()
 	defer a.targets.mu.Unlock()
+	if !a.makes() {
+		return a.handedTarget(p, now)
+	}
 	old, ok := a.targets.byPolicy[p.String()]
 	if ok = ok && now.Before(old.refresh); ok && old.statement.Epoch == a.epoch(now) {
 		return old, nil
@@ -125,6 +134,9 @@ func (a *authority) nextStatement(t *target, epoch uint32) ([]byte, error) {
 	if t.next != nil && t.nextEpoch == epoch {
 		return t.next, nil
 	}
+	if !a.makes() {
+		return nil, nil // until an authority has told it
+	}
 	secret, err := a.abe.PolicySeed(t.target)
 	if err != nil {
 		return nil, err
@@ -148,12 +160,19 @@ func (a *authority) epochKey(epoch uint32) (abe.Secret, bool) {
 // peer for this service (paper, step ii).
 func (a *authority) provisioning() abe.Policy { return abe.ForSuperPeer(a.self().PID()) }
 
+// own are the policies that a super peer itself has to open: of requests, and of
+// directories.
+func (a *authority) own() []abe.Policy { return []abe.Policy{a.provisioning(), discovery.Members()} }
+
 // prepare makes what admissions would otherwise wait for: the provisioning
 // key, policies of every label set that the secrets grant, and the slots that an
 // earlier process made for them.
 func (a *authority) prepare(now time.Time) error {
-	for _, p := range []abe.Policy{a.provisioning(), discovery.Members()} {
-		if _, err := a.target(p, now); err != nil {
+	if !a.makes() {
+		a.restorePolicies(now)
+	}
+	for _, p := range a.own() {
+		if _, err := a.target(p, now); err != nil && a.makes() {
 			return err
 		}
 	}
@@ -170,9 +189,31 @@ func (a *authority) secretIDs() []string { return slices.Sorted(maps.Keys(a.secr
 
 func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
 	a.slots.Want(discovery.Attributes(a.rules(), labels))
-	if p, ok := discovery.PolicyOf(a.rules(), labels); ok {
-		_, err := a.target(p, now)
+	if err := a.wantReaders(labels, now); a.makes() {
 		return err
+	}
+	return nil
+}
+
+// wantReaders sees to it that machines with these labels can be told under which
+// key to publish. Where others make our keys, they are asked from then on.
+func (a *authority) wantReaders(labels map[string]string, now time.Time) error {
+	p, ok := discovery.PolicyOf(a.rules(), labels)
+	if !ok {
+		return nil
+	}
+	t, err := a.target(p, now)
+	if a.makes() {
+		return err
+	}
+	a.targets.want(p, labels)
+	if err != nil || a.cutOff.Load() {
+		return err // of the next epoch the machine is told later
+	}
+	a.targets.mu.Lock()
+	defer a.targets.mu.Unlock()
+	if group, err := a.groupKeys(now); err == nil && group.next != 0 && t.nextEpoch != group.next {
+		return errNoPolicy
 	}
 	return nil
 }
@@ -181,9 +222,11 @@ func (a *authority) prepareLabels(labels map[string]string, now time.Time) error
 func (a *authority) info(now time.Time) ([]byte, error) {
 	t, err := a.target(a.provisioning(), now)
 	if err != nil {
-		return nil, err
+		return nil, a.sorry(err, now)
 	}
-	return provision.Info{ABEParams: a.abe.Params().Bytes(), Statement: t.signed}.Encode(), nil
+	a.targets.mu.Lock()
+	defer a.targets.mu.Unlock()
+	return provision.Info{ABEParams: a.targets.params, Statement: t.signed}.Encode(), nil
 }
 
 // envelopes returns those that a key with these attributes opens.

@@ -130,6 +130,9 @@ func (s *SuperPeer) learnDocuments(t *tier, file string, docs service.Documents,
 	if !next.mayAdmit(now) {
 		s.log.Error("the owner removed this super peer from the service: it admits nobody any more, and credentials it issued are refused; stop it")
 	}
+	if had := old.self.Has(service.RoleAuthority); next.mayAdmit(now) && had != next.self.Has(service.RoleAuthority) {
+		s.log.Warn("the owner changed whether this super peer has the ABE master key; restart it with its new hand-over", "roles", next.self.Roles)
+	}
 	s.authority.roster.others(s.authority.others.SetIssuers(issuersBut(trust, s.PID())))
 	s.authority.touch()
 	return true, nil

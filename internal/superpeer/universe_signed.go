@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"icvpn/abe"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/service"
@@ -119,8 +120,9 @@ func (s *SuperPeer) learnPolicy(b []byte, now time.Time) (newer bool, err error)
 // onPolicy makes what machines are given under the rules in force, and hands out
 // nothing more of what only former rules asked for.
 func (a *authority) onPolicy(now time.Time) error {
-	stay := []string{a.provisioning().String(), discovery.Members().String()}
-	a.targets.retire(func(policy string) bool { return slices.Contains(stay, policy) })
+	a.targets.retire(func(policy string) bool {
+		return slices.ContainsFunc(a.own(), func(p abe.Policy) bool { return p.String() == policy })
+	})
 	for _, id := range a.secretIDs() {
 		if err := a.prepareLabels(a.secrets[id].Grant, now); err != nil {
 			return fmt.Errorf("superpeer: the new policy is in force, but keys for it are not: %w", err)

@@ -1,0 +1,261 @@
+package superpeer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"icvpn/abe"
+	"icvpn/internal/discovery"
+	"icvpn/internal/id"
+	"icvpn/internal/keypool"
+	"icvpn/internal/service"
+)
+
+// An authority hands keys to super peers that admit and have no ABE master key
+// (docs/adr/0024-pools-of-ready-keys.md):
+//
+//	greeting.choose ─> giveConfig: a listed key? ─> give ─> handOut: scope, quota ─> keys
+//
+// We chose:
+const (
+	// handedPerSet and handedPerDay bound the keys that one super peer gets in a day,
+	// of one label set and in all: what a stolen one can collect.
+	handedPerSet = 256
+	handedPerDay = 1024
+	// handedLife is until when keys are to be given to machines. They are as good
+	// afterwards; a pool of them should not lie about.
+	handedLife = 7 * 24 * time.Hour
+	// giveWait is what a super peer has for its request and for taking the answer,
+	// and how long it waits for its turn.
+	giveWait = 5 * time.Second
+)
+
+// handed counts what each super peer was handed today.
+type handed struct {
+	turn chan struct{} // one request is computed at a time
+
+	mu   sync.Mutex
+	day  int64
+	keys map[string]int // by PID, and by PID and label set
+}
+
+func newHanded() handed { return handed{turn: make(chan struct{}, 1), keys: map[string]int{}} }
+
+// allow counts n keys, unless that were more than a day's.
+func (h *handed) allow(now time.Time, pid id.ID, set map[string]string, n int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if day := now.Unix() / int64(24*time.Hour/time.Second); day != h.day {
+		h.day = day
+		clear(h.keys)
+	}
+	all := pid.String()
+	one := all + " " + service.LabelText(set)
+	if h.keys[all]+n > handedPerDay || h.keys[one]+n > handedPerSet {
+		return false
+	}
+	h.keys[all] += n
+	h.keys[one] += n
+	return true
+}
+
+// authorities are the other super peers that have the ABE master key.
+func authorities(trust *service.Trust, self id.ID, now time.Time) (all []service.SuperPeer) {
+	for _, sp := range trust.Descriptor.SuperPeers {
+		if sp.Has(service.RoleAuthority) && sp.PID() != self && now.Unix() < sp.Expires {
+			all = append(all, sp)
+		}
+	}
+	return all
+}
+
+// makes says whether we make keys ourselves. One that the owners removed ends as
+// it began.
+func (a *authority) makes() bool {
+	self := a.self()
+	return a.abe != nil && (self.Has(service.RoleAuthority) || !self.Has(service.RoleAdmit))
+}
+
+// giveConfig is the TLS configuration for a super peer that comes for keys. Both
+// sides sign the transcript (RFC 8446, Section 4.4.3), which nobody can replay or
+// relay; whose key it is, is checked before the handshake ends.
+func (s *SuperPeer) giveConfig(now time.Time) *tls.Config {
+	return keysConfig(s.cert.config(now), func(key ed25519.PublicKey) error {
+		_, err := s.authority.taker(key, time.Now())
+		return err
+	})
+}
+
+// keysConfig is the configuration of either end; check says whether the other
+// one's key is good.
+func keysConfig(own *tls.Config, check func(ed25519.PublicKey) error) *tls.Config {
+	return &tls.Config{
+		Certificates: own.Certificates, MinVersion: tls.VersionTLS13, NextProtos: []string{keypool.ALPN},
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true,
+		ClientAuth: tls.RequireAnyClientCert,
+		// There is no PKI: the key counts, which VerifyConnection checks, and nothing
+		// else in a certificate.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if cs.NegotiatedProtocol != keypool.ALPN {
+				return errors.New("superpeer: the other side does not speak " + keypool.ALPN)
+			}
+			return check(keyOf(cs))
+		},
+	}
+}
+
+// keyOf returns the key that the other end has shown, nil if it is none of ours.
+func keyOf(cs tls.ConnectionState) ed25519.PublicKey {
+	if len(cs.PeerCertificates) == 0 {
+		return nil
+	}
+	key, _ := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	return key
+}
+
+var errNoTaker = errors.New("superpeer: not a super peer that may admit")
+
+// taker returns the super peer of a key, if it may have keys.
+func (a *authority) taker(key ed25519.PublicKey, now time.Time) (service.SuperPeer, error) {
+	if len(key) != ed25519.PublicKeySize {
+		return service.SuperPeer{}, errNoTaker
+	}
+	sp, ok := a.trust().Descriptor.SuperPeer(id.FromKey(key))
+	if !ok || !sp.Has(service.RoleAdmit) || now.Unix() >= sp.Expires || sp.PID() == a.self().PID() {
+		return service.SuperPeer{}, errNoTaker
+	}
+	return sp, nil
+}
+
+// give answers the one request of a connection.
+func (s *SuperPeer) give(ctx context.Context, tc *tls.Conn) error {
+	a := s.authority
+	_ = tc.SetDeadline(time.Now().Add(giveWait))
+	req, err := keypool.ReadRequest(tc)
+	if err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, giveWait)
+	defer cancel()
+	if !acquire(wait, a.handed.turn) {
+		return errors.New("superpeer: other requests are before it")
+	}
+	ans, err := a.handOut(keyOf(tc.ConnectionState()), req, time.Now())
+	<-a.handed.turn
+	if err != nil {
+		return err
+	}
+	defer ans.Wipe()
+	b := ans.Encode()
+	defer clear(b)
+	_ = tc.SetDeadline(time.Now().Add(giveWait))
+	return keypool.Write(tc, b)
+}
+
+// handOut decides what a super peer gets, and makes it. The owners may have
+// removed it since it came.
+func (a *authority) handOut(key ed25519.PublicKey, req keypool.Request, now time.Time) (ans keypool.Answer, err error) {
+	sp, err := a.taker(key, now)
+	if err != nil {
+		return ans, err
+	}
+	refuse := func(c keypool.Code) (keypool.Answer, error) {
+		a.log.Warn("no keys for another super peer", "super_peer", sp.PID().Short(), "reason", c.String())
+		return keypool.Answer{Code: c}, nil
+	}
+	if a.abe == nil || !a.self().Has(service.RoleAuthority) {
+		return refuse(keypool.None)
+	}
+	for _, set := range req.Sets {
+		for k, v := range discovery.LabelsOf(set) {
+			if !sp.MayGrant(k, v) {
+				return refuse(keypool.Scope)
+			}
+		}
+	}
+	if req.Keys == 0 {
+		return a.handPolicies(sp, req.Sets, now)
+	}
+	if !a.handed.allow(now, sp.PID(), req.Sets[0], int(req.Keys)) {
+		return refuse(keypool.Quota)
+	}
+	ans, err = a.handKeys(req.Sets[0], int(req.Keys), now)
+	if err == nil {
+		a.log.Info("attribute keys for another super peer", "super_peer", sp.PID().Short(), "labels", service.LabelText(discovery.LabelsOf(req.Sets[0])), "count", req.Keys)
+	}
+	return ans, err
+}
+
+// handKeys makes keys of one label set.
+func (a *authority) handKeys(attrs map[string]string, n int, now time.Time) (ans keypool.Answer, err error) {
+	for range n {
+		s, err := a.abe.NewSlot(nil, attrs, a.trust().Descriptor.Generation)
+		if err != nil {
+			ans.Wipe()
+			return keypool.Answer{}, err
+		}
+		ans.Slots = append(ans.Slots, s.Bytes())
+		s.Wipe()
+	}
+	ans.Expires = now.Add(handedLife).Unix()
+	a.slotCounts.handed.Add(uint64(n))
+	return ans, nil
+}
+
+// handPolicies gathers what machines are handed for label sets, and the seeds of
+// the two policies that the super peer itself has to open.
+func (a *authority) handPolicies(sp service.SuperPeer, sets []map[string]string, now time.Time) (ans keypool.Answer, err error) {
+	group, err := a.groupKeys(now)
+	if err != nil {
+		return ans, err
+	}
+	opens := []abe.Policy{abe.ForSuperPeer(sp.PID()), discovery.Members()}
+	wanted := map[string]abe.Policy{}
+	for _, labels := range sets {
+		if p, ok := discovery.PolicyOf(a.rules(), labels); ok {
+			wanted[p.String()] = p
+		}
+	}
+	for _, p := range opens {
+		delete(wanted, p.String())
+	}
+	for i, p := range slices.Concat(opens, slices.Collect(maps.Values(wanted))) {
+		h, err := a.handPolicy(p, group.next, i < len(opens), now)
+		if err != nil {
+			ans.Wipe()
+			return keypool.Answer{}, fmt.Errorf("superpeer: policy %s: %w", p, err)
+		}
+		ans.Policies = append(ans.Policies, h)
+	}
+	ans.Params = a.abe.Params().Bytes()
+	return ans, nil
+}
+
+func (a *authority) handPolicy(p abe.Policy, next uint32, opens bool, now time.Time) (h keypool.Policy, err error) {
+	t, err := a.target(p, now)
+	if err != nil {
+		return h, err
+	}
+	h.Statement, h.Envelope = t.signed, t.envelope
+	if next != 0 {
+		if h.Next, err = a.nextStatement(t, next); err != nil {
+			return h, err
+		}
+	}
+	if opens {
+		seed, err := a.abe.PolicySeed(t.target)
+		if err != nil {
+			return h, err
+		}
+		h.Seed = seed[:]
+	}
+	return h, nil
+}
