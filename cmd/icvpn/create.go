@@ -37,7 +37,10 @@ type createOptions struct {
 	CIDR   netip.Prefix
 	Roles  []string // at least one, no two alike
 	Supers []string // HOST:PORT, at least one, no two alike
-	Out    string   // does not exist, or is an empty directory
+	// Authorities is how many of them, the first ones, have the ABE master key; at
+	// least one.
+	Authorities int
+	Out         string // does not exist, or is an empty directory
 
 	// Scope are the labels beside the role that machines may ask for, and the
 	// values, "*" for all; nil for none.
@@ -76,7 +79,11 @@ type createFlags struct {
 	join                 string
 	roles, allow, supers []string
 	scopes               []string
+	authorities          int
 }
+
+// defaultAuthorities lets either fail.
+const defaultAuthorities = 2
 
 // options checks the flags in the order of the help text.
 func (f *createFlags) options(name string) (o createOptions, err error) {
@@ -117,6 +124,10 @@ func (f *createFlags) options(name string) (o createOptions, err error) {
 	if o.Supers, err = parseSupers(f.supers); err != nil {
 		return o, err
 	}
+	if f.authorities < 1 || f.authorities > maxSupers {
+		return o, usageErrorf("--authorities %d: give 1 to %d; one super peer at least must be able to make attribute keys", f.authorities, maxSupers)
+	}
+	o.Authorities = f.authorities
 	o.Out = cmp.Or(f.out, name)
 	return o, checkOut(o.Out)
 }

@@ -67,9 +67,10 @@ func TestCreateRefuses(t *testing.T) {
 		{func(f *createFlags) { f.supers = []string{"a:0"} }, `--super: "a:0" is not an address; write HOST:PORT, for example 198.51.100.4:4500 or "[2001:db8::1]:4500"`},
 		{func(f *createFlags) { f.supers = []string{"0.0.0.0:4500"} }, `--super: "0.0.0.0:4500" is not the address of one machine; write HOST:PORT, for example 198.51.100.4:4500 or "[2001:db8::1]:4500"`},
 		{func(f *createFlags) { f.supers = []string{"a", "a:4500"} }, `--super a:4500 is given twice; leave one out`},
+		{func(f *createFlags) { f.authorities = 17 }, `--authorities 17: give 1 to 16; one super peer at least must be able to make attribute keys`},
 		{func(f *createFlags) { f.supers = make([]string, 17) }, `17 super peers, the limit is 16; leave some out`},
 	} {
-		f := createFlags{cidr: "10.42.0.0/16", roles: []string{"web", "app"}, supers: []string{"192.0.2.1"}}
+		f := createFlags{cidr: "10.42.0.0/16", roles: []string{"web", "app"}, supers: []string{"192.0.2.1"}, authorities: defaultAuthorities}
 		tt.change(&f)
 		if _, err := f.options("shop"); err == nil || err.Error() != tt.want {
 			t.Errorf("\n got %v\nwant %s", err, tt.want)
@@ -79,11 +80,11 @@ func TestCreateRefuses(t *testing.T) {
 
 func TestCreateDefaults(t *testing.T) {
 	t.Chdir(t.TempDir())
-	f := createFlags{cidr: "10.42.0.0/16", supers: []string{"192.0.2.1", "[2001:db8::1]:1"}}
+	f := createFlags{cidr: "10.42.0.0/16", supers: []string{"192.0.2.1", "[2001:db8::1]:1"}, authorities: defaultAuthorities}
 	got, err := f.options("shop")
 	want := createOptions{
 		Name: "shop", CIDR: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"member"},
-		Supers: []string{"192.0.2.1:4500", "[2001:db8::1]:1"}, Out: "shop",
+		Supers: []string{"192.0.2.1:4500", "[2001:db8::1]:1"}, Authorities: 2, Out: "shop",
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)

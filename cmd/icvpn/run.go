@@ -56,7 +56,7 @@ func linked() engine {
 // create makes a service and writes its files.
 func create(_ context.Context, o createOptions, out io.Writer) error {
 	s, err := owner.Create(owner.Options{
-		Name: o.Name, Prefix4: o.CIDR, Roles: o.Roles, SuperPeers: o.Supers, LabelScope: o.Scope,
+		Name: o.Name, Prefix4: o.CIDR, Roles: o.Roles, SuperPeers: o.Supers, Authorities: o.Authorities, LabelScope: o.Scope,
 		Rules: rules(o), Policy: o.Policy, Join: o.Join, Now: time.Now(),
 	})
 	if err != nil {

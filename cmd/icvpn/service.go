@@ -22,6 +22,9 @@ func newServiceCreate(a *app) *cobra.Command {
 			"may reach every other.\n\n" +
 			"A machine has the label role of its token. With --label-scope zone=eu,us it may ask for zone=eu or\n" +
 			"zone=us as well, by icvpn up --labels zone=eu; rules of a --policy file may speak of it.\n\n" +
+			"The first two super peers get the ABE master key, which makes keys for any labels and opens all that is\n" +
+			"in the directory; --authorities says how many get it. The others admit machines with keys that those\n" +
+			"make for them, so a stolen disk of theirs opens less.\n\n" +
 			"With --universe it makes a universal overlay, in which super peers of several operators show each other\n" +
 			"their services. Its token goes to those operators, who give it to --join-universe.",
 		Example: "  icvpn service create shop --role web --role app --role db \\\n" +
@@ -36,6 +39,7 @@ func newServiceCreate(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.allow, "allow", nil, "`RULE` that lets one role reach another; repeat it for each")
 	fs.StringVar(&f.policy, "policy", "", "`FILE` with the policy, YAML, instead of --allow")
 	fs.StringArrayVar(&f.supers, "super", nil, "`HOST:PORT` of a super peer as others reach it; repeat it for each")
+	fs.IntVar(&f.authorities, "authorities", defaultAuthorities, "`NUMBER` of super peers, the first ones, that get the ABE master key; the others are given keys by them")
 	fs.BoolVar(&f.universe, "universe", false, "make a universal overlay, whose members are super peers of several operators")
 	fs.StringVar(&f.join, "join-universe", "", "`FILE` with the token of a universal overlay that the super peers join")
 	fs.StringVar(&f.out, "out", "", "new `DIR` for the files; default: NAME")

@@ -10,7 +10,7 @@ import (
 )
 
 func newServiceSuper(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "super", Short: "Add or remove a super peer of a service"}
+	cmd := &cobra.Command{Use: "super", Short: "Add, change or remove a super peer of a service"}
 	cmd.AddCommand(
 		changeSupers(a, owner.AddSuper, &cobra.Command{
 			Use:   "add DIR HOST:PORT",
@@ -18,7 +18,8 @@ func newServiceSuper(a *app) *cobra.Command {
 			Long: "add signs the next description of the service, with one more super peer and addresses of its own for the\n" +
 				"machines it will admit, and writes the new super peer's files to DIR beside the others. It contacts\n" +
 				"nobody: the new super peer hands the description to the others when it starts, and they to the machines.\n" +
-				"Nothing needs a restart. Tokens in DIR name the new super peer from then on; older ones stay good.",
+				"Nothing needs a restart. Tokens in DIR name the new super peer from then on; older ones stay good.\n" +
+				"It gets the ABE master key only if fewer than two others have it.",
 			Example: "  icvpn service super add shop 203.0.113.9:4500",
 		}),
 		changeSupers(a, owner.RemoveSuper, &cobra.Command{
@@ -30,7 +31,27 @@ func newServiceSuper(a *app) *cobra.Command {
 				"hand-over, and hands the description on. The addresses of the removed one are nobody's for two days.",
 			Example: "  icvpn service super remove shop 203.0.113.9:4500",
 		}),
+		newSuperAuthority(a),
 	)
+	return cmd
+}
+
+func newSuperAuthority(a *app) *cobra.Command {
+	take := false
+	cmd := changeSupers(a, func(secret []byte, endpoint string, now time.Time) (*owner.Change, error) {
+		if take {
+			return owner.TakeMaster(secret, endpoint, now)
+		}
+		return owner.GiveMaster(secret, endpoint, now)
+	}, &cobra.Command{
+		Use:   "authority DIR HOST:PORT",
+		Short: "Give a super peer the ABE master key, or with --take make it do without",
+		Long: "authority signs the next description of the service, in which that super peer may make attribute keys, and\n" +
+			"a new hand-over for it with the ABE master key; with --take neither. It contacts nobody: the super peer is\n" +
+			"restarted with the new hand-over, and hands the description on. Whoever copied the key before still has it.",
+		Example: "  icvpn service super authority shop 203.0.113.9:4500\n  icvpn service super authority --take shop 203.0.113.9:4500",
+	})
+	cmd.Flags().BoolVar(&take, "take", false, "it is to have the key no more")
 	return cmd
 }
 

@@ -189,7 +189,7 @@ func (a *authority) handOut(key ed25519.PublicKey, req keypool.Request, now time
 	}
 	ans, err = a.handKeys(req.Sets[0], int(req.Keys), now)
 	if err == nil {
-		a.log.Info("attribute keys for another super peer", "super_peer", sp.PID().Short(), "labels", service.LabelText(discovery.LabelsOf(req.Sets[0])), "count", req.Keys)
+		a.log.Info("attribute keys for another super peer", "super_peer", sp.PID().Short(), "labels", service.LabelText(discovery.LabelsOf(req.Sets[0])), "keys", req.Keys)
 	}
 	return ans, err
 }
