@@ -13,7 +13,8 @@
 //	            └─ unclaimed: a port.Guest, for a shared universal overlay
 //
 // Admissions begin in enrol.go, are decided in authority.go and renew.go, and are
-// published by directory.go; host.go, greeting.go and desk.go divide what services
+// published by directory.go; keypool_take.go is how a super peer without the ABE
+// master key gets keys, keypool_give.go how an authority gives them; host.go, greeting.go and desk.go divide what services
 // share; promote.go has the helpers, universe_*.go what the owners sign while we
 // run, and what other operators show.
 //

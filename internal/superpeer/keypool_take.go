@@ -72,7 +72,7 @@ func (a *authority) sorry(err error, now time.Time) error {
 
 // keysLoop has authorities make what we lack and cannot make.
 func (s *SuperPeer) keysLoop(ctx context.Context) error {
-	wait, retry := keysLook, keysRetry
+	wait, retry := time.Duration(0), keysRetry
 	for sleep(ctx, wait) {
 		err := s.refill(ctx, time.Now())
 		s.authority.cutOff.Store(err != nil)

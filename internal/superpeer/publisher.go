@@ -95,7 +95,9 @@ func (s *SuperPeer) publishLoop(ctx context.Context) error {
 		}
 		wait := directoryLook
 		if err := p.publish(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			s.log.Warn("directory not published", "err", err)
+			if !errors.Is(err, errNoPolicy) { // else keysLoop says why
+				s.log.Warn("directory not published", "err", err)
+			}
 			wait, retry = retry, min(2*retry, putRetryMax)
 		} else {
 			retry = putRetry
