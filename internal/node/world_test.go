@@ -38,6 +38,7 @@ type world struct {
 	wg     sync.WaitGroup
 	change func(h *service.HandOver) // of super peers that are started from now on
 	node   func(c *Config)           // of nodes that are started from now on
+	mu     sync.Mutex                // held by super peers that read supers, and while it changes
 }
 
 type superProc struct {
@@ -68,15 +69,23 @@ var tiers = []filter.Rule{
 
 func newWorld(t *testing.T, supers int, policy string) *world {
 	t.Helper()
+	return newWorldOf(t, supers, func(o *owner.Options) {
+		if policy != "" {
+			o.Policy = []byte(policy)
+		}
+	})
+}
+
+// newWorldOf makes a world of a service with other options.
+func newWorldOf(t *testing.T, supers int, change func(*owner.Options)) *world {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &world{t: t, ctx: ctx, net: simnet.New(simnet.Config{Seed: 1, Link: simnet.Link{Latency: time.Millisecond}}), log: slog.New(slog.DiscardHandler)}
 	if os.Getenv("ICVPN_TEST_LOG") != "" {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	o := owner.Options{Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "app", "db"}, Rules: tiers, Now: time.Now()}
-	if policy != "" {
-		o.Policy = []byte(policy)
-	}
+	change(&o)
 	for i := range supers {
 		o.SuperPeers = append(o.SuperPeers, fmt.Sprintf("192.0.2.%d:4500", i+1))
 	}
@@ -114,7 +123,7 @@ func (w *world) startSuper(i int, store *ledger.Memory) *superProc {
 		w.t.Fatal(err)
 	}
 	p := &superProc{endpoint: f.Endpoint, listener: newPipeListener(f.Endpoint), store: store, done: make(chan struct{})}
-	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Ledger: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1})
+	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Ledger: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1, Dial: w.dialTCP})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -126,6 +135,8 @@ func (w *world) startSuper(i int, store *ledger.Memory) *superProc {
 			w.t.Errorf("super peer %d: %v", i+1, err)
 		}
 	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if i < len(w.supers) {
 		w.supers[i] = p
 	} else {
@@ -147,6 +158,13 @@ func (w *world) token(role string) service.Token {
 	}
 	w.t.Fatalf("no role %s", role)
 	return service.Token{}
+}
+
+// dialTCP is dial for super peers.
+func (w *world) dialTCP(ctx context.Context, _, address string) (net.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dial(ctx, address)
 }
 
 func (w *world) dial(ctx context.Context, endpoint string) (net.Conn, error) {
