@@ -26,7 +26,8 @@ import (
 // We chose:
 const (
 	// handedPerSet and handedPerDay bound the keys that one super peer gets in a day,
-	// of one label set and in all: what a stolen one can collect.
+	// of one label set and in all: what a stolen one can collect. Policies that
+	// nobody has asked for before count, too: each is an ABE encryption.
 	handedPerSet = 256
 	handedPerDay = 1024
 	// handedLife is until when keys are to be given to machines. They are as good
@@ -182,7 +183,10 @@ func (a *authority) handOut(key ed25519.PublicKey, req keypool.Request, now time
 		}
 	}
 	if req.Keys == 0 {
-		return a.handPolicies(sp, req.Sets, now)
+		if ans, err = a.handPolicies(sp, req.Sets, now); ans.Code == keypool.Quota {
+			return refuse(keypool.Quota)
+		}
+		return ans, err
 	}
 	if !a.handed.allow(now, sp.PID(), req.Sets[0], int(req.Keys)) {
 		return refuse(keypool.Quota)
@@ -227,7 +231,11 @@ func (a *authority) handPolicies(sp service.SuperPeer, sets []map[string]string,
 	for _, p := range opens {
 		delete(wanted, p.String())
 	}
-	for i, p := range slices.Concat(opens, slices.Collect(maps.Values(wanted))) {
+	all := slices.Concat(opens, slices.Collect(maps.Values(wanted)))
+	if n := a.targets.unknown(all); !a.handed.allow(now, sp.PID(), nil, n) {
+		return keypool.Answer{Code: keypool.Quota}, nil
+	}
+	for i, p := range all {
 		h, err := a.handPolicy(p, group.next, i < len(opens), now)
 		if err != nil {
 			ans.Wipe()

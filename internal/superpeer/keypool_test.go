@@ -400,7 +400,18 @@ func TestAuthorityGivesNothingOutsideTheScope(t *testing.T) {
 		if c := ask(k.trustedKey(2), 1, web); c != keypool.OK {
 			t.Errorf("another super peer pays for it: %v", c)
 		}
+		if c := ask(two, 0, map[string]string{"role": "app"}); c != keypool.Quota {
+			t.Errorf("the day's policies, and one that nobody has asked for: %v", c)
+		}
 		sleep(t.Context(), 24*time.Hour)
+		for range 2 {
+			if c := ask(two, 0, map[string]string{"role": "app"}); c != keypool.OK {
+				t.Errorf("policies the next day: %v", c)
+			}
+		}
+		if n := m.handed.keys[k.PID().String()]; n != 1 {
+			t.Errorf("%d policies were unknown, want that of requests to the super peer", n)
+		}
 		if c := ask(two, 1, web); c != keypool.OK {
 			t.Errorf("the next day: %v", c)
 		}

@@ -48,6 +48,18 @@ func (t *targets) all() []*target {
 	return out
 }
 
+// unknown returns how many of some policies there is nothing of yet.
+func (t *targets) unknown(all []abe.Policy) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range all {
+		if t.byPolicy[p.String()] == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // retire forgets the targets of policies that are not to stay.
 func (t *targets) retire(stays func(policy string) bool) {
 	t.mu.Lock()
