@@ -77,6 +77,16 @@ func authorities(trust *service.Trust, self id.ID, now time.Time) (all []service
 	return all
 }
 
+// mayGrant says whether the owners let a super peer grant all of these labels.
+func mayGrant(sp service.SuperPeer, labels map[string]string) bool {
+	for k, v := range labels {
+		if !sp.MayGrant(k, v) {
+			return false
+		}
+	}
+	return true
+}
+
 // makes says whether we make keys ourselves. One that the owners removed ends as
 // it began.
 func (a *authority) makes() bool {
@@ -176,10 +186,8 @@ func (a *authority) handOut(key ed25519.PublicKey, req keypool.Request, now time
 		return refuse(keypool.None)
 	}
 	for _, set := range req.Sets {
-		for k, v := range discovery.LabelsOf(set) {
-			if !sp.MayGrant(k, v) {
-				return refuse(keypool.Scope)
-			}
+		if !mayGrant(sp, discovery.LabelsOf(set)) {
+			return refuse(keypool.Scope)
 		}
 	}
 	if req.Keys == 0 {

@@ -339,6 +339,9 @@ func (a *authority) lackedPolicies(now time.Time) (sets []map[string]string, lac
 	}
 	for _, text := range slices.Sorted(maps.Keys(a.targets.wanted)) {
 		labels := a.targets.wanted[text]
+		if !mayGrant(a.self(), labels) {
+			continue
+		}
 		sets = append(sets, labels)
 		p, ok := discovery.PolicyOf(a.rules(), labels)
 		lacks = lacks || ok && !fresh(a.handedTarget(p, now))

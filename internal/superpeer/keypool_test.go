@@ -418,6 +418,25 @@ func TestAuthorityGivesNothingOutsideTheScope(t *testing.T) {
 	})
 }
 
+// TestSecretsOutsideTheScopeAskForNothing: the hand-over has the secrets of every
+// role, and the super peer may grant one.
+func TestSecretsOutsideTheScopeAskForNothing(t *testing.T) {
+	withoutMaster(t, 2, func(t *testing.T, k *keyless) {
+		k.authority.self().Scope["role"] = []string{"app"}
+		asked, _ := k.maker.authority.trust().Descriptor.SuperPeer(k.PID())
+		asked.Scope["role"] = []string{"app"}
+		k.authority.slots = abe.NewPool(2, 2, 1)
+		clear(k.authority.targets.wanted)
+		if err := k.authority.prepare(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		k.fill()
+		k.admit("app", 1)
+		_, err := comer(k.svc, "web", 2).ask(t, k.authority, nil)
+		wantCode(t, "a role outside the scope", err, admission.CodeScope)
+	})
+}
+
 // trustedKey is the key of super peer i.
 func (k *keyless) trustedKey(i int) ed25519.PublicKey {
 	return ed25519.NewKeyFromSeed(handOverOf(k.t, k.svc, i).Seed).Public().(ed25519.PublicKey)

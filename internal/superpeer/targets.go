@@ -200,6 +200,9 @@ func (a *authority) prepare(now time.Time) error {
 func (a *authority) secretIDs() []string { return slices.Sorted(maps.Keys(a.secrets)) }
 
 func (a *authority) prepareLabels(labels map[string]string, now time.Time) error {
+	if !mayGrant(a.self(), labels) {
+		return nil // and an authority would refuse all that is asked for with it
+	}
 	a.slots.Want(discovery.Attributes(a.rules(), labels))
 	if err := a.wantReaders(labels, now); a.makes() {
 		return err
