@@ -174,7 +174,7 @@ func (s *SuperPeer) askAt(ctx context.Context, sp service.SuperPeer, endpoint st
 	})
 	config.ServerName = service.ServerName(sp.Key)
 	tc := tls.Client(c, config)
-	if err := tc.Handshake(); err != nil {
+	if err := tc.HandshakeContext(ctx); err != nil {
 		return keypool.Answer{}, err
 	}
 	if err := keypool.Write(tc, req.Encode()); err != nil {
