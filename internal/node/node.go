@@ -109,6 +109,7 @@ type Node struct {
 	helping      helping
 	proofs       helperProofs
 	known        knownNodes
+	listed       atomic.Bool // a directory, or part of one, was read
 	stats        stats
 	ctx          context.Context // of Run, for lookups
 	loops        sync.WaitGroup  // lookups, and proofs of helpers

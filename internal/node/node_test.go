@@ -47,7 +47,7 @@ func TestPolicyKeepsWebFromDB(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, "")
 		web, db := w.start("web", "web-1"), w.start("db", "db-1")
-		w.eventually("web knows db", 30*time.Second, func() bool {
+		w.eventually("web knows db", directoryHeard, func() bool {
 			tn, _, err := web.find(w.ctx, "db-1")
 			return err == nil && tn != nil
 		})
@@ -72,7 +72,7 @@ func TestSenderOfARefusedPacketIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, "")
 		web, db := w.start("web", "web-1"), w.start("db", "db-1")
-		w.eventually("web knows db", 30*time.Second, func() bool { return known(w, web) == 1 })
+		w.eventually("web knows db", directoryHeard, func() bool { return known(w, web) == 1 })
 		stranger := netip.MustParseAddr("192.0.2.77")
 		for _, src := range []netip.Addr{stranger, web.addr4()} {
 			if err := web.dev.Inject(udp(src, db.addr4(), 1000, 2000, 1)); err != nil {

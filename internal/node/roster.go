@@ -53,6 +53,7 @@ func (n *Node) learn(issuer id.ID, members []service.Member) {
 // more is forgotten. Control loop only.
 func (n *Node) onShard(issuer id.ID, s *directory.Shard) {
 	n.watchClone(issuer, s.Members)
+	n.listed.Store(true)
 	n.onDiff(n.table.Replace(issuer, s))
 }
 
