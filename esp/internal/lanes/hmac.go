@@ -37,9 +37,9 @@ type Scratch struct {
 }
 
 type scratch[W uint32 | uint64] struct {
-	lanes [8]lane[W]
-	jobs  [8]job[W]
-	order [8]*job[W] // all jobs, busy ones first
+	lanes [maxLanes]lane[W]
+	jobs  [maxLanes]job[W]
+	order [maxLanes]*job[W] // all jobs, busy ones first
 }
 
 // scratchFor returns the half of s that is for HMACs of that size.
@@ -58,7 +58,7 @@ func scratchFor[W uint32 | uint64](s *Scratch) *scratch[W] {
 
 // shaKernel runs blocks of 16 words of width lanes through their states.
 type shaKernel[W uint32 | uint64] struct {
-	run   func(lanes *[8]lane[W], blocks int)
+	run   func(lanes *[maxLanes]lane[W], blocks int)
 	width int
 }
 
@@ -167,10 +167,11 @@ func (h *HMAC[W]) Sum(space *Scratch, messages []Message) {
 
 // step advances all busy lanes until the first is at the end of its blocks.
 func (h *HMAC[W]) step(s *scratch[W], busy int) {
-	kernel := &h.kernels[0]
-	if busy > kernel.width {
-		kernel = &h.kernels[len(h.kernels)-1]
+	i := 0
+	for busy > h.kernels[i].width {
+		i++
 	}
+	kernel := &h.kernels[i]
 	jobs := s.order[:busy]
 	blocks := jobs[0].count
 	for i, j := range jobs {

@@ -22,10 +22,11 @@ func detect() features {
 	}
 	ebx, ecx := cpuid7()
 	return features{
-		aesni: cpu.X86.HasAES,
-		vaes:  cpu.X86.HasAES && cpu.X86.HasAVX2 && ecx&bitVAES != 0,
-		shani: ebx&bitSHA != 0,
-		avx2:  cpu.X86.HasAVX2,
+		aesni:  cpu.X86.HasAES,
+		vaes:   cpu.X86.HasAES && cpu.X86.HasAVX2 && ecx&bitVAES != 0,
+		shani:  ebx&bitSHA != 0,
+		avx2:   cpu.X86.HasAVX2,
+		avx512: cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512DQ,
 	}
 }
 
@@ -64,6 +65,8 @@ func sha256Kernels(k SHA) []shaKernel[uint32] {
 	switch k {
 	case SHANI:
 		return []shaKernel[uint32]{{sha256NIx2, 2}, {sha256NIx4, 4}}
+	case SHANI512:
+		return []shaKernel[uint32]{{sha256NIx2, 2}, {sha256NIx4, 4}, {sha256NI512x8, 8}}
 	case SHAAVX2:
 		return []shaKernel[uint32]{{sha256AVX2x8, 8}}
 	default:
@@ -109,16 +112,19 @@ func ecbEncryptNI(keys *byte, rounds int, data *byte, blocks int)
 func ecbEncryptVAES(keys *byte, rounds int, data *byte, blocks int)
 
 //go:noescape
-func sha256NIx2(lanes *[8]lane[uint32], blocks int)
+func sha256NIx2(lanes *[16]lane[uint32], blocks int)
 
 //go:noescape
-func sha256NIx4(lanes *[8]lane[uint32], blocks int)
+func sha256NIx4(lanes *[16]lane[uint32], blocks int)
 
 //go:noescape
-func sha256AVX2x8(lanes *[8]lane[uint32], blocks int)
+func sha256NI512x8(lanes *[16]lane[uint32], blocks int)
 
 //go:noescape
-func sha512AVX2x4(lanes *[8]lane[uint64], blocks int)
+func sha256AVX2x8(lanes *[16]lane[uint32], blocks int)
+
+//go:noescape
+func sha512AVX2x4(lanes *[16]lane[uint64], blocks int)
 
 //go:noescape
 func digest256(tail *[256]byte, state *[8]uint32)

@@ -15,16 +15,18 @@ type SHA uint8
 
 // Ways to do SHA-2; SHANone is never in SHA256Kernels or SHA512Kernels.
 const (
-	SHANone SHA = iota
-	SHANI       // the SHA extensions
-	SHAAVX2     // a word of each message in one register
+	SHANone   SHA = iota
+	SHANI         // the SHA extensions
+	SHANI512      // the same for the rounds, AVX-512 for the message schedules
+	SHAAVX2       // a word of each message in one register
+	SHAAVX512     // the same with 512-bit registers
 )
 
 // String returns the kernel's name as it stands in benchmarks.
 func (k AES) String() string { return [...]string{"none", "aesni", "vaes"}[k] }
 
 // String returns the kernel's name as it stands in benchmarks.
-func (k SHA) String() string { return [...]string{"none", "shani", "avx2"}[k] }
+func (k SHA) String() string { return [...]string{"none", "shani", "shani512", "avx2", "avx512"}[k] }
 
 // AESKernels returns what this processor can do, best first.
 func AESKernels() (all []AES) {
@@ -41,6 +43,9 @@ func AESKernels() (all []AES) {
 // SHA256Kernels returns what this processor can do, best first.
 func SHA256Kernels() (all []SHA) {
 	f := detect()
+	if f.shani && f.avx512 {
+		all = append(all, SHANI512)
+	}
 	if f.shani {
 		all = append(all, SHANI)
 	}
@@ -60,7 +65,7 @@ func SHA512Kernels() (all []SHA) {
 
 // features are those of the processor that kernels need. All imply AVX, with its
 // registers saved by the operating system.
-type features struct{ aesni, vaes, shani, avx2 bool }
+type features struct{ aesni, vaes, shani, avx2, avx512 bool }
 
 // lane is what a SHA-2 kernel knows of a message. The layout is the assembly's.
 type lane[W uint32 | uint64] struct {

@@ -76,7 +76,7 @@ DATA swap32<>+0(SB)/8, $0x0405060700010203
 DATA swap32<>+8(SB)/8, $0x0c0d0e0f08090a0b
 GLOBL swap32<>(SB), RODATA|NOPTR, $16
 
-// func sha256NIx2(lanes *[8]lane[uint32], blocks int)
+// func sha256NIx2(lanes *[16]lane[uint32], blocks int)
 TEXT ·sha256NIx2(SB), 0, $640-16
 	MOVQ lanes+0(FP), SI
 	MOVQ blocks+8(FP), CX
@@ -520,7 +520,7 @@ sha256NIx2_block:
 	VMOVDQU X4, 16(DI)
 	RET
 
-// func sha256NIx4(lanes *[8]lane[uint32], blocks int)
+// func sha256NIx4(lanes *[16]lane[uint32], blocks int)
 TEXT ·sha256NIx4(SB), 0, $1216-16
 	MOVQ lanes+0(FP), SI
 	MOVQ blocks+8(FP), CX

@@ -78,7 +78,7 @@ DATA swap32<>+16(SB)/8, $0x0405060700010203
 DATA swap32<>+24(SB)/8, $0x0c0d0e0f08090a0b
 GLOBL swap32<>(SB), RODATA|NOPTR, $32
 
-// func sha256AVX2x8(lanes *[8]lane[uint32], blocks int)
+// func sha256AVX2x8(lanes *[16]lane[uint32], blocks int)
 TEXT ·sha256AVX2x8(SB), 0, $832-16
 	MOVQ lanes+0(FP), SI
 	MOVQ blocks+8(FP), CX
@@ -2176,7 +2176,7 @@ DATA swap64<>+16(SB)/8, $0x0001020304050607
 DATA swap64<>+24(SB)/8, $0x08090a0b0c0d0e0f
 GLOBL swap64<>(SB), RODATA|NOPTR, $32
 
-// func sha512AVX2x4(lanes *[8]lane[uint64], blocks int)
+// func sha512AVX2x4(lanes *[16]lane[uint64], blocks int)
 TEXT ·sha512AVX2x4(SB), 0, $832-16
 	MOVQ lanes+0(FP), SI
 	MOVQ blocks+8(FP), CX

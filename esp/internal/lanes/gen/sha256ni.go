@@ -54,7 +54,7 @@ func (s *shaNI) words(lane, g int) string {
 
 func (s *shaNI) write(f *file) {
 	name := fmt.Sprintf("sha256NIx%d", s.lanes)
-	f.text(fmt.Sprintf("func %s(lanes *[8]lane[uint32], blocks int)", name), name, "0", s.lanes*(32+256)+64, 16)
+	f.text(fmt.Sprintf("func %s(lanes *[16]lane[uint32], blocks int)", name), name, "0", s.lanes*(32+256)+64, 16)
 	f.op("MOVQ lanes+0(FP), SI")
 	f.op("MOVQ blocks+8(FP), CX")
 	f.op("LEAQ k256<>(SB), BX")

@@ -75,7 +75,7 @@ func (s *sha2) write(f *file) {
 	}
 	f.printf("GLOBL %s(SB), RODATA|NOPTR, $32", s.table("swap"))
 
-	f.text(fmt.Sprintf("func %s(lanes *[8]lane[uint%d], blocks int)", s.name, s.bits), s.name, "0", sha2Scratch+64, 16)
+	f.text(fmt.Sprintf("func %s(lanes *[16]lane[uint%d], blocks int)", s.name, s.bits), s.name, "0", sha2Scratch+64, 16)
 	f.op("MOVQ lanes+0(FP), SI")
 	f.op("MOVQ blocks+8(FP), CX")
 	f.op("LEAQ %s(SB), BX", s.table("round"))
