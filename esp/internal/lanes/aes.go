@@ -34,7 +34,7 @@ func NewCBC(kernel AES, key []byte) (*CBC, error) {
 		return nil, ErrKey
 	}
 	c := &CBC{kernel: kernel, width: maxLanes / 2, rounds: len(key)/4 + 6}
-	if kernel == VAES {
+	if kernel != AESNI {
 		c.width = maxLanes
 	}
 	c.expand(key)

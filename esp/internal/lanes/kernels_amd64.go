@@ -36,11 +36,14 @@ func detect() features {
 func (c *CBC) encryptLanes(heads *[maxLanes]*byte, busy, blocks int) {
 	// 8 lanes of AES-NI are faster than 16 of VAES if no more are busy: a block
 	// takes little more than the latency of its rounds.
-	if c.kernel == AESNI || busy <= maxLanes/2 {
+	switch {
+	case c.kernel == AESNI || busy <= maxLanes/2:
 		cbcEncryptNI(&c.enc[0][0], c.rounds, heads, blocks)
-		return
+	case c.kernel == VAES:
+		cbcEncryptVAES(&c.enc[0][0], c.rounds, heads, blocks)
+	case c.kernel == VAES512:
+		cbcEncryptVAES512(&c.enc[0][0], c.rounds, heads, blocks)
 	}
-	cbcEncryptVAES(&c.enc[0][0], c.rounds, heads, blocks)
 }
 
 func (c *CBC) decryptOne(head *byte, blocks int) {
@@ -49,6 +52,8 @@ func (c *CBC) decryptOne(head *byte, blocks int) {
 		cbcDecryptNI(&c.dec[0][0], c.rounds, head, blocks)
 	case VAES:
 		cbcDecryptVAES(&c.dec[0][0], c.rounds, head, blocks)
+	case VAES512:
+		cbcDecryptVAES512(&c.dec[0][0], c.rounds, head, blocks)
 	}
 }
 
@@ -58,6 +63,8 @@ func (c *CBC) encryptBlocks(data *byte, blocks int) {
 		ecbEncryptNI(&c.enc[0][0], c.rounds, data, blocks)
 	case VAES:
 		ecbEncryptVAES(&c.enc[0][0], c.rounds, data, blocks)
+	case VAES512:
+		ecbEncryptVAES512(&c.enc[0][0], c.rounds, data, blocks)
 	}
 }
 
@@ -97,16 +104,25 @@ func invMixColumns(dst, src *[16]byte)
 func cbcEncryptNI(keys *byte, rounds int, heads *[16]*byte, blocks int)
 
 //go:noescape
+func cbcEncryptVAES512(keys *byte, rounds int, heads *[16]*byte, blocks int)
+
+//go:noescape
 func cbcEncryptVAES(keys *byte, rounds int, heads *[16]*byte, blocks int)
 
 //go:noescape
 func cbcDecryptNI(keys *byte, rounds int, head *byte, blocks int)
 
 //go:noescape
+func cbcDecryptVAES512(keys *byte, rounds int, head *byte, blocks int)
+
+//go:noescape
 func cbcDecryptVAES(keys *byte, rounds int, head *byte, blocks int)
 
 //go:noescape
 func ecbEncryptNI(keys *byte, rounds int, data *byte, blocks int)
+
+//go:noescape
+func ecbEncryptVAES512(keys *byte, rounds int, data *byte, blocks int)
 
 //go:noescape
 func ecbEncryptVAES(keys *byte, rounds int, data *byte, blocks int)

@@ -8,6 +8,7 @@ const (
 	AESNone AES = iota
 	AESNI       // 128-bit registers
 	VAES        // 256-bit registers
+	VAES512     // 512-bit registers
 )
 
 // SHA names a way to do SHA-256 or SHA-512.
@@ -23,7 +24,7 @@ const (
 )
 
 // String returns the kernel's name as it stands in benchmarks.
-func (k AES) String() string { return [...]string{"none", "aesni", "vaes"}[k] }
+func (k AES) String() string { return [...]string{"none", "aesni", "vaes", "vaes512"}[k] }
 
 // String returns the kernel's name as it stands in benchmarks.
 func (k SHA) String() string { return [...]string{"none", "shani", "shani512", "avx2", "avx512"}[k] }
@@ -31,6 +32,9 @@ func (k SHA) String() string { return [...]string{"none", "shani", "shani512", "
 // AESKernels returns what this processor can do, best first.
 func AESKernels() (all []AES) {
 	f := detect()
+	if f.vaes && f.avx512 {
+		all = append(all, VAES512)
+	}
 	if f.vaes {
 		all = append(all, VAES)
 	}

@@ -23,6 +23,7 @@ func main() {
 	}
 	for name, generate := range map[string]func(*file){
 		"aes_amd64.s":       aesFile,
+		"aes512_amd64.s":    aes512File,
 		"sha256ni_amd64.s":  sha256niFile,
 		"sha2avx2_amd64.s":  sha2avx2File,
 		"sha256mix_amd64.s": sha256mixFile,

@@ -158,13 +158,14 @@ func mixKernel(f *file) {
 
 // mixFour writes 4 rounds of all lanes, two of each and then the other two.
 func mixFour(g int) (c code) {
+	c.op("LEAQ %d(DX), DI", mixReady+128*(g%8))
 	for pair := range 2 {
 		for l := range 8 {
-			at := mixRow(l, g) + 16*(l/4) + 8*pair
+			at := mixRow(l, 0) + 16*(l/4) + 8*pair
 			if g >= 4 {
-				at = mixPair(pair, l%4/2, g) + 16*(l/4) + 8*(l%2)
+				at = mixPair(pair, l%4/2, 0) + 16*(l/4) + 8*(l%2)
 			}
-			c.op("VMOVQ %d(DX), X0", at)
+			c.op("VMOVQ %d(DI), X0", at-mixReady)
 			abef, cdgh := mixABEF(l), mixCDGH(l)
 			if l == 7 {
 				cdgh = mixGuest
