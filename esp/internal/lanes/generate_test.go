@@ -20,7 +20,7 @@ func TestAssemblyIsAsGenerated(t *testing.T) {
 		t.Fatalf("go run -C gen: %v\n%s", err, out)
 	}
 	made, err := filepath.Glob(filepath.Join(dir, "*.s"))
-	if err != nil || len(made) != 5 {
+	if err != nil || len(made) != 6 {
 		t.Fatalf("%d files, %v", len(made), err)
 	}
 	for _, path := range made {

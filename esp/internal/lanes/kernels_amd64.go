@@ -74,6 +74,8 @@ func sha256Kernels(k SHA) []shaKernel[uint32] {
 		return []shaKernel[uint32]{{sha256NIx2, 2}, {sha256NIx4, 4}}
 	case SHANI512:
 		return []shaKernel[uint32]{{sha256NIx2, 2}, {sha256NIx4, 4}, {sha256NI512x8, 8}}
+	case SHAAVX512:
+		return []shaKernel[uint32]{{sha256AVX2x8, 8}, {sha256AVX512x16, 16}}
 	case SHAAVX2:
 		return []shaKernel[uint32]{{sha256AVX2x8, 8}}
 	default:
@@ -82,10 +84,14 @@ func sha256Kernels(k SHA) []shaKernel[uint32] {
 }
 
 func sha512Kernels(k SHA) []shaKernel[uint64] {
-	if k == SHAAVX2 {
+	switch k {
+	case SHAAVX512:
+		return []shaKernel[uint64]{{sha512AVX2x4, 4}, {sha512AVX512x8, 8}}
+	case SHAAVX2:
 		return []shaKernel[uint64]{{sha512AVX2x4, 4}}
+	default:
+		return nil
 	}
-	return nil
 }
 
 // The kernels take what they work on by pointer and keep none of it. keys are
@@ -141,6 +147,12 @@ func sha256AVX2x8(lanes *[16]lane[uint32], blocks int)
 
 //go:noescape
 func sha512AVX2x4(lanes *[16]lane[uint64], blocks int)
+
+//go:noescape
+func sha256AVX512x16(lanes *[16]lane[uint32], blocks int)
+
+//go:noescape
+func sha512AVX512x8(lanes *[16]lane[uint64], blocks int)
 
 //go:noescape
 func digest256(tail *[256]byte, state *[8]uint32)

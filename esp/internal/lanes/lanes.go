@@ -53,6 +53,9 @@ func SHA256Kernels() (all []SHA) {
 	if f.shani {
 		all = append(all, SHANI)
 	}
+	if f.avx512 {
+		all = append(all, SHAAVX512)
+	}
 	if f.avx2 {
 		all = append(all, SHAAVX2)
 	}
@@ -61,7 +64,11 @@ func SHA256Kernels() (all []SHA) {
 
 // SHA512Kernels returns what this processor can do, best first.
 func SHA512Kernels() (all []SHA) {
-	if detect().avx2 {
+	f := detect()
+	if f.avx512 {
+		all = append(all, SHAAVX512)
+	}
+	if f.avx2 {
 		all = append(all, SHAAVX2)
 	}
 	return all

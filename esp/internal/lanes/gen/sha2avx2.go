@@ -6,26 +6,27 @@ import "fmt"
 // AVX2: every register holds the same word of each message. It is for processors
 // without the SHA extensions, and SHA-512 has none on most others either.
 func sha2avx2File(f *file) {
-	for _, s := range []*sha2{
-		{
-			name: "sha256AVX2x8", bits: 32, rounds: 64, k: k256[:],
-			big0: [3]int{2, 13, 22}, big1: [3]int{6, 11, 25},
-			small0: [3]int{7, 18, 3}, small1: [3]int{17, 19, 10},
-		},
-		{
-			name: "sha512AVX2x4", bits: 64, rounds: 80, k: k512[:],
-			big0: [3]int{28, 34, 39}, big1: [3]int{14, 18, 41},
-			small0: [3]int{1, 8, 7}, small1: [3]int{19, 61, 6},
-		},
-	} {
+	for _, s := range sha2Both {
 		s.write(f)
 	}
+}
+
+var sha2Both = []sha2{
+	{
+		bits: 32, rounds: 64, k: k256[:],
+		big0: [3]int{2, 13, 22}, big1: [3]int{6, 11, 25},
+		small0: [3]int{7, 18, 3}, small1: [3]int{17, 19, 10},
+	},
+	{
+		bits: 64, rounds: 80, k: k512[:],
+		big0: [3]int{28, 34, 39}, big1: [3]int{14, 18, 41},
+		small0: [3]int{1, 8, 7}, small1: [3]int{19, 61, 6},
+	},
 }
 
 // sha2 is one of the two; the names are those of FIPS 180-4, Section 4.1: big0
 // is Σ0, rotations; small0 is σ0, two rotations and a shift.
 type sha2 struct {
-	name         string
 	bits, rounds int
 	k            []uint64
 	big0, big1   [3]int
@@ -50,6 +51,8 @@ var sha2Data = [8]string{"R8", "R9", "R10", "R11", "R12", "R13", "DX", "AX"}
 func (s *sha2) lanes() int { return 256 / s.bits }
 func (s *sha2) word() int  { return s.bits / 8 }
 
+func (s *sha2) name() string { return fmt.Sprintf("sha%dAVX2x%d", 8*s.bits, s.lanes()) }
+
 // size picks the instruction for the word's size: VPADD becomes VPADDD or VPADDQ.
 func (s *sha2) size(instr string) string {
 	if s.bits == 32 {
@@ -60,7 +63,8 @@ func (s *sha2) size(instr string) string {
 
 func (s *sha2) table(suffix string) string { return fmt.Sprintf("%s%d<>", suffix, s.bits) }
 
-func (s *sha2) write(f *file) {
+// tables writes the constants; width is that of registers in bytes.
+func (s *sha2) tables(f *file, width int) {
 	f.printf("")
 	f.printf("// round constants (FIPS 180-4, Section 4.2)")
 	for i, k := range s.k {
@@ -69,13 +73,16 @@ func (s *sha2) write(f *file) {
 	f.printf("GLOBL %s(SB), RODATA|NOPTR, $%d", s.table("round"), s.word()*len(s.k))
 	f.printf("")
 	f.printf("// VPSHUFB: big-endian words")
-	for i := range 4 {
+	for i := range width / 8 {
 		mask := [2][2]uint64{{0x0405060700010203, 0x0c0d0e0f08090a0b}, {0x0001020304050607, 0x08090a0b0c0d0e0f}}
 		f.printf("DATA %s+%d(SB)/8, $0x%016x", s.table("swap"), 8*i, mask[s.bits/64][i%2])
 	}
-	f.printf("GLOBL %s(SB), RODATA|NOPTR, $32", s.table("swap"))
+	f.printf("GLOBL %s(SB), RODATA|NOPTR, $%d", s.table("swap"), width)
+}
 
-	f.text(fmt.Sprintf("func %s(lanes *[16]lane[uint%d], blocks int)", s.name, s.bits), s.name, "0", sha2Scratch+64, 16)
+func (s *sha2) write(f *file) {
+	s.tables(f, sha2RegBytes)
+	f.text(fmt.Sprintf("func %s(lanes *[16]lane[uint%d], blocks int)", s.name(), s.bits), s.name(), "0", sha2Scratch+64, 16)
 	f.op("MOVQ lanes+0(FP), SI")
 	f.op("MOVQ blocks+8(FP), CX")
 	f.op("LEAQ %s(SB), BX", s.table("round"))
@@ -85,7 +92,7 @@ func (s *sha2) write(f *file) {
 	for l := range s.lanes() {
 		f.op("MOVQ %d(SI), %s", 16*l+8, sha2Data[l])
 	}
-	f.loop(s.name + "_block")
+	f.loop(s.name() + "_block")
 	s.loadWords(f)
 	f.note("a to h")
 	for i := range 8 {
@@ -95,14 +102,14 @@ func (s *sha2) write(f *file) {
 	f.op("VPXOR Y1, Y2, Y9")
 	f.note("all rounds but the last 16 make the words of 16 rounds later; t counts from BX on")
 	f.op("MOVQ $%d, SI", s.rounds/16-1)
-	f.loop(s.name + "_rounds")
+	f.loop(s.name() + "_rounds")
 	for t := range 16 {
 		s.round(f, t)
 		s.extend(f, t)
 	}
 	f.op("ADDQ $%d, BX", 16*s.word())
 	f.op("DECQ SI")
-	f.op("JNZ  %s_rounds", s.name)
+	f.op("JNZ  %s_rounds", s.name())
 	for t := range 16 {
 		s.round(f, t)
 	}
@@ -113,7 +120,7 @@ func (s *sha2) write(f *file) {
 		f.op("VMOVDQU Y%d, %d(DI)", i, sha2States+sha2RegBytes*i)
 	}
 	f.op("DECQ CX")
-	f.op("JNZ  %s_block", s.name)
+	f.op("JNZ  %s_block", s.name())
 	f.op("MOVQ lanes+0(FP), SI")
 	s.storeStates(f)
 	f.op("VZEROUPPER")
