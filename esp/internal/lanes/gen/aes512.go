@@ -2,20 +2,25 @@ package main
 
 import "fmt"
 
-// aes512File writes the AES kernels with VAES on 512-bit registers, four blocks
-// in each. There are enough registers to keep all round keys in some of them.
+// aes512File writes the AES kernels with VAES and AVX-512: blocks side by side on
+// 512-bit registers, four in each. There are enough registers to keep all round
+// keys in some of them.
+//
+// CBC encryption stays with two lanes to a register of 256 bits: 16 chains are
+// just what covers the latency, and an instruction in two halves that comes in
+// between delays them more.
 func aes512File(f *file) {
 	aes512CBCEncrypt(f)
 	aes512Blocks(f, "cbcDecryptVAES512", "head", "AESDEC", true)
 	aes512Blocks(f, "ecbEncryptVAES512", "data", "AESENC", false)
 }
 
-// aes512Wide is how many registers are in flight: one VAESENC starts per cycle
+// aes512Wide is how many 512-bit registers are in flight: one VAESENC starts per cycle
 // where it is done in two halves, with a latency of 4.
 const aes512Wide = 4
 
 // aes512Key holds round key n: 0 to 10, or 0 to 14.
-func aes512Key(n int) string { return fmt.Sprintf("Z%d", 16+n) }
+func aes512Key(class string, n int) string { return fmt.Sprintf("%s%d", class, 16+n) }
 
 // aes512Start reads the arguments and the round keys.
 func aes512Start(f *file, name, third string) {
@@ -30,23 +35,23 @@ func aes512Start(f *file, name, third string) {
 	f.op("MOVQ blocks+24(FP), CX")
 	f.note("round keys, each four times in its register; 10 or 14 and the first")
 	for n := range 11 {
-		f.op("VBROADCASTI32X4 %d(AX), %s", 16*n, aes512Key(n))
+		f.op("VBROADCASTI32X4 %d(AX), %s", 16*n, aes512Key("Z", n))
 	}
 	f.op("CMPQ BX, $10")
 	f.op("JE   %s_start", name)
 	for n := 11; n <= 14; n++ {
-		f.op("VBROADCASTI32X4 %d(AX), %s", 16*n, aes512Key(n))
+		f.op("VBROADCASTI32X4 %d(AX), %s", 16*n, aes512Key("Z", n))
 	}
 	f.label(name + "_start")
 }
 
 // aes512Rounds writes all rounds on registers 0 to wide-1, which hold the
 // whitened input.
-func aes512Rounds(f *file, name, instr string, wide int) {
+func aes512Rounds(f *file, name, instr, class string, wide int) {
 	round := func(instr string, n int) {
 		f.note("round %d", n)
 		for i := range wide {
-			f.op("V%s %s, Z%d, Z%[3]d", instr, aes512Key(n), i)
+			f.op("V%s %s, %s%d, %[3]s%[4]d", instr, aes512Key(class, n), class, i)
 		}
 	}
 	for n := 1; n <= 9; n++ {
@@ -74,28 +79,25 @@ func aes512CBCEncrypt(f *file) {
 	aes512Start(f, name, "heads")
 	f.op("XORQ DX, DX")
 	f.note("the chains start with the IVs")
-	for i := range aes512Wide {
+	for i := range wide {
 		aes512Gather(f, i, i)
 	}
 	f.loop(name + "_block")
 	f.op("ADDQ $16, DX")
 	f.note("chain: previous ciphertext ^ plaintext ^ first round key")
-	for i := range aes512Wide {
-		aes512Gather(f, i, 4+i)
+	for i := range wide {
+		aes512Gather(f, i, 8+i)
 	}
-	for i := range aes512Wide {
-		f.op("VPTERNLOGD $0x96, %s, Z%d, Z%d", aes512Key(0), 4+i, i)
+	for i := range wide {
+		f.op("VPTERNLOGD $0x96, %s, Y%d, Y%d", aes512Key("Y", 0), 8+i, i)
 	}
-	aes512Rounds(f, name, "AESENC", aes512Wide)
+	aes512Rounds(f, name, "AESENC", "Y", wide)
 	f.note("the ciphertext goes where the plaintext was")
-	for i := range aes512Wide {
-		for k := range 4 {
-			f.op("MOVQ %d(DI), R%d", 8*(4*i+k), 8+k)
-		}
+	for i := range wide {
+		f.op("MOVQ %d(DI), R8", 16*i)
+		f.op("MOVQ %d(DI), R9", 16*i+8)
 		f.op("VMOVDQU X%d, (R8)(DX*1)", i)
-		for k := 1; k < 4; k++ {
-			f.op("VEXTRACTI32X4 $%d, Z%d, (R%d)(DX*1)", k, i, 8+k)
-		}
+		f.op("VEXTRACTI128 $1, Y%d, (R9)(DX*1)", i)
 	}
 	f.op("DECQ CX")
 	f.op("JNZ  %s_block", name)
@@ -103,15 +105,12 @@ func aes512CBCEncrypt(f *file) {
 	f.op("RET")
 }
 
-// aes512Gather loads the block at DX of lanes 4i to 4i+3.
+// aes512Gather loads the block at DX of lanes 2i and 2i+1.
 func aes512Gather(f *file, i, dst int) {
-	for k := range 4 {
-		f.op("MOVQ %d(DI), R%d", 8*(4*i+k), 8+k)
-	}
+	f.op("MOVQ %d(DI), R8", 16*i)
+	f.op("MOVQ %d(DI), R9", 16*i+8)
 	f.op("VMOVDQU (R8)(DX*1), X%d", dst)
-	for k := 1; k < 4; k++ {
-		f.op("VINSERTI32X4 $%d, (R%d)(DX*1), Z%d, Z%[3]d", k, 8+k, dst)
-	}
+	f.op("VINSERTI128 $1, (R9)(DX*1), Y%d, Y%[1]d", dst)
 }
 
 // aes512Blocks writes a kernel for blocks that lie side by side and do not
@@ -135,9 +134,9 @@ func aes512Blocks(f *file, name, third, instr string, chain bool) {
 			f.op("SUBQ $%d, DI", 64*wide)
 		}
 		for i := range wide {
-			f.op("VPXORD %d(DI), %s, Z%d", 64*i, aes512Key(0), i)
+			f.op("VPXORD %d(DI), %s, Z%d", 64*i, aes512Key("Z", 0), i)
 		}
-		aes512Rounds(f, name+"_"+part, instr, wide)
+		aes512Rounds(f, name+"_"+part, instr, "Z", wide)
 		if chain {
 			f.note("mix in the ciphertext before, all of it before the first store")
 			for i := range wide {
@@ -172,8 +171,8 @@ func aes512Blocks(f *file, name, third, instr string, chain bool) {
 	if chain {
 		f.op("VMOVDQU64.Z -16(DI), K1, Z1")
 	}
-	f.op("VPXORD %s, Z0, Z0", aes512Key(0))
-	aes512Rounds(f, name+"_last", instr, 1)
+	f.op("VPXORD %s, Z0, Z0", aes512Key("Z", 0))
+	aes512Rounds(f, name+"_last", instr, "Z", 1)
 	if chain {
 		f.op("VPXORD Z1, Z0, Z0")
 	}
