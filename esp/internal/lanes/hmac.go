@@ -22,7 +22,7 @@ type Message struct {
 // with a Scratch for each user, until Wipe.
 type HMAC[W uint32 | uint64] struct {
 	kernels      []shaKernel[W] // narrowest first
-	digest       func(tail *[256]byte, state *[8]W)
+	digest       func(block *[128]byte, state *[8]W)
 	blockLen     int  // 64 or 128 bytes
 	shift        uint // its logarithm
 	inner, outer [8]W
@@ -42,15 +42,18 @@ type scratch[W uint32 | uint64] struct {
 	order [maxLanes]*job[W] // all jobs, busy ones first
 }
 
-// scratchFor returns the half of s that is for HMACs of that size.
-func scratchFor[W uint32 | uint64](s *Scratch) *scratch[W] {
+// scratch returns the half of s that is for HMACs of that size.
+func (h *HMAC[W]) scratch(s *Scratch) *scratch[W] {
 	half, ok := any(&s.sha256).(*scratch[W])
 	if !ok {
 		half = any(&s.sha512).(*scratch[W])
 	}
 	if half.order[0] == nil {
 		for i := range half.jobs {
-			half.order[i] = &half.jobs[i]
+			j := &half.jobs[i]
+			half.order[i] = j
+			n := h.blockLen / 2 // of a digest
+			h.end(j.outer[:h.blockLen], n, n)
 		}
 	}
 	return half
@@ -69,7 +72,8 @@ type job[W uint32 | uint64] struct {
 	state [8]W
 	rest  []byte    // what of this phase is not yet hashed:
 	count int       // so many whole blocks
-	tail  [256]byte // the blocks that are not Data's; two of SHA-512
+	tail  [256]byte // Data's rest, suffix, padding: up to two blocks, of SHA-512
+	outer [128]byte // inner digest and padding, which stays
 }
 
 // phase is what of HMAC(K, m) = H(K ^ opad ‖ H(K ^ ipad ‖ m)) a job is at.
@@ -105,7 +109,7 @@ func NewHMACSHA512(kernel SHA, key []byte) (*HMAC[uint64], error) {
 	})
 }
 
-func newHMAC[W uint32 | uint64](kernels []shaKernel[W], digest func(*[256]byte, *[8]W), shift uint) *HMAC[W] {
+func newHMAC[W uint32 | uint64](kernels []shaKernel[W], digest func(*[128]byte, *[8]W), shift uint) *HMAC[W] {
 	return &HMAC[W]{kernels: kernels, digest: digest, shift: shift, blockLen: 1 << shift}
 }
 
@@ -115,7 +119,7 @@ func (h *HMAC[W]) setKey(key []byte, initial *[8]W) error {
 	if len(key) > h.blockLen {
 		return ErrKey
 	}
-	s := scratchFor[W](new(Scratch))
+	s := h.scratch(new(Scratch))
 	for i, pad := range [2]byte{0x36, 0x5c} {
 		j := s.order[i]
 		j.state, j.rest, j.count = *initial, j.tail[:h.blockLen], 1
@@ -138,7 +142,86 @@ func (h *HMAC[W]) Wipe() {
 
 // Sum fills in every message's Sum.
 func (h *HMAC[W]) Sum(space *Scratch, messages []Message) {
-	s := scratchFor[W](space)
+	s := h.scratch(space)
+	width := h.kernels[len(h.kernels)-1].width
+	for len(messages) > 0 {
+		n := min(width, len(messages))
+		if !alike(messages[:n]) {
+			break
+		}
+		h.sumAlike(s, messages[:n])
+		messages = messages[n:]
+	}
+	h.sumAny(s, messages)
+	clear(s.lanes[:])
+}
+
+// alike says whether messages, at least one, have one length.
+func alike(messages []Message) bool {
+	first := &messages[0]
+	for i := range messages {
+		if m := &messages[i]; len(m.Data) != len(first.Data) || m.SuffixLen != first.SuffixLen {
+			return false
+		}
+	}
+	return true
+}
+
+// sumAlike is for messages of one length, one for each lane and at least one:
+// they go through all phases together.
+func (h *HMAC[W]) sumAlike(s *scratch[W], messages []Message) {
+	kernel := h.kernelFor(len(messages))
+	jobs := s.jobs[:len(messages)]
+	blocks := len(messages[0].Data) >> h.shift
+	for i := range jobs {
+		jobs[i].state = h.inner
+	}
+	if blocks > 0 {
+		for i := range jobs {
+			s.lanes[i] = lane[W]{&jobs[i].state, &messages[i].Data[0]}
+		}
+		s.run(kernel, len(jobs), blocks)
+	}
+	for i := range jobs {
+		j := &jobs[i]
+		blocks = h.fillTail(j, &messages[i])
+		s.lanes[i] = lane[W]{&j.state, &j.tail[0]}
+	}
+	s.run(kernel, len(jobs), blocks)
+	for i := range jobs {
+		j := &jobs[i]
+		h.digest(&j.outer, &j.state)
+		j.state = h.outer
+		s.lanes[i].data = &j.outer[0]
+	}
+	s.run(kernel, len(jobs), 1)
+	for i := range jobs {
+		j := &jobs[i]
+		h.digest(&j.outer, &j.state)
+		messages[i].Sum = [SumLen]byte(j.outer[:])
+	}
+}
+
+// run has the kernel work on the first busy lanes.
+func (s *scratch[W]) run(kernel *shaKernel[W], busy, blocks int) {
+	for i := busy; i < kernel.width; i++ {
+		s.lanes[i] = s.lanes[0] // same loads, then same stores
+	}
+	kernel.run(&s.lanes, blocks)
+}
+
+// kernelFor returns the narrowest kernel for so many lanes.
+func (h *HMAC[W]) kernelFor(busy int) *shaKernel[W] {
+	i := 0
+	for busy > h.kernels[i].width {
+		i++
+	}
+	return &h.kernels[i]
+}
+
+// sumAny is for messages of any lengths: a lane that is done with one goes on to
+// the next.
+func (h *HMAC[W]) sumAny(s *scratch[W], messages []Message) {
 	width := h.kernels[len(h.kernels)-1].width
 	for busy := 0; ; {
 		for busy < width && len(messages) > 0 {
@@ -147,7 +230,6 @@ func (h *HMAC[W]) Sum(space *Scratch, messages []Message) {
 			busy++
 		}
 		if busy == 0 {
-			clear(s.lanes[:])
 			return
 		}
 		h.step(s, busy)
@@ -167,21 +249,13 @@ func (h *HMAC[W]) Sum(space *Scratch, messages []Message) {
 
 // step advances all busy lanes until the first is at the end of its blocks.
 func (h *HMAC[W]) step(s *scratch[W], busy int) {
-	i := 0
-	for busy > h.kernels[i].width {
-		i++
-	}
-	kernel := &h.kernels[i]
 	jobs := s.order[:busy]
 	blocks := jobs[0].count
 	for i, j := range jobs {
 		blocks = min(blocks, j.count)
 		s.lanes[i] = lane[W]{&j.state, &j.rest[0]}
 	}
-	for i := busy; i < kernel.width; i++ {
-		s.lanes[i] = s.lanes[0] // same loads, then same stores
-	}
-	kernel.run(&s.lanes, blocks)
+	s.run(h.kernelFor(busy), busy, blocks)
 	for _, j := range jobs {
 		if j.count -= blocks; j.count > 0 {
 			j.rest = j.rest[blocks<<h.shift:]
@@ -203,38 +277,42 @@ func (h *HMAC[W]) next(j *job[W]) {
 	j.phase++
 	switch j.phase {
 	case phaseTail:
-		m := j.msg
-		rest := m.Data[len(m.Data)&^(h.blockLen-1):]
-		n := len(rest) + m.SuffixLen
-		h.pad(j, n, len(m.Data)+m.SuffixLen)
-		copy(j.tail[:], rest)
-		copy(j.tail[len(rest):], m.Suffix[:m.SuffixLen])
+		j.count = h.fillTail(j, j.msg)
+		j.rest = j.tail[:]
 	case phaseOuter:
-		n := h.blockLen / 2 // of a digest
-		h.pad(j, n, n)
-		h.digest(&j.tail, &j.state)
+		h.digest(&j.outer, &j.state)
 		j.state = h.outer
+		j.rest, j.count = j.outer[:], 1
 	case phaseDone:
-		h.digest(&j.tail, &j.state)
-		j.msg.Sum = [SumLen]byte(j.tail[:])
+		h.digest(&j.outer, &j.state)
+		j.msg.Sum = [SumLen]byte(j.outer[:])
 	}
 }
 
-// pad makes blocks for n bytes at the start of the tail, which are still to be
-// written, and ends them as FIPS 180-4, Section 5.1, wants: the key's block and
-// total bytes are hashed.
-func (h *HMAC[W]) pad(j *job[W], n, total int) {
-	j.count = 1
+// fillTail writes the last blocks of a message: what is behind its whole blocks,
+// suffix and padding (FIPS 180-4, Section 5.1). It returns how many they are.
+func (h *HMAC[W]) fillTail(j *job[W], m *Message) (count int) {
+	rest := m.Data[len(m.Data)&^(h.blockLen-1):]
+	n := len(rest) + m.SuffixLen
+	count = 1
 	if n+1+h.blockLen/8 > h.blockLen { // no room for the length
-		j.count = 2
+		count = 2
 	}
-	end := j.count << h.shift
+	end := count << h.shift
 	if end == 64 {
 		*(*[64]byte)(j.tail[:]) = [64]byte{}
 	} else {
 		clear(j.tail[:end])
 	}
-	j.tail[n] = 0x80
-	binary.BigEndian.PutUint64(j.tail[end-8:], 8*uint64(h.blockLen+total))
-	j.rest = j.tail[:end]
+	copy(j.tail[:], rest)
+	copy(j.tail[len(rest):], m.Suffix[:m.SuffixLen])
+	h.end(j.tail[:end], n, len(m.Data)+m.SuffixLen)
+	return count
+}
+
+// end ends blocks with n bytes of message: the key's block and total bytes are
+// hashed.
+func (h *HMAC[W]) end(blocks []byte, n, total int) {
+	blocks[n] = 0x80
+	binary.BigEndian.PutUint64(blocks[len(blocks)-8:], 8*uint64(h.blockLen+total))
 }

@@ -155,7 +155,7 @@ func sha256AVX512x16(lanes *[16]lane[uint32], blocks int)
 func sha512AVX512x8(lanes *[16]lane[uint64], blocks int)
 
 //go:noescape
-func digest256(tail *[256]byte, state *[8]uint32)
+func digest256(block *[128]byte, state *[8]uint32)
 
 //go:noescape
-func digest512(tail *[256]byte, state *[8]uint64)
+func digest512(block *[128]byte, state *[8]uint64)

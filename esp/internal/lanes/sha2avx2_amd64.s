@@ -2073,9 +2073,9 @@ sha256AVX2x8_rounds:
 	VZEROUPPER
 	RET
 
-// func digest256(tail *[256]byte, state *[8]uint32)
+// func digest256(block *[128]byte, state *[8]uint32)
 TEXT ·digest256(SB), NOSPLIT, $0-16
-	MOVQ tail+0(FP), DI
+	MOVQ block+0(FP), DI
 	MOVQ state+8(FP), SI
 	VMOVDQU swap32<>(SB), X0
 	VMOVDQU 0(SI), X1
@@ -4147,9 +4147,9 @@ sha512AVX2x4_rounds:
 	VZEROUPPER
 	RET
 
-// func digest512(tail *[256]byte, state *[8]uint64)
+// func digest512(block *[128]byte, state *[8]uint64)
 TEXT ·digest512(SB), NOSPLIT, $0-16
-	MOVQ tail+0(FP), DI
+	MOVQ block+0(FP), DI
 	MOVQ state+8(FP), SI
 	VMOVDQU swap64<>(SB), X0
 	VMOVDQU 0(SI), X1

@@ -132,8 +132,8 @@ func (s *sha2) write(f *file) {
 // the loads of a kernel that is to read them.
 func (s *sha2) digest(f *file) {
 	name := fmt.Sprintf("digest%d", 8*s.bits)
-	f.text(fmt.Sprintf("func %s(tail *[256]byte, state *[8]uint%d)", name, s.bits), name, "NOSPLIT", 0, 16)
-	f.op("MOVQ tail+0(FP), DI")
+	f.text(fmt.Sprintf("func %s(block *[128]byte, state *[8]uint%d)", name, s.bits), name, "NOSPLIT", 0, 16)
+	f.op("MOVQ block+0(FP), DI")
 	f.op("MOVQ state+8(FP), SI")
 	f.op("VMOVDQU %s(SB), X0", s.table("swap"))
 	for at := 0; at < 8*s.word(); at += 16 {
