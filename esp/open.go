@@ -1,6 +1,7 @@
 package esp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
@@ -85,7 +86,7 @@ func (in *Inbound) precheck(p *Packet) Drop {
 	if len(pkt) < in.spec.minLen() {
 		return DropTooShort
 	}
-	if (len(pkt)-in.spec.headLen()-in.spec.icv)%in.spec.align != 0 {
+	if (len(pkt)-in.spec.headLen()-in.spec.icv)&(in.spec.align-1) != 0 {
 		return DropMisaligned
 	}
 	// 2. SPI.
@@ -118,7 +119,7 @@ func (in *Inbound) finish(batch []Packet) (n int) {
 	}
 	in.commit(batch)
 
-	var bytes uint64
+	var total uint64
 	for i := range batch {
 		p := &batch[i]
 		if p.Drop == DropNone {
@@ -129,10 +130,10 @@ func (in *Inbound) finish(batch []Packet) (n int) {
 			continue
 		}
 		n++
-		bytes += uint64(p.Len)
+		total += uint64(p.Len)
 	}
 	in.stats.OpenedPackets.Add(uint64(n))
-	in.stats.OpenedBytes.Add(bytes)
+	in.stats.OpenedBytes.Add(total)
 	return n
 }
 
@@ -145,10 +146,8 @@ func (in *Inbound) unpad(p *Packet) Drop {
 		return DropPadding
 	}
 	pad := body[len(body)-trailerLen-padLen : len(body)-trailerLen]
-	for i, b := range pad {
-		if b != byte(i+1) {
-			return DropPadding
-		}
+	if !bytes.Equal(pad, padding[:padLen]) {
+		return DropPadding
 	}
 	p.NextHeader = body[len(body)-1]
 	return DropNone

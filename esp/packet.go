@@ -5,6 +5,14 @@ import (
 	"net/netip"
 )
 
+// padding is 1, 2, 3, ... (RFC 4303, Section 2.4), as long as there can be.
+var padding = func() (p [255]byte) {
+	for i := range p {
+		p[i] = byte(i + 1)
+	}
+	return p
+}()
+
 // Packet is one buffer on its way through an SA. Seal and Open borrow Buf until
 // they return and work in place: afterwards Off and Len say where the result
 // lies. A packet that is dropped keeps its Off and Len; its bytes are undefined

@@ -191,11 +191,8 @@ func (o *Outbound) frame(p *Packet) {
 	binary.BigEndian.PutUint32(pkt[4:], uint32(p.Seq))
 	tail := pkt[head+payload : head+body]
 	clear(tail[:p.TFC])
-	pad := tail[p.TFC : len(tail)-trailerLen]
-	for i := range pad {
-		pad[i] = byte(i + 1) // RFC 4303, Section 2.4
-	}
-	tail[len(tail)-2] = byte(len(pad))
+	padLen := copy(tail[p.TFC:len(tail)-trailerLen], padding[:])
+	tail[len(tail)-2] = byte(padLen)
 	tail[len(tail)-1] = p.NextHeader
 }
 

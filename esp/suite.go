@@ -148,10 +148,10 @@ func OuterLen(ipv6Outer bool) int {
 }
 
 // cipherLen returns the length of the ciphertext of n bytes: with pad length and
-// next header, rounded up.
+// next header, rounded up. align is a power of two: a division would cost as much
+// as the rest of framing.
 func (sp *spec) cipherLen(n int) int {
-	n += trailerLen + sp.align - 1
-	return n - n%sp.align
+	return (n + trailerLen + sp.align - 1) &^ (sp.align - 1)
 }
 
 // headLen is what goes before the ciphertext.
