@@ -19,7 +19,7 @@ type cbcLanes struct {
 	icvLen int
 	esn    bool
 
-	// few is the MAC of a handful of packets: kernels of 4 and 8 lanes take as
+	// few is the MAC of a handful of packets: kernels of 4 lanes and more take as
 	// long for one packet as for all. nil where the kernel is good for one, too.
 	few hash.Hash
 
@@ -72,7 +72,7 @@ func (l *freeList[T]) put(t *T) {
 // between encryption and MAC.
 const group = 16
 
-// fewest is how many packets an AVX2 kernel must have to beat one stream.
+// fewest is how many packets a kernel without SHA-NI must have to beat one stream.
 const fewest = 3
 
 // laneMAC is lanes.HMAC of either size.
@@ -91,7 +91,7 @@ func newCBCLanes(k *Keys, mac laneMAC, kernel lanes.SHA, newHash func() hash.Has
 		return nil, err
 	}
 	t := &cbcLanes{cbc: cbc, ivKey: ivKey, mac: mac, icvLen: icvLen, esn: esn}
-	if kernel == lanes.SHAAVX2 {
+	if kernel == lanes.SHAAVX2 || kernel == lanes.SHAAVX512 {
 		t.few = hmac.New(newHash, k.Int)
 	}
 	return t, nil

@@ -98,3 +98,15 @@ func weave(a, b code) code {
 	}
 	return merged
 }
+
+// weaveBursts merges like weave, but n instructions of a at a time.
+func weaveBursts(a, b code, n int) code {
+	merged := make(code, 0, len(a)+len(b))
+	for i, j := 0, 0; i < len(a); i += n {
+		merged = append(merged, a[i:min(i+n, len(a))]...)
+		upTo := min(i+n, len(a)) * len(b) / len(a)
+		merged = append(merged, b[j:upTo]...)
+		j = upTo
+	}
+	return merged
+}

@@ -128,7 +128,7 @@ func mixKernel(f *file) {
 		if g < 12 {
 			words = mixSchedule
 		}
-		f.place(weave(mixFour(g), words((g+4)%16)))
+		f.place(weaveBursts(mixFour(g), words((g+4)%16), 8))
 	}
 	f.note("add the states of the block's start")
 	for l := range 8 {
