@@ -37,8 +37,9 @@ func fuzzCBC(f *testing.F, kernel AES) {
 	})
 }
 
-func FuzzCBCAESNIMatchesStandardLibrary(f *testing.F) { fuzzCBC(f, AESNI) }
-func FuzzCBCVAESMatchesStandardLibrary(f *testing.F)  { fuzzCBC(f, VAES) }
+func FuzzCBCAESNIMatchesStandardLibrary(f *testing.F)   { fuzzCBC(f, AESNI) }
+func FuzzCBCVAESMatchesStandardLibrary(f *testing.F)    { fuzzCBC(f, VAES) }
+func FuzzCBCVAES512MatchesStandardLibrary(f *testing.F) { fuzzCBC(f, VAES512) }
 
 func fuzzHMAC(f *testing.F, name string) {
 	f.Helper()
@@ -57,9 +58,12 @@ func fuzzHMAC(f *testing.F, name string) {
 	f.Skip("no such kernel on this processor, or built with purego")
 }
 
-func FuzzHMACSHA256NIMatchesStandardLibrary(f *testing.F)   { fuzzHMAC(f, "sha256/kernel=shani") }
-func FuzzHMACSHA256AVX2MatchesStandardLibrary(f *testing.F) { fuzzHMAC(f, "sha256/kernel=avx2") }
-func FuzzHMACSHA512AVX2MatchesStandardLibrary(f *testing.F) { fuzzHMAC(f, "sha512/kernel=avx2") }
+func FuzzHMACSHA256NIMatchesStandardLibrary(f *testing.F)     { fuzzHMAC(f, "sha256/kernel=shani") }
+func FuzzHMACSHA256NI512MatchesStandardLibrary(f *testing.F)  { fuzzHMAC(f, "sha256/kernel=shani512") }
+func FuzzHMACSHA256AVX512MatchesStandardLibrary(f *testing.F) { fuzzHMAC(f, "sha256/kernel=avx512") }
+func FuzzHMACSHA512AVX512MatchesStandardLibrary(f *testing.F) { fuzzHMAC(f, "sha512/kernel=avx512") }
+func FuzzHMACSHA256AVX2MatchesStandardLibrary(f *testing.F)   { fuzzHMAC(f, "sha256/kernel=avx2") }
+func FuzzHMACSHA512AVX2MatchesStandardLibrary(f *testing.F)   { fuzzHMAC(f, "sha512/kernel=avx2") }
 
 // The message itself as the fuzzer's bytes: what lengths and seeds cannot reach.
 func FuzzHMACOfAnyBytesMatchesStandardLibrary(f *testing.F) {

@@ -34,7 +34,7 @@ func TestKernelsStayWithinMessages(t *testing.T) {
 	r := rand.New(rand.NewPCG(12, 13))
 	for _, end := range []bool{false, true} {
 		for _, n := range []int{16, 32, 48, 64, 80, 128, 144, 256, 272, 288, 1424, 4096} {
-			data := make([][]byte, 5)
+			data := make([][]byte, maxLanes+3)
 			for i := range data {
 				data[i] = guarded(t, n, end)
 			}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -294,7 +295,7 @@ func TestConstructorsRefuseKernelsThatDoNotRun(t *testing.T) {
 
 func TestNothingAllocates(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
-	data, _ := random(t, r, []int{1408, 1408, 64, 1408, 96, 1408, 1408, 32})
+	data, _ := random(t, r, slices.Repeat([]int{1408, 1408, 64, 1408, 96, 1408, 1408, 32}, 3))
 	forAES(t, func(t *testing.T, kernel AES) {
 		c, err := NewCBC(kernel, make([]byte, 16))
 		if err != nil {
