@@ -14,8 +14,9 @@ const (
 )
 
 // detect looks at the processor. x/sys/cpu reports AVX and AVX2 only if the
-// operating system saves their registers. VAES on ymm registers needs AVX2, not
-// AVX-512.
+// operating system saves their registers, and AVX-512 only if it saves masks, the
+// upper halves and registers 16 to 31 as well (XCR0). VAES on ymm registers needs
+// AVX2, not AVX-512.
 func detect() features {
 	if !cpu.X86.HasAVX {
 		return features{}

@@ -8,7 +8,7 @@ const (
 	AESNone AES = iota
 	AESNI       // 128-bit registers
 	VAES        // 256-bit registers
-	VAES512     // 512-bit registers
+	VAES512     // AVX-512's: 512 bits, and more of them
 )
 
 // SHA names a way to do SHA-256 or SHA-512.
@@ -75,7 +75,7 @@ func SHA512Kernels() (all []SHA) {
 }
 
 // features are those of the processor that kernels need. All imply AVX, with its
-// registers saved by the operating system.
+// registers saved by the operating system. avx512 is F, BW, DQ and VL.
 type features struct{ aesni, vaes, shani, avx2, avx512 bool }
 
 // lane is what a SHA-2 kernel knows of a message. The layout is the assembly's.
