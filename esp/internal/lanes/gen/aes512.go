@@ -45,6 +45,17 @@ func aes512Start(f *file, name, third string) {
 	f.label(name + "_start")
 }
 
+// aes512End leaves no round keys behind: VZEROUPPER does not reach their registers,
+// and nothing else in the program might use these for a long time.
+func aes512End(f *file) {
+	f.note("forget the round keys")
+	for n := range 15 {
+		f.op("VPXORD %s, %[1]s, %[1]s", aes512Key("Y", n))
+	}
+	f.op("VZEROUPPER")
+	f.op("RET")
+}
+
 // aes512Rounds writes all rounds on registers 0 to wide-1, which hold the
 // whitened input.
 func aes512Rounds(f *file, name, instr, class string, wide int) {
@@ -101,8 +112,7 @@ func aes512CBCEncrypt(f *file) {
 	}
 	f.op("DECQ CX")
 	f.op("JNZ  %s_block", name)
-	f.op("VZEROUPPER")
-	f.op("RET")
+	aes512End(f)
 }
 
 // aes512Gather loads the block at DX of lanes 2i and 2i+1.
@@ -178,6 +188,5 @@ func aes512Blocks(f *file, name, third, instr string, chain bool) {
 	}
 	f.op("VMOVDQU64 Z0, K1, (DI)")
 	f.label(name + "_end")
-	f.op("VZEROUPPER")
-	f.op("RET")
+	aes512End(f)
 }
