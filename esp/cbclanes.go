@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"hash"
+	"slices"
 	"sync"
 
 	"icvpn/esp/internal/lanes"
@@ -28,6 +29,7 @@ type cbcLanes struct {
 
 // laneScratch is the working space for one group of a batch.
 type laneScratch struct {
+	order    [sorted]uint64 // of the batch, or of a part of it
 	packets  [group]*Packet
 	bodies   [group][]byte // IV and ciphertext
 	messages [group]lanes.Message
@@ -72,6 +74,9 @@ func (l *freeList[T]) put(t *T) {
 // between encryption and MAC.
 const group = 16
 
+// sorted is how many packets of a batch are put into order together.
+const sorted = 128
+
 // fewest is how many packets a kernel without SHA-NI must have to beat one stream.
 const fewest = 3
 
@@ -100,41 +105,77 @@ func newCBCLanes(k *Keys, mac laneMAC, kernel lanes.SHA, newHash func() hash.Has
 func (t *cbcLanes) seal(batch []Packet) {
 	t.laneScratch = laneScratches.get()
 	defer t.giveBack()
-	for len(batch) > 0 {
-		n, rest := t.gather(batch)
-		batch = rest
-		t.makeIVs(n)
-		t.cbc.Encrypt(t.bodies[:n])
-		t.sums(n)
-		for i, p := range t.packets[:n] {
-			pkt := p.Bytes()
-			copy(pkt[len(pkt)-t.icvLen:], t.messages[i].Sum[:])
-		}
-		t.forget(n)
+	t.inGroups(batch, (*cbcLanes).sealGroup)
+}
+
+func (t *cbcLanes) sealGroup(n int) {
+	t.makeIVs(n)
+	t.cbc.Encrypt(t.bodies[:n])
+	t.sums(n)
+	for i, p := range t.packets[:n] {
+		pkt := p.Bytes()
+		copy(pkt[len(pkt)-t.icvLen:], t.messages[i].Sum[:])
 	}
 }
 
-// open authenticates a group before it decrypts any of it.
 func (t *cbcLanes) open(batch []Packet) {
 	t.laneScratch = laneScratches.get()
 	defer t.giveBack()
-	for len(batch) > 0 {
-		n, rest := t.gather(batch)
-		batch = rest
-		t.sums(n)
-		for i, p := range t.packets[:n] {
-			pkt := p.Bytes()
-			if !sameICV(pkt[len(pkt)-t.icvLen:], t.messages[i].Sum[:t.icvLen]) {
-				p.Drop = DropAuth
-			}
+	t.inGroups(batch, (*cbcLanes).openGroup)
+}
+
+// openGroup authenticates a group before it decrypts any of it.
+func (t *cbcLanes) openGroup(n int) {
+	t.sums(n)
+	for i, p := range t.packets[:n] {
+		pkt := p.Bytes()
+		if !sameICV(pkt[len(pkt)-t.icvLen:], t.messages[i].Sum[:t.icvLen]) {
+			p.Drop = DropAuth
 		}
-		for i, p := range t.packets[:n] {
-			if p.Drop == DropNone {
-				t.cbc.Decrypt(t.bodies[i])
-			}
-		}
-		t.forget(n)
 	}
+	for i, p := range t.packets[:n] {
+		if p.Drop == DropNone {
+			t.cbc.Decrypt(t.bodies[i])
+		}
+	}
+}
+
+// inGroups has work done on all packets that are not dropped, group by group.
+func (t *cbcLanes) inGroups(batch []Packet, work func(t *cbcLanes, n int)) {
+	for len(batch) > 0 {
+		part := batch[:min(len(batch), sorted)]
+		batch = batch[len(part):]
+		order := t.byLength(part)
+		for len(order) > 0 {
+			n := min(len(order), group)
+			t.gather(part, order[:n])
+			order = order[n:]
+			work(t, n)
+			t.forget(n)
+		}
+	}
+}
+
+// byLength returns which packets of part are not dropped, the longest first:
+// lanes of about one length do not wait for each other. An element is the packet's
+// index below what its length lacks to 4 GiB.
+func (t *cbcLanes) byLength(part []Packet) (order []uint64) {
+	n, last, inOrder := 0, uint64(0), true
+	for i := range part {
+		p := &part[i]
+		if p.Drop != DropNone {
+			continue
+		}
+		at := uint64(^uint32(p.Len))<<32 | uint64(i)
+		t.order[n] = at
+		n++
+		inOrder = inOrder && last <= at
+		last = at
+	}
+	if !inOrder {
+		slices.Sort(t.order[:n])
+	}
+	return t.order[:n]
 }
 
 // sameICV is subtle.ConstantTimeCompare, in words as long as there are any.
@@ -147,14 +188,10 @@ func sameICV(a, b []byte) bool {
 	return words&subtle.ConstantTimeCompare(a, b) == 1
 }
 
-// gather takes up to a group of packets that are not dropped from the front of
-// batch and returns how many, and what is left of batch.
-func (t *cbcLanes) gather(batch []Packet) (n int, rest []Packet) {
-	for i := range batch {
-		p := &batch[i]
-		if p.Drop != DropNone {
-			continue
-		}
+// gather takes the packets of a group.
+func (t *cbcLanes) gather(part []Packet, group []uint64) {
+	for n, at := range group {
+		p := &part[uint32(at)]
 		pkt := p.Bytes()
 		t.packets[n] = p
 		t.bodies[n] = pkt[headerLen : len(pkt)-t.icvLen]
@@ -166,11 +203,7 @@ func (t *cbcLanes) gather(batch []Packet) (n int, rest []Packet) {
 			binary.BigEndian.PutUint32(m.Suffix[:], uint32(p.Seq>>32))
 			m.SuffixLen = len(m.Suffix)
 		}
-		if n++; n == group {
-			return n, batch[i+1:]
-		}
 	}
-	return n, nil
 }
 
 func (t *cbcLanes) giveBack() {

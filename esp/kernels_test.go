@@ -139,11 +139,15 @@ func kernelTwins(tb testing.TB, k kernels, c Config, sizes []int, harm func(i in
 }
 
 func TestKernelsMakeWhatTheStandardLibraryMakes(t *testing.T) {
+	counts := []int{sorted + 1, 2*sorted + 40}
+	for n := range 50 {
+		counts = append(counts, n)
+	}
 	for _, k := range allKernels() {
 		for _, s := range []Suite{AES128CBCSHA256, AES256CBCSHA512, AES128GCM, AES256GCM} {
 			t.Run(fmt.Sprintf("suite=%v/kernels=%v,%v,%v,%v", s, k.aes, k.sha256, k.sha512, k.gcm), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(11, uint64(s)))
-				for count := range 50 {
+				for _, count := range counts {
 					c := testConfig(s)
 					c.NoESN = count%2 == 1
 					c.LastSeq = maxSeq32 - uint64(10*(1+count%2*50))
