@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -75,9 +76,20 @@ func (a *app) tunnel(ctx context.Context, f *tunnelFlags) error {
 	defer stop()
 	show, ended := onUSR1()
 	defer ended()
+	oneProcessor(len(c.Tunnels))
 	return asked(ctx, manual.Run(ctx, &c, f.file, manual.Options{
 		Log: a.logger(log), Counters: a.stdout, Every: f.stats, Show: show,
 	}))
+}
+
+// oneProcessor keeps a single tunnel on a machine of two processors to one of them:
+// handing packets from one to the other costs more there than working on both
+// brings, since the kernel's half of the work and who uses the tunnel need the
+// other (docs/performance.md). GOMAXPROCS, if set, is the user's word.
+func oneProcessor(tunnels int) {
+	if tunnels == 1 && runtime.GOMAXPROCS(0) == 2 && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 // log checks the two flags about the log, in the words of other commands.

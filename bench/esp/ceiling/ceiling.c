@@ -129,7 +129,7 @@ static void *out_loop(void *arg) {
 	return arg;
 }
 
-// write_super hands count segments of TCP, size bytes apart, on as one.
+// write_super hands the segments of TCP in p, size bytes apart, on as one.
 static void write_super(uint8_t *p, size_t n, size_t size) {
 	uint8_t head[HEADERS];
 	struct virtio_net_hdr v = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = VIRTIO_NET_HDR_GSO_TCPV4};
@@ -148,6 +148,8 @@ static void write_super(uint8_t *p, size_t n, size_t size) {
 	put16(pseudo + 10, total - 20);
 	put16(head + 36, fold(add(0, pseudo, 12)));
 	v.hdr_len = length, v.gso_size = size - length, v.csum_start = 20, v.csum_offset = 16;
+	if (n <= size)
+		v.gso_type = VIRTIO_NET_HDR_GSO_NONE, v.gso_size = 0;
 	iov[0] = (struct iovec){&v, sizeof v};
 	iov[1] = (struct iovec){head, length};
 	if (writev(device, iov, k) < 0 && errno != EIO)
@@ -179,7 +181,7 @@ static void *in_loop(void *arg) {
 		for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
 			if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
 				size = *(int *)CMSG_DATA(c);
-		if (size > 0 && size < (size_t)n && follows(buf, n, size)) {
+		if (size > 0 && follows(buf, n, size)) {
 			write_super(buf, n, size);
 			continue;
 		}
