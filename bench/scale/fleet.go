@@ -111,7 +111,7 @@ func (b *bench) inhabit(w *world, rec *recorder) ([]*scout, error) {
 	rec.add(measure.Milliseconds(processCPU()-cpu)/float64(len(j.up)), "ms", "  processor time of a join, both ends and the fleet around it")
 	recordReasons(rec, "not joined", j.why)
 	up := func(p *peer) bool { return p.up() }
-	took, err = b.stage(rec, "contacts published", upLimit, len(w.peers), func(st *stage) {
+	took, err = b.stage(rec, "contacts published", per(upLimit, upEach, len(w.peers)), len(w.peers), func(st *stage) {
 		st.until(pollEvery, func() int { return count(w.peers, up) })
 	})
 	rec.add(took.Seconds(), "s", "  all have published where they are after a further")

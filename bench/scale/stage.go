@@ -19,7 +19,8 @@ const (
 	joinEach    = 300 * time.Millisecond //
 	admitLimit  = 30 * time.Second       // and for each member
 	admitEach   = 50 * time.Millisecond  //
-	upLimit     = time.Minute            // contacts are published
+	upLimit     = time.Minute            // contacts are published; and for each peer
+	upEach      = 200 * time.Millisecond //
 	lookupLimit = 30 * time.Second       // and for each lookup
 	lookupEach  = 200 * time.Millisecond //
 	rosterLimit = 30 * time.Second       // rosters are compared
