@@ -81,13 +81,13 @@ func (i Interface) applyTo(link netlink.Link, v6 bool) error {
 }
 
 // fenceMetric is behind every route that anybody else makes.
-const fenceMetric = 1<<32 - 2
+var fenceMetric uint32 = 1<<32 - 2 // no constant: an int of 32 bits would not take it
 
 // fence is what remains of a route when the interface is gone, however it went:
 // "unreachable". Without it the kernel sends what open IPv6 connections of the
 // overlay retransmit over the default route, in clear text.
 func fence(to netip.Prefix) *netlink.Route {
-	return &netlink.Route{Dst: ipNet(to.Masked()), Type: unix.RTN_UNREACHABLE, Priority: fenceMetric, Protocol: unix.RTPROT_STATIC}
+	return &netlink.Route{Dst: ipNet(to.Masked()), Type: unix.RTN_UNREACHABLE, Priority: int(fenceMetric), Protocol: unix.RTPROT_STATIC}
 }
 
 func (i Interface) route(link netlink.Link, to netip.Prefix) *netlink.Route {

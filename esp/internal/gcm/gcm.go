@@ -163,7 +163,7 @@ func (g *GCM) Open(iv uint64, spi uint32, seq uint64, data []byte) bool {
 }
 
 func textLen(data []byte) int {
-	if len(data) < TagLen || len(data)-TagLen > maxText {
+	if len(data) < TagLen || uint64(len(data)-TagLen) > maxText {
 		panic("gcm: internal error: no room for the tag, or too long")
 	}
 	return len(data) - TagLen

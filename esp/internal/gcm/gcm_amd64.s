@@ -14,6 +14,8 @@ TEXT ·subWord(SB), NOSPLIT, $0-12
 	VAESKEYGENASSIST $0, X0, X0
 	VMOVD X0, AX
 	MOVL AX, ret+8(FP)
+	XORL AX, AX
+	VPXOR X0, X0, X0
 	RET
 
 // func encryptBlock(keys *[15][16]byte, rounds int, block *[16]byte)
@@ -34,6 +36,7 @@ encryptBlock_round:
 encryptBlock_last:
 	VAESENCLAST (AX), X0, X0
 	VMOVDQU X0, (DI)
+	VPXOR X0, X0, X0
 	RET
 
 // func multiply(dst, a, b *element)
@@ -56,6 +59,7 @@ TEXT ·multiply(SB), NOSPLIT, $0-24
 	VPSHUFD $0x4e, X3, X7
 	VPTERNLOGQ $0x96, X6, X4, X7
 	VMOVDQU X7, (DI)
+	VZEROALL
 	RET
 
 // VPSHUFB: reverse a block
@@ -3456,7 +3460,25 @@ seal128_end:
 	VPSHUFB X21, X16, X16
 	VPXORQ X25, X16, X16
 	VMOVDQU64 X16, (DI)(CX*1)
-	VZEROUPPER
+
+	// round keys, powers of H and what blinds the tag stay in no register
+	VPXORD Y16, Y16, Y16
+	VPXORD Y17, Y17, Y17
+	VPXORD Y18, Y18, Y18
+	VPXORD Y19, Y19, Y19
+	VPXORD Y20, Y20, Y20
+	VPXORD Y21, Y21, Y21
+	VPXORD Y22, Y22, Y22
+	VPXORD Y23, Y23, Y23
+	VPXORD Y24, Y24, Y24
+	VPXORD Y25, Y25, Y25
+	VPXORD Y26, Y26, Y26
+	VPXORD Y27, Y27, Y27
+	VPXORD Y28, Y28, Y28
+	VPXORD Y29, Y29, Y29
+	VPXORD Y30, Y30, Y30
+	VPXORD Y31, Y31, Y31
+	VZEROALL
 	RET
 
 // func open128(k *GCM, text *byte, n int, nonceHi, nonceLo, aadHi, aadLo, aadBits uint64) (tagLo, tagHi uint64)
@@ -6339,7 +6361,25 @@ open128_end:
 	VPXORQ X25, X16, X16
 	VMOVQ X16, tagLo+64(FP)
 	VPEXTRQ $1, X16, tagHi+72(FP)
-	VZEROUPPER
+
+	// round keys, powers of H and what blinds the tag stay in no register
+	VPXORD Y16, Y16, Y16
+	VPXORD Y17, Y17, Y17
+	VPXORD Y18, Y18, Y18
+	VPXORD Y19, Y19, Y19
+	VPXORD Y20, Y20, Y20
+	VPXORD Y21, Y21, Y21
+	VPXORD Y22, Y22, Y22
+	VPXORD Y23, Y23, Y23
+	VPXORD Y24, Y24, Y24
+	VPXORD Y25, Y25, Y25
+	VPXORD Y26, Y26, Y26
+	VPXORD Y27, Y27, Y27
+	VPXORD Y28, Y28, Y28
+	VPXORD Y29, Y29, Y29
+	VPXORD Y30, Y30, Y30
+	VPXORD Y31, Y31, Y31
+	VZEROALL
 	RET
 
 // func seal256(k *GCM, text *byte, n int, nonceHi, nonceLo, aadHi, aadLo, aadBits uint64)
@@ -10107,7 +10147,25 @@ seal256_end:
 	VPSHUFB X21, X16, X16
 	VPXORQ X25, X16, X16
 	VMOVDQU64 X16, (DI)(CX*1)
-	VZEROUPPER
+
+	// round keys, powers of H and what blinds the tag stay in no register
+	VPXORD Y16, Y16, Y16
+	VPXORD Y17, Y17, Y17
+	VPXORD Y18, Y18, Y18
+	VPXORD Y19, Y19, Y19
+	VPXORD Y20, Y20, Y20
+	VPXORD Y21, Y21, Y21
+	VPXORD Y22, Y22, Y22
+	VPXORD Y23, Y23, Y23
+	VPXORD Y24, Y24, Y24
+	VPXORD Y25, Y25, Y25
+	VPXORD Y26, Y26, Y26
+	VPXORD Y27, Y27, Y27
+	VPXORD Y28, Y28, Y28
+	VPXORD Y29, Y29, Y29
+	VPXORD Y30, Y30, Y30
+	VPXORD Y31, Y31, Y31
+	VZEROALL
 	RET
 
 // func open256(k *GCM, text *byte, n int, nonceHi, nonceLo, aadHi, aadLo, aadBits uint64) (tagLo, tagHi uint64)
@@ -13450,5 +13508,23 @@ open256_end:
 	VPXORQ X25, X16, X16
 	VMOVQ X16, tagLo+64(FP)
 	VPEXTRQ $1, X16, tagHi+72(FP)
-	VZEROUPPER
+
+	// round keys, powers of H and what blinds the tag stay in no register
+	VPXORD Y16, Y16, Y16
+	VPXORD Y17, Y17, Y17
+	VPXORD Y18, Y18, Y18
+	VPXORD Y19, Y19, Y19
+	VPXORD Y20, Y20, Y20
+	VPXORD Y21, Y21, Y21
+	VPXORD Y22, Y22, Y22
+	VPXORD Y23, Y23, Y23
+	VPXORD Y24, Y24, Y24
+	VPXORD Y25, Y25, Y25
+	VPXORD Y26, Y26, Y26
+	VPXORD Y27, Y27, Y27
+	VPXORD Y28, Y28, Y28
+	VPXORD Y29, Y29, Y29
+	VPXORD Y30, Y30, Y30
+	VPXORD Y31, Y31, Y31
+	VZEROALL
 	RET

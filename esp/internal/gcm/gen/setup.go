@@ -11,6 +11,8 @@ func setupFile(f *file) {
 	f.op("VAESKEYGENASSIST $0, X0, X0")
 	f.op("VMOVD X0, AX")
 	f.op("MOVL AX, ret+8(FP)")
+	f.op("XORL AX, AX")
+	f.op("VPXOR X0, X0, X0")
 	f.op("RET")
 
 	f.text("func encryptBlock(keys *[15][16]byte, rounds int, block *[16]byte)", "encryptBlock", 24)
@@ -28,6 +30,7 @@ func setupFile(f *file) {
 	f.label("encryptBlock_last")
 	f.op("VAESENCLAST (AX), X0, X0")
 	f.op("VMOVDQU X0, (DI)")
+	f.op("VPXOR X0, X0, X0")
 	f.op("RET")
 
 	f.text("func multiply(dst, a, b *element)", "multiply", 24)
@@ -40,5 +43,6 @@ func setupFile(f *file) {
 	f.place(product("X", 1, 0, 2, 3, 4, 6))
 	f.place(reduce("X", 2, 3, 4, 5, 6, 7))
 	f.op("VMOVDQU X7, (DI)")
+	f.op("VZEROALL")
 	f.op("RET")
 }

@@ -415,6 +415,10 @@ func (k *kernel) end(f *file) {
 		f.op("VMOVQ X%d, tagLo+64(FP)", sum)
 		f.op("VPEXTRQ $1, X%d, tagHi+72(FP)", sum)
 	}
-	f.op("VZEROUPPER")
+	f.note("round keys, powers of H and what blinds the tag stay in no register")
+	for n := 16; n < 32; n++ {
+		f.op("VPXORD Y%d, Y%[1]d, Y%[1]d", n)
+	}
+	f.op("VZEROALL")
 	f.op("RET")
 }
