@@ -69,6 +69,32 @@ func TestChunksThatAReplicaLacksAreLookedFor(t *testing.T) {
 	})
 }
 
+// A replica that has nothing, or is silent, sends nobody on a walk while another one
+// has everything: walks cost dozens of questions, and come when nodes are busiest.
+func TestAnotherReplicaIsAskedBeforeAWalk(t *testing.T) {
+	inBubble(t, 40, nil, func(t *testing.T, c *cluster) {
+		key, data := newKey(t), blob(9600)
+		const chunks = 16
+		mustPutObject(t, c.nodes[5], object(t, key, 1, data))
+		c.nodes[39].Stop()
+		c.nodes[39] = c.replace(39) // it is there, and has nothing
+		has := c.nodes[5].Addr      // who publishes keeps everything
+		for _, first := range []netip.AddrPort{overlaytest.Addr(39), overlaytest.Addr(99)} {
+			replicas := []netip.AddrPort{first, has}
+			reader := c.add(func(cfg *overlay.Config) { cfg.Replicas = func() []netip.AddrPort { return replicas } })
+			time.Sleep(5 * time.Second)
+			var g gets
+			g.watch(c, pub(key))
+			if got, _, err := reader.GetObject(t.Context(), pub(key), objSalt); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%v first: %v", first, err)
+			}
+			if _, others := g.take(); others > 2*chunks+8 {
+				t.Errorf("%v first: %d questions for %d chunks", first, others, chunks)
+			}
+		}
+	})
+}
+
 func TestLargeObjects(t *testing.T) {
 	large := func(cfg *overlay.Config) {
 		cfg.MaxObject, cfg.StorePerReplica, cfg.StorePerSource = overlay.MaxLargeObject, 4096, 4096

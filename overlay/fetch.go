@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // GetObject finds the object under key and salt, for a reader that has the one with
@@ -46,11 +47,12 @@ func (m *Machine) GetObject(key ed25519.PublicKey, salt []byte, after int64, don
 }
 
 // fetching reads an object: the names of one level after the other, and last the
-// data. A replica has every chunk, so one is asked for each, directly; what it does
-// not have is looked for by a walk. One that is silent gives way to the next.
+// data. A replica has every chunk, so one is asked for each, directly, and then
+// another; what none has is looked for by a walk. One that is silent gives way to
+// the next.
 //
 //	root ──> [indexes] ──> [indexes] ──> data chunks
-//	each chunk: own store ──> replica ──not there, silent──> walk
+//	each chunk: own store ──> replica ──not there, silent──> the next ──> walk
 type fetching struct {
 	m        *Machine
 	call     *Call // of the root
@@ -110,11 +112,18 @@ func (f *fetching) fetch(i int) {
 		f.take(i, it.Value)
 		return
 	}
-	if len(f.replicas) == 0 {
+	f.askFor(i, s, slices.Clone(f.replicas[:min(chunkReplicas, len(f.replicas))]))
+}
+
+// askFor asks one of replicas for the i-th chunk, and the next when that one is
+// silent or has it not: one question each, where a walk takes dozens, and that when
+// nodes are busiest.
+func (f *fetching) askFor(i int, s *search, replicas []netip.AddrPort) {
+	if len(replicas) == 0 {
 		f.search(i, s)
 		return
 	}
-	replica := f.replicas[0]
+	replica := replicas[0]
 	q := f.m.ask(replica, message{q: get, target: s.target}, queryTries, func(r reply, err error) {
 		if err != nil && len(f.replicas) > 1 && f.replicas[0] == replica {
 			f.replicas = append(f.replicas[1:], replica) // the next one for the chunks to come
@@ -127,7 +136,7 @@ func (f *fetching) fetch(i int) {
 			}
 			f.m.stats.Contradicted.Add(1)
 		}
-		f.search(i, s)
+		f.askFor(i, s, replicas[1:])
 	})
 	f.ends[i] = func() { f.m.forget(q) }
 }

@@ -90,6 +90,7 @@ const (
 	visitsPerPrefix = 2
 	publishWorkers  = 4 // publications put at a time
 	objectWorkers   = 8 // gets or puts of an object's chunks at a time
+	chunkReplicas   = 3 // replicas that are asked for a chunk before a walk looks for it
 
 	// maxPatience is how many times Revalidate a contact may be unheard that has
 	// answered for longer, and refreshFactor how many times Refresh a bucket may be

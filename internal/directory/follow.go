@@ -290,6 +290,9 @@ func (f *Follower) shard(ctx context.Context, ref Ref) error {
 // ref names from wherever it may be. One that is newer says that the root is old.
 func (f *Follower) sealedShard(ctx context.Context, ref Ref) (sealed []byte, it overlay.Item, err error) {
 	it, err = f.cfg.Source.AskItem(ctx, f.sp.Key, SaltShard(ref.Number))
+	if errors.Is(err, overlay.ErrUnreachable) && ctx.Err() == nil { // it is busy, or dead: another one
+		it, err = f.cfg.Source.AskItem(ctx, f.sp.Key, SaltShard(ref.Number))
+	}
 	switch {
 	case err != nil:
 	case it.Seq > ref.Seq:
