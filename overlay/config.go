@@ -46,7 +46,9 @@ type Config struct {
 	Supers func() []netip.AddrPort
 	// Admit says whether a node may be a contact or a storing node: the place to
 	// ask for its credential. Others get answers, no more. It is called for each
-	// answer and must be quick. Default: everybody.
+	// answer, and for each contact four times per Revalidate, since it may change its
+	// mind: who is turned down is at once handed to nobody, and soon gone. It must be
+	// quick. Default: everybody.
 	Admit func(id.ID, netip.AddrPort) bool
 	// Class ranks a key under which somebody puts an item, before its signature is
 	// looked at. It is called for each put of others, must be quick and must not call

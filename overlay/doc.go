@@ -33,8 +33,8 @@
 //     ones of those who put it, and members and super peers (Config.Class) and the
 //     node itself have room that strangers cannot use.
 //   - Nobody becomes a contact without answering a query of ours from its address,
-//     and, if Config.Admit is set, without being admitted. One address is one
-//     contact.
+//     and, if Config.Admit is set, without being admitted; who no longer is
+//     does not stay one. One address is one contact.
 //   - No address is resolved or contacted but those of Bootstrap and Replicas,
 //     senders of datagrams, and nodes that contacts named.
 //   - A lookup takes paths that share no node (Config.Paths), and asks a replica

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -419,4 +421,103 @@ func TestOnlyAdmittedNodesBecomeContactsAndStore(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Admit may change its mind: nobody is listed at first, say, and everybody let in.
+// The one it turns down keeps no place, whatever he answers.
+func TestContactThatIsNoLongerAdmittedGoes(t *testing.T) {
+	hostile := id.Hash("hostile", []byte("50"))
+	for name, later := range map[string]func(m *member, q *krpc.Msg, from netip.AddrPort) *krpc.Return{
+		"answers as before": func(*member, *krpc.Msg, netip.AddrPort) *krpc.Return { return withToken(&krpc.Return{}) },
+		"refuses":           refuse,
+		"answers as who asks": func(_ *member, q *krpc.Msg, _ netip.AddrPort) *krpc.Return {
+			return &krpc.Return{ID: q.A.ID}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var listed atomic.Bool
+			admit := func(c *overlay.Config) {
+				c.Admit = func(n id.ID, _ netip.AddrPort) bool { return n != hostile || !listed.Load() }
+			}
+			inBubble(t, 3, admit, func(t *testing.T, c *cluster) {
+				m := c.hostile(50, nil)
+				m.reply = func(q *krpc.Msg, from netip.AddrPort) *krpc.Return {
+					if listed.Load() {
+						return later(m, q, from)
+					}
+					return withToken(&krpc.Return{})
+				}
+				m.join(c)
+				if at := c.with(hostile); at != 3 {
+					t.Fatalf("%d nodes have it for a contact, want 3", at)
+				}
+				listed.Store(true)
+				time.Sleep(5 * time.Minute)
+				if at := c.with(hostile); at > 0 {
+					t.Errorf("%d nodes have it for a contact", at)
+				}
+				before := m.count("ping") + m.count("get") + m.count("find_node")
+				time.Sleep(time.Hour)
+				if asked := m.count("ping") + m.count("get") + m.count("find_node") - before; asked > 0 {
+					t.Errorf("it was asked %d times, an hour long", asked)
+				}
+			})
+		})
+	}
+}
+
+// Who is admitted has to answer too: a refusal, or an answer of somebody else, is
+// none.
+func TestContactThatDoesNotAnswerAsItselfGoes(t *testing.T) {
+	hostile := id.Hash("hostile", []byte("50"))
+	for name, later := range map[string]func(m *member, q *krpc.Msg, from netip.AddrPort) *krpc.Return{
+		"refuses": refuse,
+		"answers as who asks": func(_ *member, q *krpc.Msg, _ netip.AddrPort) *krpc.Return {
+			return &krpc.Return{ID: q.A.ID}
+		},
+		"answers as a stranger": func(*member, *krpc.Msg, netip.AddrPort) *krpc.Return {
+			return &krpc.Return{ID: krpc.ID(id.Hash("stranger"))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			admit := func(c *overlay.Config) {
+				c.Admit = func(n id.ID, _ netip.AddrPort) bool { return n != id.Hash("stranger") }
+			}
+			inBubble(t, 3, admit, func(t *testing.T, c *cluster) {
+				var turned atomic.Bool
+				m := c.hostile(50, nil)
+				m.reply = func(q *krpc.Msg, from netip.AddrPort) *krpc.Return {
+					if turned.Load() {
+						return later(m, q, from)
+					}
+					return withToken(&krpc.Return{})
+				}
+				m.join(c)
+				if at := c.with(hostile); at != 3 {
+					t.Fatalf("%d nodes have it for a contact, want 3", at)
+				}
+				turned.Store(true)
+				time.Sleep(30 * time.Minute)
+				if at := c.with(hostile); at > 0 {
+					t.Errorf("%d nodes have it for a contact", at)
+				}
+			})
+		})
+	}
+}
+
+// refuse answers with an error.
+func refuse(m *member, q *krpc.Msg, from netip.AddrPort) *krpc.Return {
+	m.send(krpc.Msg{T: q.T, Y: "e", E: &krpc.Error{Code: 202, Msg: "full"}}, from)
+	return nil
+}
+
+// with counts the nodes that have n for a contact.
+func (c *cluster) with(n id.ID) (nodes int) {
+	for _, o := range c.nodes {
+		if slices.ContainsFunc(o.Nodes(), func(k overlay.Node) bool { return k.ID == n }) {
+			nodes++
+		}
+	}
+	return nodes
 }

@@ -138,6 +138,9 @@ func (m *Machine) onAnswer(msg *message, from netip.AddrPort) Drop {
 	}
 	m.forget(q)
 	m.trips.learn(m.now.Sub(q.sent))
+	if msg.kind == refusal && q.msg.q != put {
+		m.onNoAnswer(from) // there is no reason to refuse anything else
+	}
 	if err != nil {
 		q.done(reply{}, err)
 		return DropNone
@@ -159,9 +162,11 @@ func (m *Machine) meet(n Node) error {
 			// We asked ourselves: the address, a bootstrap address for one, is ours.
 			m.ourselves[n.Addr] = true
 		}
+		m.onNoAnswer(n.Addr)
 		return errOwn
 	}
 	if !m.cfg.Admit(n.ID, n.Addr) {
+		m.onNoAnswer(n.Addr)
 		return errNotAdmitted
 	}
 	m.lastHeard = m.now
@@ -179,6 +184,10 @@ func (m *Machine) onSilence(addr netip.AddrPort) {
 	online := m.now.Sub(m.lastHeard) < onlineWindow
 	m.table.onSilence(m.now, addr, m.now.Add(-10*m.cfg.Revalidate), online)
 }
+
+// onNoAnswer notes that what came from addr is no answer that counts: a contact
+// there is as good as silent, and it is not our link's fault.
+func (m *Machine) onNoAnswer(addr netip.AddrPort) { m.table.onSilence(m.now, addr, m.now, true) }
 
 // Ping asks the node at addr for its ID.
 func (m *Machine) Ping(addr netip.AddrPort, done func(id.ID, error)) *Call {

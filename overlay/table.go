@@ -17,6 +17,9 @@ import (
 //	                                  bucket full ▼  └── spare moves up <─┘
 //	                                            spare
 //
+// An answer that does not count, because the node is not admitted, refuses or is
+// another, is a silence.
+//
 // The library's table is not used: it forgets dead nodes only where all nearer
 // buckets are full, that is on a small overlay never.
 type table struct {
@@ -196,6 +199,26 @@ func (t *table) onSilence(now time.Time, addr netip.AddrPort, since time.Time, o
 			}
 			return
 		}
+	}
+}
+
+// readmit is called now and then with whom to admit. Who is not counts as silent once,
+// and so goes unless it is admitted again soon, as is one whose directory is still
+// being read; such a spare goes at once.
+func (t *table) readmit(now time.Time, admitted func(Node) bool) {
+	not := func(n Node) bool { return !admitted(n) }
+	var turnedDown []Node
+	for i := range t.buckets {
+		b := &t.buckets[i]
+		b.spares = slices.DeleteFunc(b.spares, not)
+		for j := range b.contacts {
+			if n := b.contacts[j].Node; not(n) {
+				turnedDown = append(turnedDown, n)
+			}
+		}
+	}
+	for _, n := range turnedDown {
+		t.onSilence(now, n.Addr, now, true)
 	}
 }
 

@@ -223,3 +223,30 @@ func TestProofs(t *testing.T) {
 		t.Error("a bare tag was accepted")
 	}
 }
+
+func TestTableLetsGoWhoIsNotAdmitted(t *testing.T) {
+	tab := fullTable()
+	for i := byte(100); i < 104; i++ {
+		tab.onAnswer(day, Node{far(i), at(i)}) // spares
+	}
+	odd := func(n Node) bool { return n.ID[1]%2 == 1 }
+	version := tab.version
+	tab.readmit(day, odd)
+	if all, answering := tab.counts(); all != bucketSize || answering != bucketSize/2 || tab.version == version {
+		t.Fatalf("%d contacts, %d answering", all, answering)
+	}
+	if !tab.wanted(Node{far(105), at(105)}) {
+		t.Error("there is no room for a newcomer")
+	}
+	tab.onAnswer(day, Node{far(0), at(0)}) // admitted again
+	if _, answering := tab.counts(); answering != bucketSize/2+1 {
+		t.Errorf("%d contacts answer", answering)
+	}
+	for range maxFails {
+		tab.readmit(day, odd)
+	}
+	nodes := tab.nearest(nil, far(0), 99, false)
+	if len(nodes) != bucketSize/2+2 || !slices.Contains(nodes, Node{far(103), at(103)}) || slices.ContainsFunc(nodes, func(n Node) bool { return !odd(n) }) {
+		t.Errorf("contacts %v, want those of before and the spares that are admitted", nodes)
+	}
+}

@@ -82,6 +82,7 @@ func (m *Machine) onBootstrap(before int, silent bool) {
 
 // tend is called four times per Revalidate.
 func (m *Machine) tend() {
+	m.table.readmit(m.now, func(n Node) bool { return !m.ourselves[n.Addr] && m.cfg.Admit(n.ID, n.Addr) })
 	for _, n := range m.table.due(m.now, m.cfg.Revalidate, m.patience(), bucketSize) {
 		m.check(n)
 	}
