@@ -57,8 +57,8 @@ type knownFile struct {
 // knownNodes are the nodes to enter at. The zero value is ready.
 type knownNodes struct {
 	mu     sync.Mutex
-	nodes  []knownNode // known longest first
-	before map[id.ID]bool
+	nodes  []knownNode    // known longest first
+	before map[id.ID]bool // as load left it
 	wrote  time.Time
 }
 
@@ -95,22 +95,20 @@ func (k *knownNodes) some() (addrs []netip.AddrPort) {
 	return addrs
 }
 
-func (k *knownNodes) had(pid id.ID) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.before[pid]
-}
+// had says whether a former process knew a node. It takes no lock: see asks it.
+func (k *knownNodes) had(pid id.ID) bool { return k.before[pid] }
 
 // see takes in who answers now and returns what is to be written, nil for nothing.
-// Nodes known already keep their places; who is silent loses his to others.
-func (k *knownNodes) see(answering []knownNode, now time.Time) []byte {
+// Nodes known already keep their places; who is silent loses his to others, and to
+// nobody if he is not believed any more.
+func (k *knownNodes) see(answering []knownNode, believed func(id.ID) bool, now time.Time) []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var next, silent []knownNode
 	for _, n := range k.nodes {
 		if i := slices.IndexFunc(answering, func(a knownNode) bool { return a.PID == n.PID }); i >= 0 {
 			next = append(next, answering[i])
-		} else if !old(n, now) {
+		} else if !old(n, now) && believed(n.PID) {
 			silent = append(silent, n)
 		}
 	}
@@ -123,7 +121,7 @@ func (k *knownNodes) see(answering []knownNode, now time.Time) []byte {
 	next = next[:min(len(next), maxKnownNodes)]
 	same := slices.EqualFunc(next, k.nodes, func(a, b knownNode) bool { return a.PID == b.PID && a.Addr == b.Addr })
 	k.nodes = next
-	if len(next) == 0 || same && now.Sub(k.wrote) < knownRenew {
+	if same && (len(next) == 0 || now.Sub(k.wrote) < knownRenew) {
 		return nil
 	}
 	k.wrote = now
@@ -144,19 +142,23 @@ func (n *Node) knownLoop(ctx context.Context) {
 	}
 }
 
-// saveNodes writes them if they are others than before.
+// saveNodes writes them if they are others than before. Once a directory was read they
+// are members: who got in while there was none, having the group key, does not get in
+// by the file the next time. Silent ones of before have knownGrace to be listed.
 func (n *Node) saveNodes() {
 	now := time.Now()
 	var answering []knownNode
-	supers := n.superPeers.Addrs()
+	supers, listed := n.superPeers.Addrs(), n.listed.Load()
+	believed := func(pid id.ID) bool { return !listed || n.mayJoinOverlay(pid, netip.AddrPort{}) }
 	for _, c := range n.overlay.Nodes() {
-		if !slices.Contains(supers, c.Addr) { // those stand in the descriptor
+		// Super peers stand in the descriptor.
+		if !slices.Contains(supers, c.Addr) && (!listed || n.isMember(c.ID)) {
 			answering = append(answering, knownNode{PID: c.ID, Addr: c.Addr, Seen: now.Unix()})
 		}
 	}
 	// The nearest would all be of one corner of the overlay.
 	rand.Shuffle(len(answering), func(i, j int) { answering[i], answering[j] = answering[j], answering[i] })
-	if b := n.known.see(answering, now); b != nil {
+	if b := n.known.see(answering, believed, now); b != nil {
 		if err := n.cfg.SaveNodes(b); err != nil {
 			n.log.Warn("known nodes not saved", "err", err)
 		}

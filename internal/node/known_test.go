@@ -117,30 +117,43 @@ func nodesAt(now time.Time, from, to int) (all []knownNode) {
 	return all
 }
 
+func everybody(id.ID) bool { return true }
+
 func TestKnownNodesAreBoundedAndTheOldestStay(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	var k knownNodes
-	if b := k.see(nil, now); b != nil {
+	if b := k.see(nil, everybody, now); b != nil {
 		t.Error("nobody was written")
 	}
-	written := k.see(nodesAt(now, 0, 20), now)
-	if k.see(nodesAt(now, 0, 20), now.Add(knownEvery)) != nil {
+	written := k.see(nodesAt(now, 0, 20), everybody, now)
+	if k.see(nodesAt(now, 0, 20), everybody, now.Add(knownEvery)) != nil {
 		t.Error("the same nodes were written again")
 	}
-	if k.see(nodesAt(now, 0, 20), now.Add(knownRenew)) == nil {
+	if k.see(nodesAt(now, 0, 20), everybody, now.Add(knownRenew)) == nil {
 		t.Error("the same nodes were not written again after a day")
 	}
 	later := now.Add(25 * time.Hour)
-	k.see(nodesAt(later, 10, 100), later)
+	k.see(nodesAt(later, 10, 100), everybody, later)
 	if len(k.nodes) != maxKnownNodes || k.nodes[0].PID != id.Hash("10") || k.nodes[9].PID != id.Hash("19") || len(k.some()) != knownAsked {
 		t.Errorf("%d nodes, first %v", len(k.nodes), k.nodes[0].Addr)
 	}
-	k.see(nil, later.Add(time.Hour)) // cut off
+	k.see(nil, everybody, later.Add(time.Hour)) // cut off
 	if len(k.nodes) != maxKnownNodes {
 		t.Errorf("%d nodes are left of those that are silent now", len(k.nodes))
 	}
-	if k.see(nodesAt(later, 200, 201), later.Add(knownLife+time.Hour)); len(k.nodes) != 1 {
+	if k.see(nodesAt(later, 200, 201), everybody, later.Add(knownLife+time.Hour)); len(k.nodes) != 1 {
 		t.Errorf("%d nodes, of which one was heard of lately", len(k.nodes))
+	}
+
+	k = knownNodes{}
+	k.see(nodesAt(now, 0, 2), everybody, now)
+	last := id.Hash("1")
+	if b := k.see(nil, func(pid id.ID) bool { return pid == last }, now); b == nil || len(k.nodes) != 1 || k.nodes[0].PID != last {
+		t.Errorf("%d nodes are left, of which one is believed", len(k.nodes))
+	}
+	none := k.see(nil, func(id.ID) bool { return false }, now)
+	if k.see(nil, everybody, now.Add(knownRenew)) != nil {
+		t.Error("nobody was written twice")
 	}
 
 	for name, c := range map[string]struct {
@@ -153,6 +166,7 @@ func TestKnownNodesAreBoundedAndTheOldestStay(t *testing.T) {
 		"truncated":      {written[:len(written)-1], now, -1},
 		"trailing byte":  {append(written[:len(written):len(written)], 0), now, -1},
 		"empty":          {[]byte{}, now, -1},
+		"nobody":         {none, now, 0},
 		"of a later day": {written, now.Add(-24 * time.Hour), 20},
 	} {
 		var k knownNodes
@@ -174,8 +188,11 @@ func TestKnownNodesAreBelievedForAWhileOnly(t *testing.T) {
 		w := newWorld(t, 1, "")
 		first := w.start("app", "app-1")
 		var k knownNodes
-		b := k.see(nodesAt(time.Now(), 1, 3), time.Now())
-		w.node = func(c *Config) { c.Nodes = b }
+		b := k.see(nodesAt(time.Now(), 1, 3), everybody, time.Now())
+		var saved []byte
+		w.node = func(c *Config) {
+			c.Nodes, c.SaveNodes = b, func(b []byte) error { saved = b; return nil }
+		}
 		n := w.start("db", "db-1")
 		w.eventually("it has read the directory", time.Minute, func() bool { return n.table.Has(first.self) })
 		stranger, known := id.Hash("stranger"), id.Hash("1")
@@ -185,6 +202,11 @@ func TestKnownNodesAreBelievedForAWhileOnly(t *testing.T) {
 		time.Sleep(knownGrace)
 		if n.mayJoinOverlay(known, netip.AddrPort{}) {
 			t.Error("who is listed nowhere may be a contact for ever")
+		}
+		time.Sleep(knownEvery)
+		var kept knownNodes
+		if err := kept.load(saved, time.Now(), usableHere); err != nil || !kept.had(first.self) || kept.had(known) {
+			t.Errorf("%d nodes are kept, %v; want the member that is listed", len(kept.nodes), err)
 		}
 		w.node = func(c *Config) { c.Nodes = []byte("nonsense") }
 		w.start("db", "db-2")

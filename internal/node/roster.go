@@ -310,12 +310,16 @@ func (n *Node) reroute() {
 // super peer of the descriptor, or a member that a super peer vouches for.
 // Called for every answer.
 func (n *Node) mayJoinOverlay(pid id.ID, _ netip.AddrPort) bool {
-	if n.table.Has(pid) || n.ways.Load().pids[pid] {
+	if n.isMember(pid) {
 		return true
 	}
 	_, ok := n.trust().Descriptor.SuperPeer(pid)
 	return ok || n.comesBack(pid)
 }
+
+// isMember says whether a super peer vouches for a node, in its directory or in the
+// credential that a tunnel was made with.
+func (n *Node) isMember(pid id.ID) bool { return n.table.Has(pid) || n.ways.Load().pids[pid] }
 
 // classOf ranks a key whose items we are asked to store.
 func (n *Node) classOf(key ed25519.PublicKey) overlay.Class {
@@ -323,7 +327,7 @@ func (n *Node) classOf(key ed25519.PublicKey) overlay.Class {
 	if _, ok := n.trust().Descriptor.SuperPeer(pid); ok {
 		return overlay.ClassSuper
 	}
-	if n.table.Has(pid) || n.ways.Load().pids[pid] {
+	if n.isMember(pid) {
 		return overlay.ClassMember
 	}
 	return overlay.ClassStranger
