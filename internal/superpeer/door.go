@@ -19,8 +19,8 @@ import (
 // We chose:
 const (
 	// maxConnections is how many connections strangers may have open. One costs
-	// a descriptor, a goroutine and at most some 100 kB before its proof (TLS
-	// reads 64 KiB of a handshake message), and no worker while it waits.
+	// a descriptor, a goroutine and at most some 200 kB before its proof (of
+	// maxHandshake bytes of certificates), and no worker while it waits.
 	maxConnections = 1024
 	// keptForKnown places more are for sources that were admitted before.
 	keptForKnown = 128

@@ -70,13 +70,15 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	now := time.Now()
 	hello := &greeting{host: s.host, from: from, now: now}
 	defer hello.leave()
-	tc := tls.Server(c, hello.config())
+	bounded := &shortHandshake{Conn: c, left: maxHandshake}
+	tc := tls.Server(bounded, hello.config())
 	_ = c.SetDeadline(now.Add(helloWait))  // if the connection is dead, the next read says so
 	if err := tc.Handshake(); err != nil { // not HandshakeContext: that takes another goroutine, and c is closed anyway
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
 		return
 	}
+	bounded.over = true
 	s = hello.super
 	if tc.ConnectionState().NegotiatedProtocol == keypool.ALPN {
 		if err := s.give(ctx, tc); err != nil {

@@ -3,6 +3,7 @@ package superpeer
 import (
 	"crypto/tls"
 	"errors"
+	"net"
 	"slices"
 	"time"
 
@@ -44,7 +45,7 @@ func (g *greeting) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return nil, errNoShare
 	}
 	g.super = s
-	if slices.Contains(hello.SupportedProtos, keypool.ALPN) {
+	if slices.Contains(hello.SupportedProtos, keypool.ALPN) && s.authority.gives() {
 		return s.giveConfig(g.now), nil
 	}
 	return s.cert.config(g.now), nil
@@ -55,4 +56,32 @@ func (g *greeting) leave() {
 	if g.super != nil {
 		g.super.desk.leave()
 	}
+}
+
+// maxHandshake is how many bytes of a TLS handshake are read (we chose). One of a
+// machine has some 1.5 kB, of a super peer that comes for keys some 1.9 kB. TLS
+// alone would keep 64 KiB of a ClientHello and parse 256 KiB of certificates, for
+// anybody.
+const maxHandshake = 16 << 10
+
+var errLongHandshake = errors.New("superpeer: the TLS handshake is too long")
+
+// shortHandshake is a connection that fails when the handshake wants to read more
+// than maxHandshake. What has come already of the data after it is not lost.
+type shortHandshake struct {
+	net.Conn
+	left int
+	over bool // the handshake is complete
+}
+
+func (c *shortHandshake) Read(b []byte) (int, error) {
+	if c.over {
+		return c.Conn.Read(b)
+	}
+	if c.left == 0 {
+		return 0, errLongHandshake
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
 }

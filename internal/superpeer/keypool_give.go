@@ -94,6 +94,9 @@ func (a *authority) makes() bool {
 	return a.abe != nil && (self.Has(service.RoleAuthority) || !self.Has(service.RoleAdmit))
 }
 
+// gives says whether we make keys for others.
+func (a *authority) gives() bool { return a.abe != nil && a.self().Has(service.RoleAuthority) }
+
 // giveConfig is the TLS configuration for a super peer that comes for keys. Both
 // sides sign the transcript (RFC 8446, Section 4.4.3), which nobody can replay or
 // relay; whose key it is, is checked before the handshake ends.
@@ -182,7 +185,7 @@ func (a *authority) handOut(key ed25519.PublicKey, req keypool.Request, now time
 		a.log.Warn("no keys for another super peer", "super_peer", sp.PID().Short(), "reason", c.String())
 		return keypool.Answer{Code: c}, nil
 	}
-	if a.abe == nil || !a.self().Has(service.RoleAuthority) {
+	if !a.gives() {
 		return refuse(keypool.None)
 	}
 	for _, set := range req.Sets {
