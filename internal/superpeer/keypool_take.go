@@ -95,12 +95,7 @@ func (s *SuperPeer) refill(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	if sets, lacks := a.lackedPolicies(now); lacks {
-		ans, err := s.ask(ctx, keypool.Request{Sets: sets})
-		if err == nil {
-			err = a.takePolicies(ans, now)
-		}
-		ans.Wipe()
-		if err != nil {
+		if err := s.ask(ctx, keypool.Request{Sets: sets}, func(ans keypool.Answer) error { return a.takePolicies(ans, time.Now()) }); err != nil {
 			return err
 		}
 		if _, lacks := a.lackedPolicies(now); lacks {
@@ -116,39 +111,44 @@ func (s *SuperPeer) refill(ctx context.Context, now time.Time) error {
 		if need.Why == abe.NeedLeast && !need.Cohort {
 			n = min(keypool.MaxKeys, max(1, a.least-a.slots.Len(need.Labels)))
 		}
-		ans, err := s.ask(ctx, keypool.Request{Keys: uint8(n), Sets: []map[string]string{need.Labels}})
-		if err == nil {
-			err = a.takeKeys(ans, need, time.Now())
-		}
-		ans.Wipe()
-		if err != nil {
+		req := keypool.Request{Keys: uint8(n), Sets: []map[string]string{need.Labels}}
+		if err := s.ask(ctx, req, func(ans keypool.Answer) error { return a.takeKeys(ans, need, time.Now()) }); err != nil {
 			return err
 		}
 		a.pace.onMade(time.Now())
 	}
 }
 
-// ask asks the authorities, in any order, until one gives an answer.
-func (s *SuperPeer) ask(ctx context.Context, req keypool.Request) (keypool.Answer, error) {
+// ask asks the authorities, in any order, until one gives an answer that take
+// accepts.
+func (s *SuperPeer) ask(ctx context.Context, req keypool.Request, take func(keypool.Answer) error) error {
 	all := authorities(s.service.trust(), s.PID(), time.Now())
 	if len(all) == 0 {
-		return keypool.Answer{}, errors.New("superpeer: the descriptor names no super peer with the ABE master key")
+		return errors.New("superpeer: the descriptor names no super peer with the ABE master key")
 	}
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var errs []error
 	for _, sp := range all {
 		for _, endpoint := range sp.Endpoints {
 			ans, err := s.askAt(ctx, sp, endpoint, req)
-			if err == nil && ans.Code != keypool.OK {
+			answered := err == nil
+			switch {
+			case answered && ans.Code != keypool.OK:
 				err = errors.New(ans.Code.String())
+			case answered:
+				err = take(ans)
 			}
+			ans.Wipe()
 			if err == nil {
-				return ans, nil
+				return nil
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", endpoint, err))
+			if answered {
+				break // at its other addresses it says the same
+			}
 		}
 	}
-	return keypool.Answer{}, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 func (s *SuperPeer) askAt(ctx context.Context, sp service.SuperPeer, endpoint string, req keypool.Request) (keypool.Answer, error) {
@@ -229,6 +229,9 @@ func (a *authority) takePolicies(ans keypool.Answer, now time.Time) error {
 			return fmt.Errorf("superpeer: an authority's seed of policy %s does not open it", p)
 		}
 	}
+	if err := a.upToDate(made, now); err != nil {
+		return err
+	}
 	if err := a.keepPolicies(ans.Encode()); err != nil {
 		return err
 	}
@@ -238,6 +241,26 @@ func (a *authority) takePolicies(ans keypool.Answer, now time.Time) error {
 	a.targets.mu.Lock()
 	defer a.targets.mu.Unlock()
 	a.targets.byPolicy, a.targets.params = made, ans.Params
+	return nil
+}
+
+// upToDate refuses what an authority has made that knows of fewer epochs than we
+// do: it would take the place of what is better.
+func (a *authority) upToDate(made map[string]*target, now time.Time) error {
+	group, err := a.groupKeys(now)
+	if err != nil {
+		return err
+	}
+	a.targets.mu.Lock()
+	defer a.targets.mu.Unlock()
+	for policy, t := range made {
+		if t.statement.Epoch != group.epoch && (t.next == nil || t.nextEpoch != group.epoch) {
+			return fmt.Errorf("superpeer: an authority knows epoch %d, and %d is in force", t.statement.Epoch, group.epoch)
+		}
+		if old := a.targets.byPolicy[policy]; group.next != 0 && t.nextEpoch != group.next && old != nil && old.nextEpoch == group.next {
+			return fmt.Errorf("superpeer: an authority has not heard of epoch %d, and another one has", group.next)
+		}
+	}
 	return nil
 }
 

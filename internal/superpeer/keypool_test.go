@@ -117,6 +117,9 @@ func (k *keyless) fill() {
 	}
 }
 
+// anything takes every answer.
+func anything(keypool.Answer) error { return nil }
+
 // admit is an admission that must succeed.
 func (k *keyless) admit(role string, n byte) provision.Grant {
 	k.t.Helper()
@@ -378,7 +381,7 @@ func TestAuthorityGivesNothingOutsideTheScope(t *testing.T) {
 				}
 			}
 		}
-		if _, err := k.ask(t.Context(), keypool.Request{Keys: 1, Sets: []map[string]string{k.attributes("db")}}); err == nil || !strings.Contains(err.Error(), "scope") {
+		if err := k.ask(t.Context(), keypool.Request{Keys: 1, Sets: []map[string]string{k.attributes("db")}}, anything); err == nil || !strings.Contains(err.Error(), "scope") {
 			t.Errorf("another role, over TLS: %v", err)
 		}
 		if n := m.slotCounts.handed.Load(); n != 0 {
@@ -464,7 +467,7 @@ func TestRemovedSuperPeerIsGivenNothing(t *testing.T) {
 	withoutMaster(t, 2, func(t *testing.T, k *keyless) {
 		k.fill()
 		k.change(owner.RemoveSuper, "192.0.2.2:4500", k.maker.SuperPeer)
-		if _, err := k.ask(t.Context(), keypool.Request{}); err == nil {
+		if err := k.ask(t.Context(), keypool.Request{}, anything); err == nil {
 			t.Error("policies are given")
 		}
 		if _, err := k.maker.authority.handOut(k.authority.self().Key, keypool.Request{}, time.Now()); !errors.Is(err, errNoTaker) {
@@ -667,6 +670,69 @@ func TestEpochThatNoAuthorityHasHeardOfIsHandedOutWithoutAStatement(t *testing.T
 		if g := k.admit("app", 1); len(g.Keys) != 1 || len(g.PublishNext) != 0 || len(g.Publish) == 0 {
 			t.Errorf("%d further keys, statements of %d and %d bytes", len(g.Keys), len(g.Publish), len(g.PublishNext))
 		}
+	})
+}
+
+// TestLaggingAuthorityReplacesNothing: what it says of an epoch that has passed, or
+// without the one that is announced, is refused, and the other authority is asked at
+// once, whichever comes first.
+func TestLaggingAuthorityReplacesNothing(t *testing.T) {
+	withoutMaster(t, 4, func(t *testing.T, k *keyless) {
+		given := k.change(owner.GiveMaster, "192.0.2.3:4500", k.maker.SuperPeer, k.SuperPeer)
+		lags := &gate{SuperPeer: startTestSuper(t, &owner.Service{ID: k.svc.ID, Supers: []owner.SuperFiles{given.Files}}, new(ledger.Memory), nil), pipes: newPipes(), svc: k.svc}
+		defer lags.open(t)()
+		asked := 0
+		k.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address != "192.0.2.3:4500" {
+				return k.dial(ctx, network, address)
+			}
+			asked++
+			return lags.dial(netip.MustParseAddr("192.0.2.2")), nil
+		}
+		k.fill()
+		e, err := owner.NextEpoch(k.svc.Secret, owner.DefaultEpochDelay, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*SuperPeer{k.maker.SuperPeer, k.SuperPeer} {
+			if _, err := s.update(e.Update, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again := func(when string) {
+			t.Helper()
+			asked = 0
+			for range 16 {
+				sets, _ := k.authority.lackedPolicies(time.Now())
+				if err := k.ask(t.Context(), keypool.Request{Sets: sets}, func(ans keypool.Answer) error { return k.authority.takePolicies(ans, time.Now()) }); err != nil {
+					t.Errorf("%s: %v", when, err)
+				}
+				if _, lacks := k.authority.lackedPolicies(time.Now()); lacks {
+					t.Fatalf("%s: what was there is gone", when)
+				}
+			}
+			if asked == 0 {
+				t.Error("the authority that lags was never asked")
+			}
+			kept, err := k.store.Get(fileKeypool)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ans, err := keypool.ParseAnswer(kept)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := k.authority.takePolicies(ans, time.Now()); err != nil {
+				t.Errorf("%s: what is kept: %v", when, err)
+			}
+			k.admit("app", 1)
+		}
+		for _, lacks := k.authority.lackedPolicies(time.Now()); lacks; _, lacks = k.authority.lackedPolicies(time.Now()) {
+			_ = k.refill(t.Context(), time.Now()) // who has nothing better takes what lags
+		}
+		again("an epoch is announced")
+		sleep(t.Context(), owner.DefaultEpochDelay)
+		again("it is in force")
 	})
 }
 
