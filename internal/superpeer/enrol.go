@@ -102,8 +102,10 @@ func (s *SuperPeer) enrol(ctx context.Context, tc *tls.Conn, from admission.Sour
 	if err != nil {
 		return err
 	}
+	slot := new(grantedSlot)
+	defer slot.Wipe()
 	m, err := admission.NewServer(admission.ServerConfig{
-		Backend: session{s, from.Addr, new(abe.Secret)}, Binding: binding, Pool: s.pool, Throttle: s.door.throttle, Source: from,
+		Backend: session{s, from.Addr, slot}, Binding: binding, Pool: s.pool, Throttle: s.door.throttle, Source: from,
 	})
 	if err != nil {
 		return err
@@ -181,7 +183,13 @@ func (s *SuperPeer) logRefusal(out admission.ServerOutput, from netip.Addr) {
 type session struct {
 	s      *SuperPeer
 	remote netip.Addr
-	slot   *abe.Secret // of the slot that was granted, for the peer list
+	slot   *grantedSlot
+}
+
+// grantedSlot is the secret of the slot that was granted, for the peer list.
+type grantedSlot struct {
+	abe.Secret
+	known bool // false after a renewal, in which the machine keeps the slot it has
 }
 
 var _ admission.Backend = session{}
@@ -209,7 +217,8 @@ func (x session) Continue(who admission.Authenticated, ticket *admission.Ticket,
 
 func (x session) Provision(who admission.Authenticated, request []byte) (admission.Granted, error) {
 	return x.granted(who.PID, func(now time.Time) (g admission.Granted, err error) {
-		g, *x.slot, err = x.s.authority.grant(who, request, x.remote, now)
+		g, x.slot.Secret, err = x.s.authority.grant(who, request, x.remote, now)
+		x.slot.known = err == nil
 		return g, err
 	})
 }
@@ -229,8 +238,10 @@ func (x session) granted(pid id.ID, grant func(now time.Time) (admission.Granted
 }
 
 func (x session) List(who admission.Authenticated, _ []byte) ([]byte, error) {
-	defer x.slot.Wipe()
-	return x.s.authority.list(who, *x.slot, time.Now())
+	if !x.slot.known {
+		return nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "peers are listed after an admission by secret only"}
+	}
+	return x.s.authority.list(who, x.slot.Secret, time.Now())
 }
 
 // remoteAddr returns the peer's IP address, the zero address where the

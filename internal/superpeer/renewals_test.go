@@ -18,20 +18,28 @@ import (
 
 // renew visits with a ticket and everything else still at hand.
 func (g *gate) renew(v *visitor, s *admission.Session) error {
+	r, err := g.renewing(v, s, false)
+	if r != nil {
+		r.conn.NetConn().Close()
+	}
+	return err
+}
+
+// renewing is renew that leaves the connection open, for a List if it says so.
+func (g *gate) renewing(v *visitor, s *admission.Session, list bool) (*visitor, error) {
 	settings := admission.TicketTLS(nil)
 	settings.ServerName = g.name
 	conn := tls.Client(g.dial(newcomerAt), settings)
 	if err := conn.Handshake(); err != nil {
-		return err
+		return nil, err
 	}
-	defer conn.NetConn().Close()
 	binding, err := admission.BindClient(conn.ConnectionState())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r := &visitor{conn: conn, key: v.key, svc: g.svc, super: g.PID()}
 	r.client, err = admission.NewClient(admission.ClientConfig{
-		ServiceID: g.svc.ID, Identity: v.key, Binding: binding, Session: s,
+		ServiceID: g.svc.ID, Identity: v.key, Binding: binding, Session: s, List: list,
 		CheckDescriptor: func(_, _ []byte, _ ed25519.PublicKey) (admission.Params, error) { return g.admission.Params, nil },
 		Request: func() ([]byte, error) {
 			req := provision.Request{PID: id.FromKey(v.key.Public().(ed25519.PublicKey)), Name: "web-1", Instance: service.Instance{1}}
@@ -40,23 +48,23 @@ func (g *gate) renew(v *visitor, s *admission.Session) error {
 		},
 	})
 	if err != nil {
-		return err
+		return r, err
 	}
 	out, err := r.exchange(r.client.Begin())
 	if err != nil {
-		return err
+		return r, err
 	}
 	if _, err = r.exchange(out.Send[0]); err != nil {
-		return err
+		return r, err
 	}
 	f, err := admission.ReadFrame(conn, r.client.Limit())
 	if err != nil {
-		return err
+		return r, err
 	}
 	if _, err = r.client.Step(time.Now(), f); err == nil {
 		*s, _ = r.client.Session()
 	}
-	return err
+	return r, err
 }
 
 // enterForTicket is admitted by secret.
@@ -72,6 +80,24 @@ func (g *gate) enterForTicket(t *testing.T) (*visitor, *admission.Session) {
 		t.Fatal(err)
 	}
 	return v, s
+}
+
+// TestNoPeersAreListedAfterARenewal: there is no slot's secret to seal them with.
+func TestNoPeersAreListedAfterARenewal(t *testing.T) {
+	atTheGate(t, func(t *testing.T, g *gate) {
+		v, s := g.enterForTicket(t)
+		r, err := g.renewing(v, s, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.conn.NetConn().Close()
+		f, err := r.client.List(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.exchange(f)
+		wantCode(t, "a list after a renewal", err, admission.CodeRequest)
+	})
 }
 
 // TestNewcomersAndRenewalsDoNotWaitForEachOther: all workers of the one kind at
