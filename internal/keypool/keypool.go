@@ -1,7 +1,6 @@
 package keypool
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -157,9 +156,12 @@ func ParseAnswer(b []byte) (a Answer, err error) {
 	return a, nil
 }
 
-// Write writes one message.
+// Write writes one message. It makes no copy of it.
 func Write(w io.Writer, b []byte) error {
-	_, err := w.Write(append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))), b...))
+	if _, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))); err != nil {
+		return err
+	}
+	_, err := w.Write(b)
 	return err
 }
 
@@ -182,7 +184,11 @@ func ReadAnswer(r io.Reader) (Answer, error) {
 	return ParseAnswer(b)
 }
 
-// read allocates as bytes come, not what a length claims.
+// firstRoom is what read begins with.
+const firstRoom = 4 << 10
+
+// read allocates as bytes come, not what a length claims, and leaves no copy of
+// what may be secret behind.
 func read(r io.Reader, limit uint32) ([]byte, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -192,9 +198,18 @@ func read(r io.Reader, limit uint32) ([]byte, error) {
 	if n > limit {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are expected", errMalformed, n, limit)
 	}
-	var b bytes.Buffer
-	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
-		return nil, io.ErrUnexpectedEOF
+	b := make([]byte, min(n, firstRoom))
+	for have := 0; ; {
+		if _, err := io.ReadFull(r, b[have:]); err != nil {
+			clear(b)
+			return nil, io.ErrUnexpectedEOF
+		}
+		if have = len(b); have == int(n) {
+			return b, nil
+		}
+		grown := make([]byte, min(int(n), 2*have))
+		copy(grown, b)
+		clear(b)
+		b = grown
 	}
-	return b.Bytes(), nil
 }
