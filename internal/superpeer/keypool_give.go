@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"icvpn/abe"
@@ -26,10 +25,15 @@ import (
 // We chose:
 const (
 	// handedPerSet and handedPerDay bound the keys that one super peer gets in a day,
-	// of one label set and in all: what a stolen one can collect. Policies that
-	// nobody has asked for before count, too: each is an ABE encryption.
+	// of one label set and in all: what a stolen one can collect.
 	handedPerSet = 256
 	handedPerDay = 1024
+	// handedChosen of them are of label sets that no enrolment secret grants by
+	// itself: machines whose secret lets them choose do not take those of others.
+	handedChosen = 768
+	// handedPolicies is how many policies that nobody has asked for before: each is
+	// an ABE encryption.
+	handedPolicies = 256
 	// handedLife is until when keys are to be given to machines. They are as good
 	// afterwards; a pool of them should not lie about.
 	handedLife = 7 * 24 * time.Hour
@@ -37,35 +41,6 @@ const (
 	// and how long it waits for its turn.
 	giveWait = 5 * time.Second
 )
-
-// handed counts what each super peer was handed today.
-type handed struct {
-	turn chan struct{} // one request is computed at a time
-
-	mu   sync.Mutex
-	day  int64
-	keys map[string]int // by PID, and by PID and label set
-}
-
-func newHanded() handed { return handed{turn: make(chan struct{}, 1), keys: map[string]int{}} }
-
-// allow counts n keys, unless that were more than a day's.
-func (h *handed) allow(now time.Time, pid id.ID, set map[string]string, n int) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if day := now.Unix() / int64(24*time.Hour/time.Second); day != h.day {
-		h.day = day
-		clear(h.keys)
-	}
-	all := pid.String()
-	one := all + " " + service.LabelText(set)
-	if h.keys[all]+n > handedPerDay || h.keys[one]+n > handedPerSet {
-		return false
-	}
-	h.keys[all] += n
-	h.keys[one] += n
-	return true
-}
 
 // authorities are the other super peers that have the ABE master key.
 func authorities(trust *service.Trust, self id.ID, now time.Time) (all []service.SuperPeer) {
@@ -149,20 +124,25 @@ func (a *authority) taker(key ed25519.PublicKey, now time.Time) (service.SuperPe
 	return sp, nil
 }
 
-// give answers the one request of a connection.
+// give answers the one request of a connection. What is not taken in counts all
+// the same: who stops reading has had a part of it.
 func (s *SuperPeer) give(ctx context.Context, tc *tls.Conn) error {
 	a := s.authority
+	key := keyOf(tc.ConnectionState())
+	place := a.handed.placeOf(id.FromKey(key))
+	if err := awaitTurn(ctx, place, "its own"); err != nil {
+		return err
+	}
+	defer func() { <-place }()
 	_ = tc.SetDeadline(time.Now().Add(giveWait))
 	req, err := keypool.ReadRequest(tc)
 	if err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, giveWait)
-	defer cancel()
-	if !acquire(wait, a.handed.turn) {
-		return errors.New("superpeer: other requests are before it")
+	if err := awaitTurn(ctx, a.handed.turn, "other"); err != nil {
+		return err
 	}
-	ans, err := a.handOut(keyOf(tc.ConnectionState()), req, time.Now())
+	ans, err := a.handOut(key, req, time.Now())
 	<-a.handed.turn
 	if err != nil {
 		return err
@@ -172,6 +152,16 @@ func (s *SuperPeer) give(ctx context.Context, tc *tls.Conn) error {
 	defer clear(b)
 	_ = tc.SetDeadline(time.Now().Add(giveWait))
 	return keypool.Write(tc, b)
+}
+
+// awaitTurn takes a place that some request may have now.
+func awaitTurn(ctx context.Context, place chan struct{}, whose string) error {
+	wait, cancel := context.WithTimeout(ctx, giveWait)
+	defer cancel()
+	if !acquire(wait, place) {
+		return fmt.Errorf("superpeer: %s requests are before it", whose)
+	}
+	return nil
 }
 
 // handOut decides what a super peer gets, and makes it. The owners may have
@@ -199,14 +189,21 @@ func (a *authority) handOut(key ed25519.PublicKey, req keypool.Request, now time
 		}
 		return ans, err
 	}
-	if !a.handed.allow(now, sp.PID(), req.Sets[0], int(req.Keys)) {
+	set, n := req.Sets[0], int(req.Keys)
+	if !discovery.Members().Matches(abe.Attributes{Labels: set}) {
+		return refuse(keypool.Scope)
+	}
+	labels := discovery.LabelsOf(set)
+	counts := a.countsOf(sp.PID(), labels)
+	if !a.handed.allow(now, n, counts...) {
 		return refuse(keypool.Quota)
 	}
-	ans, err = a.handKeys(req.Sets[0], int(req.Keys), now)
-	if err == nil {
-		a.log.Info("attribute keys for another super peer", "super_peer", sp.PID().Short(), "labels", service.LabelText(discovery.LabelsOf(req.Sets[0])), "keys", req.Keys)
+	if ans, err = a.handKeys(set, n, now); err != nil {
+		a.handed.giveBack(now, n, counts...) // nothing of it has left
+		return ans, err
 	}
-	return ans, err
+	a.log.Info("attribute keys for another super peer", "super_peer", sp.PID().Short(), "labels", service.LabelText(labels), "keys", n)
+	return ans, nil
 }
 
 // handKeys makes keys of one label set.
@@ -243,7 +240,7 @@ func (a *authority) handPolicies(sp service.SuperPeer, sets []map[string]string,
 		delete(wanted, p.String())
 	}
 	all := slices.Concat(opens, slices.Collect(maps.Values(wanted)))
-	if n := a.targets.unknown(all); !a.handed.allow(now, sp.PID(), nil, n) {
+	if n := a.targets.unknown(all); !a.handed.allow(now, n, count{sp.PID(), "policies", handedPolicies}) {
 		return keypool.Answer{Code: keypool.Quota}, nil
 	}
 	for i, p := range all {

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -388,7 +389,8 @@ func TestAuthorityGivesNothingOutsideTheScope(t *testing.T) {
 			t.Errorf("%d keys made for that", n)
 		}
 
-		if !m.handed.allow(time.Now(), k.PID(), web, handedPerSet-1) || ask(two, 2, web) != keypool.Quota {
+		of := func(set map[string]string) []count { return m.countsOf(k.PID(), discovery.LabelsOf(set)) }
+		if !m.handed.allow(time.Now(), handedPerSet-1, of(web)...) || ask(two, 2, web) != keypool.Quota {
 			t.Error("more than a day's keys of a label set are given")
 		}
 		if c := ask(two, 1, web); c != keypool.OK {
@@ -397,11 +399,19 @@ func TestAuthorityGivesNothingOutsideTheScope(t *testing.T) {
 		if c := ask(two, 1, k.attributes("app")); c != keypool.OK {
 			t.Errorf("another label set: %v", c)
 		}
-		if m.handed.allow(time.Now(), k.PID(), nil, handedPerDay-handedPerSet) || !m.handed.allow(time.Now(), k.PID(), nil, handedPerSet) {
+		in := of(web)[:1]
+		if m.handed.allow(time.Now(), handedPerDay-handedPerSet, in...) || !m.handed.allow(time.Now(), handedPerDay-handedPerSet-1, in...) {
 			t.Error("what is given in all is not what was counted")
+		}
+		if c := ask(two, 1, k.attributes("app")); c != keypool.Quota {
+			t.Errorf("another label set, after a day's of all: %v", c)
 		}
 		if c := ask(k.trustedKey(2), 1, web); c != keypool.OK {
 			t.Errorf("another super peer pays for it: %v", c)
+		}
+		policies := count{k.PID(), "policies", handedPolicies}
+		if !m.handed.allow(time.Now(), handedPolicies, policies) {
+			t.Error("keys count as policies")
 		}
 		if c := ask(two, 0, map[string]string{"role": "app"}); c != keypool.Quota {
 			t.Errorf("the day's policies, and one that nobody has asked for: %v", c)
@@ -412,11 +422,81 @@ func TestAuthorityGivesNothingOutsideTheScope(t *testing.T) {
 				t.Errorf("policies the next day: %v", c)
 			}
 		}
-		if n := m.handed.keys[k.PID().String()]; n != 1 {
+		if n := m.handed.counts[policies]; n != 1 {
 			t.Errorf("%d policies were unknown, want that of requests to the super peer", n)
 		}
 		if c := ask(two, 1, web); c != keypool.OK {
 			t.Errorf("the next day: %v", c)
+		}
+	})
+}
+
+// TestLabelsWithoutAValueMakeNoLabelSet of its own, and a key is a member's.
+func TestLabelsWithoutAValueMakeNoLabelSet(t *testing.T) {
+	withoutMaster(t, 2, func(t *testing.T, k *keyless) {
+		m, web := k.maker.authority, k.attributes("web")
+		ask := func(set map[string]string) (keypool.Answer, error) {
+			return m.handOut(k.authority.self().Key, keypool.Request{Keys: 1, Sets: []map[string]string{set}}, time.Now())
+		}
+		counts := m.countsOf(k.PID(), discovery.LabelsOf(web))
+		junk := maps.Clone(web)
+		junk[strings.Repeat("x", 64)] = ""
+		if _, err := ask(junk); err == nil || m.handed.counts[counts[0]] != 0 {
+			t.Errorf("a key that cannot be made: %v, counted %d", err, m.handed.counts[counts[0]])
+		}
+		if !m.handed.allow(time.Now(), handedPerSet, counts...) {
+			t.Fatal("a key that could not be made counts")
+		}
+		for _, label := range []string{"junk", "zone"} {
+			set := maps.Clone(web)
+			set[label] = ""
+			if ans, err := ask(set); err != nil || ans.Code != keypool.Quota {
+				t.Errorf("the 257th key of role=web, with an empty %s: %v, %v", label, ans.Code, err)
+			}
+		}
+		if ans, err := ask(map[string]string{"role": "app"}); err != nil || ans.Code != keypool.Scope {
+			t.Errorf("a key of no member: %v, %v", ans.Code, err)
+		}
+	})
+}
+
+// TestChosenLabelsLeaveKeysForThoseOfSecrets: machines that may choose a label do not
+// use up the day of those that may not.
+func TestChosenLabelsLeaveKeysForThoseOfSecrets(t *testing.T) {
+	withoutMaster(t, 2, func(t *testing.T, k *keyless) {
+		m, now := k.maker.authority, time.Now()
+		n := 0
+		for zone := 0; m.handed.allow(now, 1, m.countsOf(k.PID(), map[string]string{"role": "web", "zone": fmt.Sprint(zone / handedPerSet)})...); zone++ {
+			n++
+		}
+		if n != handedChosen {
+			t.Errorf("%d keys of chosen labels", n)
+		}
+		for _, role := range []string{"web", "app"} {
+			if ans, err := m.handOut(k.authority.self().Key, keypool.Request{Keys: 1, Sets: []map[string]string{k.attributes(role)}}, now); err != nil || ans.Code != keypool.OK {
+				t.Errorf("role %s: %v, %v", role, ans.Code, err)
+			}
+		}
+	})
+}
+
+// TestOneRequestAtATimeOfEachSuperPeer: nothing is read of another one until then.
+func TestOneRequestAtATimeOfEachSuperPeer(t *testing.T) {
+	withoutMaster(t, 2, func(t *testing.T, k *keyless) {
+		first := tls.Client(k.maker.dial(newcomerAt), keysConfig(k.cert.config(time.Now()), func(ed25519.PublicKey) error { return nil }))
+		if err := first.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		second := make(chan error, 1)
+		go func() { second <- k.ask(t.Context(), keypool.Request{}, anything) }()
+		synctest.Wait()
+		if len(second) > 0 {
+			t.Fatalf("it did not wait: %v", <-second)
+		}
+		first.NetConn().Close()
+		if err := <-second; err != nil {
+			t.Errorf("when the first is gone: %v", err)
 		}
 	})
 }
