@@ -33,8 +33,14 @@ const CohortLife = time.Hour
 // poolHalf is how long it takes for what was taken to count half.
 const poolHalf = time.Hour
 
+// setLife is how long a label set stays that Ask has named, after somebody has
+// taken of it.
+const setLife = 24 * time.Hour
+
 type poolSet struct {
 	labels map[string]string
+	stays  bool      // Want has named it
+	asked  time.Time // by Ask or Take
 	slots  []*Slot
 	demand int       // how many were taken, halved each poolHalf; at most Pool.max
 	halved time.Time // last time it was
@@ -59,7 +65,15 @@ func NewPool(min, max int, generation uint32) *Pool {
 func (p *Pool) Want(labels map[string]string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.setLocked(labels)
+	p.setLocked(labels).stays = true
+}
+
+// Ask is Want for a label set that nobody may ask for again: Expire forgets it a day
+// after it was asked for or taken of.
+func (p *Pool) Ask(labels map[string]string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.setLocked(labels).asked = now
 }
 
 func (p *Pool) setLocked(labels map[string]string) *poolSet {
@@ -184,6 +198,7 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 	if set == nil {
 		return nil, false, false
 	}
+	set.asked = now
 	set.fade(now)
 	if set.demand == 0 {
 		set.halved = now
@@ -204,10 +219,12 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 	return set.cohort.clone(), true, true
 }
 
-// Expire wipes the slots that may not be given out any more, and returns which.
+// Expire wipes the slots that may not be given out any more, and those of label sets
+// that nobody uses, and returns which.
 func (p *Pool) Expire(now time.Time) (gone []SlotID) {
+	unused := false
 	expired := func(s *Slot) bool {
-		if s.Expires == 0 || now.Unix() < s.Expires {
+		if !unused && (s.Expires == 0 || now.Unix() < s.Expires) {
 			return false
 		}
 		gone = append(gone, s.ID)
@@ -216,10 +233,14 @@ func (p *Pool) Expire(now time.Time) (gone []SlotID) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, set := range p.sets {
+	for name, set := range p.sets {
+		unused = !set.stays && now.Sub(set.asked) >= setLife
 		set.slots = slices.DeleteFunc(set.slots, expired)
 		if set.cohort != nil && expired(set.cohort) {
 			set.cohort = nil
+		}
+		if unused {
+			delete(p.sets, name)
 		}
 	}
 	return gone

@@ -236,6 +236,27 @@ func TestPoolForgetsWhatHasExpired(t *testing.T) {
 	}
 }
 
+func TestPoolForgetsLabelSetsThatNobodyUses(t *testing.T) {
+	p, app, web := NewPool(2, 8, testGeneration), labels("tier", "app"), labels("tier", "web")
+	p.Want(web)
+	p.Ask(web, poolNow)
+	p.Ask(app, poolNow)
+	fill(t, p, poolNow)
+	taken := poolNow.Add(setLife - time.Second)
+	if s, _, ok := p.Take(app, taken); !ok || len(p.Expire(taken.Add(setLife-time.Second))) > 0 || p.Sets() != 2 {
+		t.Fatalf("%v: a label set that is used is forgotten", s)
+	}
+	if gone := p.Expire(taken.Add(setLife)); len(gone) != 2 || p.Sets() != 1 || p.Len(app) != 0 {
+		t.Errorf("%d keys of %d label sets are left of one that nobody uses, %d gone", p.Len(app), p.Sets(), len(gone))
+	}
+	if gone := p.Expire(poolNow.Add(1000 * setLife)); len(gone) != 0 || p.Len(web) != 2 {
+		t.Error("a label set that is to stay is forgotten")
+	}
+	if _, ok := p.Add(fakeSlot(9, app, testGeneration), false); ok {
+		t.Error("a key that was made for it meanwhile is kept")
+	}
+}
+
 // Whoever shares a cohort's slot shares all labels, too: the key opens what
 // those labels open, and nothing else.
 func TestCohortKeyOpensItsLabelsAndNoMore(t *testing.T) {

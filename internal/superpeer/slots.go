@@ -22,7 +22,8 @@ const (
 	// maxSlotDepth bounds how many a storm makes us keep: some 600 kB.
 	maxSlotDepth = 64
 	// maxLabelSets bounds the label sets that keys are made ahead for. Those of the
-	// secrets come first; the others are what machines asked for.
+	// secrets come first and stay; the others are what machines asked for within a
+	// day.
 	maxLabelSets = 64
 	// expireTick is how often it is looked whether somebody's membership has ended.
 	expireTick = time.Minute
@@ -63,7 +64,7 @@ func (a *authority) slot(labels map[string]string, now time.Time) (prepared, err
 		return prepared{Slot: s, key: s.ID[:]}, nil
 	}
 	if a.slots.Sets() < maxLabelSets {
-		a.slots.Want(attrs) // the next one with these labels does not wait
+		a.slots.Ask(attrs, now) // the next one with these labels does not wait
 	}
 	if !a.makes() {
 		return prepared{}, lacking("it has no attribute key left for " + service.LabelText(labels) + ", and cannot make one itself")
