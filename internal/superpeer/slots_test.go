@@ -117,6 +117,24 @@ func TestMemoOfACohortKeyAsksForAnother(t *testing.T) {
 	}
 }
 
+// TestChosenLabelSetsGiveTheirRoomBack after a day without a machine, and those of
+// secrets stay.
+func TestChosenLabelSetsGiveTheirRoomBack(t *testing.T) {
+	s, _ := newTestSuper(t, new(ledger.Memory), nil)
+	a, now := s.authority, time.Now()
+	of := a.slots.Sets()
+	if _, err := a.slot(map[string]string{"role": "chosen"}, now); err != nil {
+		t.Fatal(err)
+	}
+	if n := a.slots.Sets(); n != of+1 {
+		t.Fatalf("%d label sets, %d before", n, of)
+	}
+	a.expire(now.Add(24 * time.Hour))
+	if n := a.slots.Sets(); n != of {
+		t.Errorf("%d label sets are left, %d are of secrets", n, of)
+	}
+}
+
 func TestPreparedKeysOutliveARestart(t *testing.T) {
 	store := new(ledger.Memory)
 	s, svc := newTestSuper(t, store, nil)
