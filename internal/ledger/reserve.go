@@ -61,6 +61,9 @@ type Reservation struct {
 	Addr netip.Addr
 	// Before is the entry that the PID has so far, nil for one that is no member.
 	Before *Entry
+	// Buried is the tombstone of the entry that it had before that, nil without.
+	// Invariant: it is about admissions of Buried.Issued or before, not about this one.
+	Buried *Tombstone
 
 	l       *Ledger
 	claim   Claim
@@ -104,6 +107,9 @@ func (l *Ledger) Reserve(c Claim, now time.Time, allowed func(View) error) (*Res
 		return nil, err
 	}
 	r := &Reservation{Addr: l.book.address(h.host), Before: l.members[c.PID], l: l, claim: c, hold: h, renewal: v.Renewal()}
+	if t, ok := l.tombs[c.PID]; ok {
+		r.Buried = &t
+	}
 	u := l.usage(c.SecretID)
 	u.members++
 	if !r.renewal {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding/binary"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -105,6 +106,36 @@ func TestForgedCloneMovesNobody(t *testing.T) {
 		case <-app.Stopped():
 			t.Errorf("a listing without a claim ended a machine: %v", app.err)
 		default:
+		}
+	})
+}
+
+// TestProcessBeforeIsNoClone: a machine that starts again within a second may read
+// of its process before, which another super peer still lists with that one's
+// claim.
+func TestProcessBeforeIsNoClone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		app := w.start("app", "app-1")
+		other, address := otherOf(w, app)
+		m := app.membership.Load()
+		for by, after := range []bool{false, true} {
+			former := m.Credential.Member()
+			former.Address4, former.Instance = address, service.Instance{255, 255, 255, 255, 255, 255, 255, 255}
+			asked := time.UnixMilli(int64(binary.BigEndian.Uint64(m.Claim))).Add(time.Duration(2*by-1) * time.Millisecond)
+			former.Claim = service.SignClaim(app.key, app.service, w.supers[other].sp.PID(), former.Instance, asked)
+			app.onControlLoop(w, func() { app.watchClone(w.supers[other].sp.PID(), []service.Member{former}) })
+			time.Sleep(time.Second)
+			select {
+			case <-app.Stopped():
+				if !after {
+					t.Fatalf("a process that asked for admission before ours ended it: %v", app.err)
+				}
+			default:
+				if after {
+					t.Error("a process that asked for admission after ours did not end it")
+				}
+			}
 		}
 	})
 }

@@ -218,8 +218,9 @@ func (e *CloneError) Is(target error) bool { return target == ErrClone }
 // drop us as it likes; of another's word the other process's claim is the proof.
 // Control loop, or New.
 func (n *Node) watchClone(issuer id.ID, members []service.Member) {
-	c := n.membership.Load().Credential
-	own := c.Member()
+	ours := n.membership.Load()
+	c, own := ours.Credential, ours.Credential.Member()
+	own.Claim = ours.Claim // of a former process's and ours within one second, ours is the later
 	for i := range members {
 		m := &members[i]
 		if m.PID() != n.self || m.Instance == n.cfg.Join.Instance || m.Instance == own.Instance {

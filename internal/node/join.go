@@ -73,6 +73,7 @@ type Membership struct {
 	Trust      *service.Trust
 	Documents  service.Documents
 	Credential *service.Credential
+	Claim      service.Claim // that we asked for Credential with; nil if it was kept
 	Grant      provision.Grant
 	Epochs     *service.Epochs // of Grant; nil: the owners have not spoken of any
 	Key        *abe.Key
@@ -464,6 +465,7 @@ func (a *admittance) request() provision.Request {
 	req := provision.Request{PID: id.FromKey(pub), Name: a.cfg.Name, VM: a.cfg.VM, Labels: a.cfg.Labels, Endpoints: a.cfg.Endpoints, Binary: a.cfg.Binary, Instance: a.cfg.Instance}
 	*a.cfg.asked = max(a.now().UnixMilli(), *a.cfg.asked+1) // super peers' clocks differ; the order must show
 	req.Claim = service.SignClaim(a.cfg.Identity, a.cfg.Token.Service, id.FromKey(a.serverKey), a.cfg.Instance, time.UnixMilli(*a.cfg.asked))
+	a.m.Claim = req.Claim
 	return req
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"icvpn/internal/control"
 	"icvpn/internal/seal"
@@ -37,7 +38,11 @@ func (n *Node) leave(ctx context.Context) {
 // sayLeave tells the super peers that we go, so that we are out of the directory
 // at once.
 func (n *Node) sayLeave() {
-	b := service.SignLeave(n.key, n.service, n.membership.Load().Credential.Instance, n.now())
+	c := n.membership.Load().Credential
+	// A process that starts again in the second of another is a member from the next
+	// one on, and may leave before that.
+	at := time.Unix(max(n.now().Unix(), c.NotBefore), 0)
+	b := service.SignLeave(n.key, n.service, c.Instance, at)
 	for _, addr := range n.superPeers.Addrs() {
 		if err := n.port.SendControl(n.ring, seal.TypeProbe, seal.Newest, b, seal.PadQuery, addr); err != nil {
 			n.log.Debug("super peer not told that we leave", "addr", addr, "err", err)

@@ -223,6 +223,9 @@ func (a *authority) credential(who admission.Authenticated, req provision.Reques
 			who.Admitted = time.Unix(old.Admitted, 0)
 		}
 	}
+	if t := r.Buried; t != nil && now.Unix() <= t.Issued {
+		now = time.Unix(t.Issued+1, 0) // its tombstone is not about this admission
+	}
 	a4 := r.Addr.As4()
 	return &service.Credential{
 		Service: a.trust().Service, Key: who.IDKey, Name: req.Name, VM: req.VM, Labels: what.labels,

@@ -2,12 +2,45 @@ package superpeer
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"icvpn/internal/ledger"
+	"icvpn/internal/provision"
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
 )
+
+// TestMachineThatComesBackAtOnceOutlivesItsTombstone: the tombstone is about
+// admissions of its second and before, so the next process is admitted after it,
+// and may leave again before that second has come.
+func TestMachineThatComesBackAtOnceOutlivesItsTombstone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, svc := newTestSuper(t, new(ledger.Memory), nil)
+		a, c := s.authority, comer(svc, "web", 1)
+		for process := byte(1); process <= 3; process++ {
+			buried, _ := a.ledger.Tombstone(c.who.PID)
+			g, err := c.ask(t, a, func(r *provision.Request) {
+				r.Instance = service.Instance{process}
+				r.Claim = service.SignClaim(c.key, svc.ID, a.self().PID(), r.Instance, time.Now())
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cred, err := a.trust().VerifyCredential(time.Now(), g.Credential, g.Epoch)
+			if err != nil || cred.NotBefore <= buried.Issued {
+				t.Fatalf("process %d: %v, admitted at %d, its tombstone is of %d", process, err, cred.NotBefore, buried.Issued)
+			}
+			l, ok := service.ParseLeave(service.SignLeave(c.key, svc.ID, cred.Instance, time.Unix(cred.NotBefore, 0)), time.Now())
+			if !ok {
+				t.Fatal("a goodbye cannot be read")
+			}
+			if a.leave(l); a.ledger.Member(c.who.PID) != nil {
+				t.Errorf("process %d is listed after its goodbye", process)
+			}
+		}
+	})
+}
 
 // TestGoodbyesWaitOnceAndOnlyTheMachinesOwn: a member knows key and process of
 // every other, and must not fill the queue with goodbyes in their names.
