@@ -13,10 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"icvpn/abe"
 	"icvpn/internal/directory"
 	"icvpn/internal/filter"
+	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
+	"icvpn/internal/owner/ownertest"
 	"icvpn/internal/service"
 	"icvpn/internal/superpeer"
 	"icvpn/internal/underlay/simnet"
@@ -89,10 +92,7 @@ func newWorldOf(t *testing.T, supers int, change func(*owner.Options)) *world {
 	for i := range supers {
 		o.SuperPeers = append(o.SuperPeers, fmt.Sprintf("192.0.2.%d:4500", i+1))
 	}
-	var err error
-	if w.svc, err = owner.Create(o); err != nil {
-		t.Fatal(err)
-	}
+	w.svc = ownertest.Service(t, o)
 	t.Cleanup(func() {
 		cancel()
 		w.wg.Wait()
@@ -123,7 +123,7 @@ func (w *world) startSuper(i int, store *ledger.Memory) *superProc {
 		w.t.Fatal(err)
 	}
 	p := &superProc{endpoint: f.Endpoint, listener: newPipeListener(f.Endpoint), store: store, done: make(chan struct{})}
-	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Ledger: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1, Dial: w.dialTCP})
+	p.sp, err = superpeer.New(superpeer.Config{HandOver: h, Ledger: store, UDP: udp, TCP: p.listener, Log: w.log.With("super", i+1), Slots: 1, Dial: w.dialTCP, ABE: w.openABE})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -143,6 +143,10 @@ func (w *world) startSuper(i int, store *ledger.Memory) *superProc {
 		w.supers = append(w.supers, p)
 	}
 	return p
+}
+
+func (w *world) openABE(seed abe.Secret, service id.ID) (superpeer.KeyMaker, error) {
+	return ownertest.Open(w.t, seed, service)
 }
 
 func (p *superProc) kill() {

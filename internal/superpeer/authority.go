@@ -39,8 +39,8 @@ type authority struct {
 	tier      *tier
 	block     netip.Prefix
 	key       ed25519.PrivateKey
-	abe       *abe.Authority // nil: others make our keys (keypool_take.go)
-	least     int            // keys that are kept ready for each label set
+	abe       KeyMaker // nil: others make our keys (keypool_take.go)
+	least     int      // keys that are kept ready for each label set
 	ring      *seal.Ring
 	epochs    *epochs
 	secrets   map[string]service.EnrolmentSecret

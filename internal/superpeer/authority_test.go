@@ -18,6 +18,7 @@ import (
 	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
+	"icvpn/internal/owner/ownertest"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
@@ -28,14 +29,20 @@ var errFull = errors.New("no space left on device")
 // newTestSuper makes super peer 1 of a service, not running.
 func newTestSuper(t testing.TB, store ledger.Home, change func(*service.HandOver)) (*SuperPeer, *owner.Service) {
 	t.Helper()
-	svc, err := owner.Create(owner.Options{
+	svc := ownertest.Service(t, owner.Options{
 		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/26"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500", "192.0.2.2:4500"},
 		Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "app"}}}, Now: time.Now(),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return startTestSuper(t, svc, store, change), svc
+}
+
+// keysOf makes keys as abe.Authority does, but none anew that another test had made.
+// Benchmarks measure what it costs.
+func keysOf(t testing.TB) func(abe.Secret, id.ID) (KeyMaker, error) {
+	if _, measures := t.(*testing.B); measures {
+		return nil
+	}
+	return func(seed abe.Secret, service id.ID) (KeyMaker, error) { return ownertest.Open(t, seed, service) }
 }
 
 func startTestSuper(t testing.TB, svc *owner.Service, store ledger.Home, change func(*service.HandOver)) *SuperPeer {
@@ -60,7 +67,7 @@ func startTestSuper(t testing.TB, svc *owner.Service, store ledger.Home, change 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { udp.Close(); tcp.Close() })
-	s, err := New(Config{HandOver: h, Ledger: store, UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler)})
+	s, err := New(Config{HandOver: h, Ledger: store, UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler), ABE: keysOf(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,19 +9,17 @@ import (
 	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
+	"icvpn/internal/owner/ownertest"
 )
 
 // crowdedOne is a super peer with n others.
 func crowdedOne(t *testing.T, n int) *SuperPeer {
 	t.Helper()
 	supers := []string{"192.0.2.1:4500", "192.0.2.2:4500", "192.0.2.3:4500", "192.0.2.4:4500"}
-	svc, err := owner.Create(owner.Options{
+	svc := ownertest.Service(t, owner.Options{
 		Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web"}, SuperPeers: supers[:n+1],
 		Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "web"}}}, Now: time.Now(),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return startTestSuper(t, svc, new(ledger.Memory), nil)
 }
 

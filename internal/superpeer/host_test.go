@@ -15,6 +15,7 @@ import (
 	"icvpn/internal/filter"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
+	"icvpn/internal/owner/ownertest"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
 )
@@ -33,7 +34,7 @@ func newTestHost(t testing.TB, tcp net.Listener, names ...string) (*Host, []*gat
 	var gates []*gate
 	for _, name := range names {
 		svc := newTestService(t, name)
-		s, err := h.Add(Config{HandOver: handOverOf(t, svc, 0), Ledger: new(ledger.Memory), Log: log, Slots: 1})
+		s, err := h.Add(Config{HandOver: handOverOf(t, svc, 0), Ledger: new(ledger.Memory), Log: log, Slots: 1, ABE: keysOf(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,13 +45,10 @@ func newTestHost(t testing.TB, tcp net.Listener, names ...string) (*Host, []*gat
 
 func newTestService(t testing.TB, name string) *owner.Service {
 	t.Helper()
-	svc, err := owner.Create(owner.Options{
+	svc := ownertest.Service(t, owner.Options{
 		Name: name, Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "app"}, SuperPeers: []string{"192.0.2.1:4500"},
 		Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "app"}}}, Now: time.Now(),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return svc
 }
 

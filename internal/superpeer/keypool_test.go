@@ -25,6 +25,7 @@ import (
 	"icvpn/internal/keypool"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
+	"icvpn/internal/owner/ownertest"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
@@ -48,14 +49,11 @@ var errDead = errors.New("connection refused")
 func withoutMaster(t *testing.T, slots int, f func(*testing.T, *keyless)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		svc, err := owner.Create(owner.Options{
+		svc := ownertest.Service(t, owner.Options{
 			Name: "shop", Prefix4: netip.MustParsePrefix("10.42.0.0/16"), Roles: []string{"web", "app"},
 			SuperPeers: []string{"192.0.2.1:4500", "192.0.2.2:4500", "192.0.2.3:4500"}, Authorities: 1,
 			Rules: []filter.Rule{{From: filter.Selector{"role": "web"}, To: filter.Selector{"role": "app"}}}, Now: time.Now(),
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 		g := &gate{pipes: newPipes(), svc: svc, SuperPeer: startTestSuper(t, svc, new(ledger.Memory), nil)}
 		stop := g.open(t)
 		k := &keyless{t: t, svc: svc, maker: g, store: new(ledger.Memory), slots: slots}
@@ -90,7 +88,7 @@ func (k *keyless) restart() {
 	}
 	k.t.Cleanup(func() { udp.Close() })
 	k.SuperPeer, err = New(Config{
-		HandOver: handOverOf(k.t, k.svc, 1), Ledger: k.store, UDP: udp, TCP: newPipes(), Log: slog.New(slog.DiscardHandler), Slots: k.slots, Dial: k.dial,
+		HandOver: handOverOf(k.t, k.svc, 1), Ledger: k.store, UDP: udp, TCP: newPipes(), Log: slog.New(slog.DiscardHandler), Slots: k.slots, Dial: k.dial, ABE: keysOf(k.t),
 	})
 	if err != nil {
 		k.t.Fatal(err)

@@ -77,7 +77,20 @@ type Config struct {
 	Slots int
 	// Dial connects to an authority, for keys. Default: net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// ABE opens the ABE master key of a hand-over. Default: abe.NewAuthority. Tests
+	// have one that makes each key once for all of them.
+	ABE func(seed abe.Secret, service id.ID) (KeyMaker, error)
 }
+
+// KeyMaker is what a super peer does with the ABE master key: *abe.Authority.
+type KeyMaker interface {
+	Params() *abe.Params
+	PolicySeed(t abe.Target) (abe.Secret, error)
+	NewSlot(random io.Reader, labels map[string]string, generation uint32) (*abe.Slot, error)
+	Envelope(random io.Reader, key ed25519.PrivateKey, t abe.Target, seq uint64, expiry time.Time) ([]byte, error)
+}
+
+var _ KeyMaker = (*abe.Authority)(nil)
 
 // SuperPeer is one super peer of one service. Make it with New; Run starts it.
 type SuperPeer struct {
@@ -273,7 +286,7 @@ func (s *SuperPeer) newAuthority(h service.HandOver, key ed25519.PrivateKey, gro
 
 // openMaster returns the ABE master key, and the parameters that belong to it, if
 // the owners made us an authority and gave us the key.
-func (s *SuperPeer) openMaster(h service.HandOver, trust *service.Trust, self service.SuperPeer, now time.Time) (*abe.Authority, []byte, error) {
+func (s *SuperPeer) openMaster(h service.HandOver, trust *service.Trust, self service.SuperPeer, now time.Time) (KeyMaker, []byte, error) {
 	may := self.Has(service.RoleAuthority)
 	if !may || len(h.ABESeed) == 0 {
 		switch {
@@ -286,7 +299,11 @@ func (s *SuperPeer) openMaster(h service.HandOver, trust *service.Trust, self se
 		}
 		return nil, nil, nil
 	}
-	au, err := abe.NewAuthority(abe.Secret(h.ABESeed), trust.Service)
+	open := s.cfg.ABE
+	if open == nil {
+		open = func(seed abe.Secret, service id.ID) (KeyMaker, error) { return abe.NewAuthority(seed, service) }
+	}
+	au, err := open(abe.Secret(h.ABESeed), trust.Service)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -15,7 +15,7 @@ import (
 func superOf(t *testing.T, svc *owner.Service, i int, store *ledger.Memory) *SuperPeer {
 	t.Helper()
 	h, _ := newTestHost(t, listenLocal(t))
-	s, err := h.Add(Config{HandOver: handOverOf(t, svc, i), Ledger: store, Log: slog.New(slog.DiscardHandler), Slots: 1})
+	s, err := h.Add(Config{HandOver: handOverOf(t, svc, i), Ledger: store, Log: slog.New(slog.DiscardHandler), Slots: 1, ABE: keysOf(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func TestServiceDocumentsAreInTheUniversalOverlay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(Config{HandOver: h, Ledger: new(ledger.Memory), UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler), Slots: 1})
+		s, err := New(Config{HandOver: h, Ledger: new(ledger.Memory), UDP: udp, TCP: tcp, Log: slog.New(slog.DiscardHandler), Slots: 1, ABE: keysOf(t)})
 		if err != nil {
 			t.Fatalf("super peer %d: %v", i+1, err)
 		}
