@@ -33,10 +33,14 @@ EVERY = $(patsubst icvpn/%,./%,$(shell $(GO) list ./...))
 # Tests with processes of the binary: alone, for they starve each other, and not
 # under the race detector, without which the processes are built.
 PROCESSES := ./test/e2e
+# Of those, the ones that mostly wait run together: as many as there are.
+WAITING   := 8
 # Tests in a testing/synctest bubble crash the race detector's own runtime with
 # more than one thread (golang.org/issue/78156). With one it still finds every
 # pair of accesses that nothing orders.
 BUBBLES = $(shell grep -rl --exclude-dir=bin --include='*_test.go' '"testing/synctest"' . | xargs -n1 dirname | sort -u)
+# Simulations of one goroutine, where the detector has nothing to look for.
+ALONE := ./internal/promote ./internal/sim
 # The pairings of CP-ABE and big numbers share no memory and are ten times slower
 # under the detector: left out, the run takes three minutes and not ten.
 RACE := CGO_ENABLED=1 $(GO) test -race -short -shuffle=on -gcflags='github.com/cloudflare/circl/...=-race=false' -gcflags='filippo.io/bigmod/...=-race=false'
@@ -67,14 +71,14 @@ unit: go ## every test but those with processes
 	CGO_ENABLED=0 $(GO) test -shuffle=on $(filter-out $(PROCESSES),$(EVERY))
 
 netns: go ## real processes in network namespaces
-	CGO_ENABLED=0 $(GO) test -count=1 $(PROCESSES)
+	CGO_ENABLED=0 $(GO) test -count=1 -parallel $(WAITING) $(PROCESSES)
 
 race: go ## under the race detector, long tests shortened
 	@if ! command -v "$$($(GO) env CC)" >/dev/null; then \
 		if [ "$(ICVPN_SKIP_INTEROP)" = 1 ]; then echo 'SKIPPED: the race detector needs a C compiler'; exit 0; fi; \
 		echo 'the race detector needs a C compiler; make interop-tools installs one' >&2; exit 1; \
 	fi; set -x; \
-	$(RACE) $(filter-out $(BUBBLES) $(PROCESSES),$(EVERY)); \
+	$(RACE) $(filter-out $(BUBBLES) $(PROCESSES) $(ALONE),$(EVERY)); \
 	$(RACE) -cpu 1 $(filter $(BUBBLES),$(EVERY))
 
 smoke-fuzz: go

@@ -32,6 +32,7 @@ type peerMistakes struct {
 }
 
 func TestPeerMistakesEndInOneSentence(t *testing.T) {
+	besideOthers(t)
 	w := &peerMistakes{world: newService(t, 2, "--role", "web", "--role", "db", "--label-scope", "zone=eu,us")}
 	w.create("other", []string{w.endpoint(w.machines[0]), w.endpoint(w.machines[1])})
 	w.victim = w.joinThrough(w.machines[0], "web-1", "web")

@@ -20,6 +20,7 @@ type superMistakes struct {
 }
 
 func TestSuperPeerMistakesEndInOneSentence(t *testing.T) {
+	besideOthers(t)
 	w := &superMistakes{world: newWorld(t, clouds)}
 	w.create("shop", []string{w.host("super-1").Addr4.String() + ":4500", w.host("super-2").Addr4.String() + ":4500"})
 	w.startSuper(0)

@@ -20,6 +20,7 @@ const cloneLimit = 3 * time.Minute
 // machine that was admitted last is the member, the other says so and stays
 // away until it is told to take over.
 func TestExactlyOneOfTwoMachinesWithOneIdentityWins(t *testing.T) {
+	besideOthers(t)
 	w := newService(t, 2)
 	near, original := w.join("web-1", "member"), w.join("app-2", "member")
 	near.awaitPing("app-2")

@@ -9,7 +9,8 @@
 // mistake ends in one sentence and loses nothing, that no clear text is on the
 // wire, that nothing leaks. Each test makes its own network and service and takes
 // it down again; the binary is built once per run, or given in ICVPN_E2E_BINARY.
-// They run one after another, since they starve each other otherwise.
+// They run one after another, since they starve each other otherwise; at the end,
+// together, those that mostly wait.
 //
 // The tests need Linux with network namespaces and a TUN device. Where those are
 // missing they fail and say so; ICVPN_SKIP_NETNS=1 skips them visibly.

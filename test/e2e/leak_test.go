@@ -16,6 +16,7 @@ import (
 // TestNoClearTextAfterTheEnd keeps a connection open while its machine leaves,
 // or dies: what the kernel retransmits must not go out beside the tunnel.
 func TestNoClearTextAfterTheEnd(t *testing.T) {
+	besideOthers(t)
 	for _, tc := range []struct {
 		name     string
 		v6, kill bool

@@ -20,6 +20,7 @@ import (
 // TestRestartKeepsIdentityAndAddress ends a machine both ways, and starts it
 // again: the others find it under the name and address that they know.
 func TestRestartKeepsIdentityAndAddress(t *testing.T) {
+	besideOthers(t)
 	w := newService(t, 2)
 	near, far := w.join("web-1", "member"), w.join("app-2", "member")
 	was := far.status()
@@ -49,6 +50,7 @@ func TestRestartKeepsIdentityAndAddress(t *testing.T) {
 
 // TestLeaveIsClean looks for what a machine that left could have left behind.
 func TestLeaveIsClean(t *testing.T) {
+	besideOthers(t)
 	w := newService(t, 2)
 	near, far := w.join("web-1", "member"), w.join("app-2", "member")
 	near.awaitPing("app-2")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"icvpn/internal/lab"
@@ -31,6 +32,7 @@ const binaryVariable = "ICVPN_E2E_BINARY"
 
 // built is the binary under test, made by the first test that needs it.
 var built struct {
+	sync.Mutex
 	dir, path string
 	err       error
 }
@@ -38,6 +40,8 @@ var built struct {
 // program returns the path of the binary under test.
 func program(t testing.TB) string {
 	t.Helper()
+	built.Lock()
+	defer built.Unlock()
 	if built.path == "" {
 		built.path = os.Getenv(binaryVariable)
 	}

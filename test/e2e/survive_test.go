@@ -13,6 +13,7 @@ import (
 // TestServiceSurvivesADeadSuperPeer kills a super peer while traffic flows and
 // machines join, and brings it back from its state directory.
 func TestServiceSurvivesADeadSuperPeer(t *testing.T) {
+	besideOthers(t)
 	w := newService(t, 2, tiers...)
 	s1, s2 := w.machines[0], w.machines[1]
 	web := w.joinThrough(s1, "web-1", "web")

@@ -16,6 +16,7 @@ import (
 // universal overlay that a third one runs. It starts after them, so both serve
 // without it first; and one of them goes on when it is gone.
 func TestOperatorsFindEachOthersServices(t *testing.T) {
+	besideOthers(t)
 	w := newWorld(t, []lab.Cloud{
 		{Name: "east", Hosts: []string{"super-1", "web-1"}}, {Name: "west", Hosts: []string{"super-2"}}, {Name: "north", Hosts: []string{"super-3"}},
 	})

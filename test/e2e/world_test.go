@@ -45,6 +45,10 @@ type world struct {
 	machines []*machine
 }
 
+// besideOthers is for tests that wait more than they compute: they run together,
+// each in its own network, after those that measure.
+func besideOthers(t *testing.T) { t.Parallel() }
+
 // newWorld makes the network of clouds. Files lie in a short path, as control
 // sockets must.
 func newWorld(t *testing.T, clouds []lab.Cloud) *world {
