@@ -23,7 +23,7 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(V
 export ICVPN_SKIP_INTEROP ICVPN_SKIP_NETNS
 export MAKE_TARGET ?= $(firstword $(MAKECMDGOALS))
 
-# make fuzz FUZZ=overlay FUZZTIME=5m
+# make fuzz FUZZ=overlay FUZZTIME=5m; each target has a core of its own
 FUZZTIME ?= 10s
 FUZZ     ?= .
 # Parsers of bytes that anybody, or any member, can send.
@@ -82,7 +82,7 @@ race: go ## under the race detector, long tests shortened
 	$(RACE) -cpu 1 $(filter $(BUBBLES),$(EVERY))
 
 smoke-fuzz: go
-	@.ci/fuzz 2s '$(STRANGERS)'
+	@.ci/fuzz 3s '$(STRANGERS)'
 
 fuzz: go ## every fuzz target for FUZZTIME (10s); FUZZ=PATTERN chooses
 	@.ci/fuzz $(FUZZTIME) '$(FUZZ)'
@@ -120,7 +120,7 @@ gen: go ## write assembly and recorded test data anew, after a change on purpose
 
 verify: ## what is checked before a release: test, lint, tidy, other systems, every fuzz target
 	@$(MAKE) tidy lint cross vuln vectors test
-	@$(MAKE) fuzz FUZZTIME=30s
+	@$(MAKE) fuzz FUZZTIME=60s
 
 clean: ## remove what make made
 	rm -rf bin
