@@ -65,7 +65,7 @@ build: go ## bin/icvpn, one static binary
 demo: build ## two clouds, six machines, one network, on this machine
 	bin/icvpn demo
 
-test: go fmt vet interop-tools unit netns race smoke-fuzz verdict ## everything that must hold, about a quarter of an hour on two cores
+test: go fmt vet interop-tools unit netns race smoke-fuzz verdict ## everything that must hold, under ten minutes on two cores
 
 unit: go ## every test but those with processes
 	CGO_ENABLED=0 $(GO) test -shuffle=on $(filter-out $(PROCESSES),$(EVERY))
