@@ -4,8 +4,9 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
-	"math/bits"
 	"slices"
+
+	"icvpn/esp/internal/lanes"
 )
 
 // Errors of the constructor.
@@ -67,35 +68,10 @@ func New(kernel Kernel, key []byte, salt [4]byte, esn bool) (*GCM, error) {
 	if len(key) != 16 && len(key) != 32 {
 		return nil, ErrKey
 	}
-	g := &GCM{rounds: len(key)/4 + 6, esn: esn, salt: binary.BigEndian.Uint32(salt[:])}
-	g.expand(key)
+	g := &GCM{esn: esn, salt: binary.BigEndian.Uint32(salt[:])}
+	g.rounds = lanes.ExpandKey(&g.keys, key)
 	g.raise()
 	return g, nil
-}
-
-// expand is FIPS 197, Section 5.2.
-func (g *GCM) expand(key []byte) {
-	var w [4 * 15]uint32
-	n := len(key) / 4
-	for i := range n {
-		w[i] = binary.LittleEndian.Uint32(key[4*i:])
-	}
-	rcon := uint32(1)
-	for i := n; i < 4*(g.rounds+1); i++ {
-		t := w[i-1]
-		switch {
-		case i%n == 0:
-			t = subWord(bits.RotateLeft32(t, -8)) ^ rcon
-			rcon = rcon<<1 ^ rcon>>7*0x11b
-		case n == 8 && i%n == 4:
-			t = subWord(t)
-		}
-		w[i] = w[i-n] ^ t
-	}
-	for i := range 4 * (g.rounds + 1) {
-		binary.LittleEndian.PutUint32(g.keys[i/4][i%4*4:], w[i])
-	}
-	clear(w[:])
 }
 
 // raise makes the powers of H. A product of reversed elements is one place too

@@ -4,20 +4,6 @@
 
 #include "textflag.h"
 
-// func subWord(w uint32) uint32
-TEXT ·subWord(SB), NOSPLIT, $0-12
-	MOVL w+0(FP), AX
-
-	// a word in place 1 comes out through the S-box in place 0
-	VMOVD AX, X0
-	VPSLLDQ $4, X0, X0
-	VAESKEYGENASSIST $0, X0, X0
-	VMOVD X0, AX
-	MOVL AX, ret+8(FP)
-	XORL AX, AX
-	VPXOR X0, X0, X0
-	RET
-
 // func encryptBlock(keys *[15][16]byte, rounds int, block *[16]byte)
 TEXT ·encryptBlock(SB), NOSPLIT, $0-24
 	MOVQ keys+0(FP), AX

@@ -16,9 +16,6 @@ func detect() bool {
 // bytes of text there is room for the tag; open returns what it should be.
 
 //go:noescape
-func subWord(w uint32) uint32
-
-//go:noescape
 func encryptBlock(keys *[15][16]byte, rounds int, block *[16]byte)
 
 //go:noescape

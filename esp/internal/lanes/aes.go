@@ -33,23 +33,27 @@ func NewCBC(kernel AES, key []byte) (*CBC, error) {
 	if len(key) != 16 && len(key) != 32 {
 		return nil, ErrKey
 	}
-	c := &CBC{kernel: kernel, width: maxLanes / 2, rounds: len(key)/4 + 6}
+	c := &CBC{kernel: kernel, width: maxLanes / 2}
 	if kernel != AESNI {
 		c.width = maxLanes
 	}
-	c.expand(key)
+	c.rounds = ExpandKey(&c.enc, key)
+	c.invert()
 	return c, nil
 }
 
-// expand is FIPS 197, Section 5.2, and Section 5.3.5 for the other direction.
-func (c *CBC) expand(key []byte) {
+// ExpandKey writes the round keys of a key of 16 or 32 bytes (FIPS 197, Section 5.2)
+// and returns how many rounds there are, one less than keys. The processor must run
+// one of AESKernels.
+func ExpandKey(keys *[15][aesBlock]byte, key []byte) (rounds int) {
 	var w [4 * 15]uint32
 	n := len(key) / 4
+	rounds = n + 6
 	for i := range n {
 		w[i] = binary.LittleEndian.Uint32(key[4*i:])
 	}
 	rcon := uint32(1)
-	for i := n; i < 4*(c.rounds+1); i++ {
+	for i := n; i < 4*(rounds+1); i++ {
 		t := w[i-1]
 		switch {
 		case i%n == 0:
@@ -60,10 +64,16 @@ func (c *CBC) expand(key []byte) {
 		}
 		w[i] = w[i-n] ^ t
 	}
-	for i := range 4 * (c.rounds + 1) {
-		binary.LittleEndian.PutUint32(c.enc[i/4][i%4*4:], w[i])
+	for i := range 4 * (rounds + 1) {
+		binary.LittleEndian.PutUint32(keys[i/4][i%4*4:], w[i])
 	}
 	clear(w[:])
+	return rounds
+}
+
+// invert makes the round keys of the equivalent inverse cipher (FIPS 197, Section
+// 5.3.5).
+func (c *CBC) invert() {
 	c.dec[0], c.dec[c.rounds] = c.enc[c.rounds], c.enc[0]
 	for i := 1; i < c.rounds; i++ {
 		invMixColumns(&c.dec[i], &c.enc[c.rounds-i])

@@ -14,6 +14,7 @@ TEXT ·subWord(SB), NOSPLIT, $0-12
 	VAESKEYGENASSIST $0, X0, X0
 	VMOVD X0, AX
 	MOVL AX, ret+8(FP)
+	VPXOR X0, X0, X0
 	RET
 
 // func invMixColumns(dst, src *[16]byte)
@@ -22,6 +23,7 @@ TEXT ·invMixColumns(SB), NOSPLIT, $0-16
 	MOVQ src+8(FP), SI
 	VAESIMC (SI), X0
 	VMOVDQU X0, (DI)
+	VPXOR X0, X0, X0
 	RET
 
 // func cbcEncryptNI(keys *byte, rounds int, heads *[16]*byte, blocks int)

@@ -1,20 +1,8 @@
 package main
 
-// setupFile writes what a key's set-up needs: the S-box without a table, whose
-// cache lines would tell about the key, a lone block, and a product in GF(2^128).
+// setupFile writes what a key's set-up needs: a lone block, and a product in
+// GF(2^128).
 func setupFile(f *file) {
-	f.text("func subWord(w uint32) uint32", "subWord", 12)
-	f.op("MOVL w+0(FP), AX")
-	f.note("a word in place 1 comes out through the S-box in place 0")
-	f.op("VMOVD AX, X0")
-	f.op("VPSLLDQ $4, X0, X0")
-	f.op("VAESKEYGENASSIST $0, X0, X0")
-	f.op("VMOVD X0, AX")
-	f.op("MOVL AX, ret+8(FP)")
-	f.op("XORL AX, AX")
-	f.op("VPXOR X0, X0, X0")
-	f.op("RET")
-
 	f.text("func encryptBlock(keys *[15][16]byte, rounds int, block *[16]byte)", "encryptBlock", 24)
 	f.op("MOVQ keys+0(FP), AX")
 	f.op("MOVQ rounds+8(FP), CX")
