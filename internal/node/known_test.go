@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -193,9 +194,9 @@ func TestKnownNodesAreBelievedForAWhileOnly(t *testing.T) {
 		first := w.start("app", "app-1")
 		var k knownNodes
 		b := k.see(nodesAt(time.Now(), 1, 3), everybody, time.Now())
-		var saved []byte
+		var saved atomic.Pointer[[]byte]
 		w.node = func(c *Config) {
-			c.Nodes, c.SaveNodes = b, func(b []byte) error { saved = b; return nil }
+			c.Nodes, c.SaveNodes = b, func(b []byte) error { saved.Store(&b); return nil }
 		}
 		n := w.start("db", "db-1")
 		w.eventually("it has read the directory", time.Minute, func() bool { return n.table.Has(first.self) })
@@ -209,7 +210,7 @@ func TestKnownNodesAreBelievedForAWhileOnly(t *testing.T) {
 		}
 		time.Sleep(knownEvery)
 		var kept knownNodes
-		if err := kept.load(saved, time.Now(), usableHere); err != nil || !kept.had(first.self) || kept.had(known) {
+		if err := kept.load(*saved.Load(), time.Now(), usableHere); err != nil || !kept.had(first.self) || kept.had(known) {
 			t.Errorf("%d nodes are kept, %v; want the member that is listed", len(kept.nodes), err)
 		}
 		w.node = func(c *Config) { c.Nodes = []byte("nonsense") }
