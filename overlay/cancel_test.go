@@ -23,7 +23,7 @@ func TestObjectCallsEndWhenTheyAreCancelled(t *testing.T) {
 		},
 	} {
 		for _, after := range []time.Duration{0, 15, 25, 35, 50, 100, 200, 290, 310, 350, 700, 1500} {
-			after *= time.Millisecond
+			after *= time.Millisecond //nolint:durationcheck // the numbers above have no unit
 			t.Run(fmt.Sprintf("%s/%v", name, after), func(t *testing.T) {
 				inBubble(t, 40, nil, func(t *testing.T, c *cluster) {
 					obj, _ := mustObject(t, 5000, 4)

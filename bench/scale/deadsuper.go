@@ -42,15 +42,11 @@ func deadSuper(b *bench, rec *recorder) error {
 		return err
 	}
 	defer w.close(rec)
-	flows, err := w.openFlows(rec)
-	if err != nil {
-		return err
-	}
-	s := &siege{world: w, scouts: scouts, flows: flows}
+	s := &siege{world: w, scouts: scouts, flows: w.openFlows(rec)}
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
 	var g sync.WaitGroup
-	for _, f := range flows {
+	for _, f := range s.flows {
 		g.Go(func() { f.sendLoop(ctx) })
 	}
 	g.Go(func() { s.comeLoop(ctx) })
@@ -224,7 +220,7 @@ func (s *siege) verdict(b *bench, rec *recorder) error {
 	holders := s.book.holders()
 	var strangers, missing int
 	took, err := b.stage(rec, "members that a peer knows, and nobody else", b.settle, len(holders), func(st *stage) {
-		st.until(pollEvery, func() int {
+		st.until(func() int {
 			strangers, missing = s.halfAdmitted(st, holders)
 			return len(holders) - missing - strangers
 		})
@@ -306,7 +302,7 @@ type flow struct {
 }
 
 // openFlows makes tunnels between different machines.
-func (w *world) openFlows(rec *recorder) (all []*flow, err error) {
+func (w *world) openFlows(rec *recorder) (all []*flow) {
 	used := map[*peer]bool{}
 	for _, p := range w.peers {
 		if used[p] || len(all) == flowsMost {
@@ -328,7 +324,7 @@ func (w *world) openFlows(rec *recorder) (all []*flow, err error) {
 		f.before = f.to.dev.data.Load()
 	}
 	rec.must(failed, 0, "tunnels that do not come up")
-	return slices.Clip(all), nil
+	return slices.Clip(all)
 }
 
 // sendLoop sends UDP packets, of which each must arrive.

@@ -39,7 +39,7 @@ func fleet(b *bench, rec *recorder) error {
 	w.calm(b, rec, joined)
 	w.idle(b, rec, "idle, no tunnel", b.idle, empty)
 	b.heapProfile("fleet")
-	if err := b.lookUp(w, rec, scouts, w.peers); err != nil {
+	if err := b.lookUp(rec, scouts, w.peers); err != nil {
 		return err
 	}
 	if b.settle > 0 {
@@ -112,7 +112,7 @@ func (b *bench) inhabit(w *world, rec *recorder) ([]*scout, error) {
 	recordReasons(rec, "not joined", j.why)
 	up := func(p *peer) bool { return p.up() }
 	took, err = b.stage(rec, "contacts published", per(upLimit, upEach, len(w.peers)), len(w.peers), func(st *stage) {
-		st.until(pollEvery, func() int { return count(w.peers, up) })
+		st.until(func() int { return count(w.peers, up) })
 	})
 	rec.add(took.Seconds(), "s", "  all have published where they are after a further")
 	if err != nil {
@@ -160,7 +160,7 @@ func (w *world) converge(b *bench, rec *recorder, others int) error {
 		return s.PeersKnown
 	}
 	took, err := b.stage(rec, "rosters complete", b.settle, len(sample), func(st *stage) {
-		st.until(pollEvery, func() int { return count(sample, func(p *peer) bool { return known(p) >= want }) })
+		st.until(func() int { return count(sample, func(p *peer) bool { return known(p) >= want }) })
 	})
 	if err != nil {
 		return err
@@ -184,7 +184,7 @@ func some[T any](all []T, n int) (out []T) {
 }
 
 // lookUp has the scouts look every peer's contact up.
-func (b *bench) lookUp(w *world, rec *recorder, scouts []*scout, peers []*peer) error {
+func (b *bench) lookUp(rec *recorder, scouts []*scout, peers []*peer) error {
 	f, err := b.findAll(rec, "contacts looked up", scouts, peers)
 	if err != nil {
 		return err

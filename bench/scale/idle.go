@@ -50,7 +50,7 @@ func idle(b *bench, rec *recorder) error {
 		}
 		return st.PeersKnown
 	}
-	if _, err := b.stage(rec, "members that the process knows", max(b.settle, time.Minute), len(j.up)+b.members, func(st *stage) { st.until(pollEvery, known) }); err != nil {
+	if _, err := b.stage(rec, "members that the process knows", max(b.settle, time.Minute), len(j.up)+b.members, func(st *stage) { st.until(known) }); err != nil {
 		return err
 	}
 	if err := b.pause(settleMemory); err != nil {

@@ -89,8 +89,8 @@ func (s *stage) reach(n int) { s.done.Store(int64(n)) }
 
 // until asks again and again how much is done, until it is all or the stage
 // ends.
-func (s *stage) until(every time.Duration, done func() int) {
-	t := time.NewTicker(every)
+func (s *stage) until(done func() int) {
+	t := time.NewTicker(pollEvery)
 	defer t.Stop()
 	for {
 		s.reach(done())

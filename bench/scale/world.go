@@ -121,7 +121,7 @@ func (b *bench) newWorld(rec *recorder, supers int) (*world, error) {
 		}
 	}
 	if _, err := b.stage(rec, "super peers ready", readyLimit, supers, func(st *stage) {
-		st.until(pollEvery, func() int { return count(w.supers, func(s *super) bool { return s.Ready() }) })
+		st.until(func() int { return count(w.supers, func(s *super) bool { return s.Ready() }) })
 	}); err != nil {
 		w.close(rec)
 		return nil, err

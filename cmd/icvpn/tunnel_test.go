@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"runtime"
 	"testing"
 )
@@ -9,7 +8,6 @@ import (
 func TestOneTunnelOnTwoProcessorsKeepsToOne(t *testing.T) {
 	before := runtime.GOMAXPROCS(2)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
-	t.Setenv("GOMAXPROCS", "") // restores it
 	for _, c := range []struct {
 		has, tunnels int
 		env          string
@@ -22,9 +20,7 @@ func TestOneTunnelOnTwoProcessorsKeepsToOne(t *testing.T) {
 		{has: 1, tunnels: 1, want: 1},
 	} {
 		runtime.GOMAXPROCS(c.has)
-		if err := os.Setenv("GOMAXPROCS", c.env); err != nil {
-			t.Fatal(err)
-		}
+		t.Setenv("GOMAXPROCS", c.env)
 		oneProcessor(c.tunnels)
 		if got := runtime.GOMAXPROCS(0); got != c.want {
 			t.Errorf("%+v: %d", c, got)

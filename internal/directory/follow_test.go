@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -437,6 +436,6 @@ func TestRefreshPutsTheSameBytes(t *testing.T) {
 
 func TestSaltsDiffer(t *testing.T) {
 	if string(SaltShard(1)) == string(SaltShard(256)) || len(SaltShard(MaxShards)) != 5 || binary.BigEndian.Uint32(SaltShard(7)[1:]) != 7 {
-		t.Error(fmt.Sprintf("%x", SaltShard(7)))
+		t.Errorf("%x", SaltShard(7))
 	}
 }

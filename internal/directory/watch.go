@@ -145,7 +145,7 @@ func (w *Watcher) readOnce(ctx context.Context, at *watched) {
 	} else if at.fails < 16 {
 		wait = min(wait, pollRetry<<(at.fails-1))
 	}
-	at.due = time.Now().Add(wait/2 + mrand.N(wait/2))
+	at.due = time.Now().Add(wait/2 + mrand.N(wait/2)) //nolint:gosec // so that not all come at once
 	select {
 	case w.ended <- at:
 	case <-ctx.Done():

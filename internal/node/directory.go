@@ -156,8 +156,8 @@ func (n *Node) lookFor(ctx context.Context) (changed bool) {
 }
 
 // readDirectories reads all there is to read.
-func (n *Node) readDirectories(ctx context.Context) bool {
-	return n.read(ctx, directoryTimeout, *n.followers.Load(), func(ctx context.Context, f *directory.Follower) (bool, error) {
+func (n *Node) readDirectories(ctx context.Context) {
+	n.read(ctx, directoryTimeout, *n.followers.Load(), func(ctx context.Context, f *directory.Follower) (bool, error) {
 		news, err := f.Poll(ctx, false)
 		if err != nil {
 			return false, err

@@ -62,7 +62,7 @@ func dieAtEachStep(t *testing.T, ticket, writes bool) {
 		given[m.Credential.Addr4()] = name
 	}
 	for cut := int32(0); ; cut++ {
-		name := "web-" + string(rune('a'+cut))
+		name := "web-" + string('a'+cut)
 		cfg := w.joinConfig("web", name, newIdentity(t)).process(1, nil)
 		if ticket {
 			m, _ := byTicket(t, w, cfg)

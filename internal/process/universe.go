@@ -82,7 +82,7 @@ func (u *universe) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait/2 + mrand.N(wait/2)):
+		case <-time.After(wait/2 + mrand.N(wait/2)): //nolint:gosec // so that not all come at once
 		}
 		wait = min(2*wait, universeRetryMax)
 	}

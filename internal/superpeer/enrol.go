@@ -73,7 +73,7 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	bounded := &shortHandshake{Conn: c, left: maxHandshake}
 	tc := tls.Server(bounded, hello.config())
 	_ = c.SetDeadline(now.Add(helloWait))  // if the connection is dead, the next read says so
-	if err := tc.Handshake(); err != nil { // not HandshakeContext: that takes another goroutine, and c is closed anyway
+	if err := tc.Handshake(); err != nil { //nolint:noctx // HandshakeContext takes another goroutine, and c is closed anyway
 		s.admissions.fail(resultTLS, err)
 		s.log.Debug("TLS handshake", "from", from.Addr, "err", err)
 		return

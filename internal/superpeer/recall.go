@@ -105,7 +105,7 @@ func (s *SuperPeer) recallLoop(ctx context.Context) error {
 	}
 	wait, cancel := context.WithTimeout(ctx, recallWait)
 	defer cancel()
-	found, err := s.remembered(ctx, wait)
+	found, err := s.remembered(wait)
 	if ctx.Err() != nil {
 		return nil // the next start asks again
 	}
@@ -124,7 +124,7 @@ func (s *SuperPeer) recallLoop(ctx context.Context) error {
 }
 
 // remembered says whether the overlay has a directory of ours.
-func (s *SuperPeer) remembered(ctx, wait context.Context) (bool, error) {
+func (s *SuperPeer) remembered(wait context.Context) (bool, error) {
 	for knock := firstKnock; ; knock = min(2*knock, lastKnock) {
 		if s.heard(wait, knock) {
 			_, it, err := s.service.overlay.GetObject(wait, s.authority.self().Key, discovery.SaltDirectory)

@@ -101,7 +101,7 @@ func (v *View) Run(ctx context.Context, m Membership) {
 
 // publish puts our advert and the documents in it into the overlay.
 func (v *View) publish(ctx context.Context, m Membership, now time.Time) error {
-	a := service.NewAdvert(v.universe, m.PID(), now.UnixMilli(), now.Add(advertLife), v.host.record(m))
+	a := service.NewAdvert(v.universe, m.PID(), now.UnixMilli(), now.Add(advertLife), v.host.record())
 	var errs []error
 	for _, s := range v.host.all {
 		st := s.service.standing.Load()
@@ -260,7 +260,7 @@ func (v *View) list(now time.Time) map[id.ID]*control.Service {
 }
 
 // record is what a host says of itself.
-func (h *Host) record(m Membership) service.SuperPeerRecord {
+func (h *Host) record() service.SuperPeerRecord {
 	roles := []string{service.RoleStore}
 	for _, s := range h.all {
 		for _, role := range s.authority.self().Roles {
