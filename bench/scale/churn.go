@@ -101,7 +101,7 @@ func (p *populace) moveLoop(ctx context.Context) {
 	var g sync.WaitGroup
 	defer g.Wait()
 	for n := 0; ; n++ {
-		if measure.Sleep(ctx, churnEvery/2+rand.N(churnEvery)) != nil { //nolint:gosec // any moment will do
+		if measure.Sleep(ctx, churnEvery/2+rand.N(churnEvery)) != nil {
 			return
 		}
 		q, leaves := p.pick()
