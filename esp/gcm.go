@@ -25,10 +25,11 @@ func (t *gcmKernel) seal(batch []Packet) {
 		}
 		pkt := p.Bytes()
 		binary.BigEndian.PutUint64(pkt[headerLen:], p.Seq)
-		t.gcm.Seal(p.Seq, binary.BigEndian.Uint32(pkt), p.Seq, pkt[headerLen+aeadIV:])
+		t.encrypt(pkt, p.Seq)
 	}
 }
 
+// encrypt takes the IV from the packet, as open does.
 func (t *gcmKernel) encrypt(pkt []byte, seq uint64) {
 	iv := binary.BigEndian.Uint64(pkt[headerLen:])
 	t.gcm.Seal(iv, binary.BigEndian.Uint32(pkt), seq, pkt[headerLen+aeadIV:])

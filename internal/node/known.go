@@ -174,9 +174,10 @@ func (n *Node) knownEntries() []netip.AddrPort {
 }
 
 // comesBack says whether a node may be a contact although no directory lists it:
-// while none lists anybody and none was read, as after a start without a super peer, and who was known
-// before for as long as it takes to read them all. Who has the group key may so
-// become a contact, and can be silent or name friends; what he serves is verified.
+// while none lists anybody and none was read, as after a start without a super peer,
+// and who was known before for as long as it takes to read them all. Who has the
+// group key may so become a contact, and can be silent or name friends; what he
+// serves is verified.
 func (n *Node) comesBack(pid id.ID) bool {
 	return n.table.Len() == 0 && !n.listed.Load() || time.Since(n.started) < knownGrace && n.known.had(pid)
 }
