@@ -232,7 +232,9 @@ func (a *authority) takePolicies(ans keypool.Answer, now time.Time) error {
 	if err := a.upToDate(made, now); err != nil {
 		return err
 	}
-	if err := a.keepPolicies(ans.Encode()); err != nil {
+	b := ans.Encode()
+	defer clear(b) // seeds are in it
+	if err := a.keepPolicies(b); err != nil {
 		return err
 	}
 	for _, p := range a.own() {
