@@ -62,25 +62,30 @@ const sealOverhead = 256
 // may be called from several goroutines; one reads at a time.
 type Follower struct {
 	// set at start
-	sp  service.SuperPeer
-	pid id.ID
-	cfg Follow
+	sp    service.SuperPeer
+	pid   id.ID
+	cfg   Follow
+	since time.Time
 
 	turn   chan struct{} // capacity 1: who reads
 	mu     sync.Mutex
 	reader *Reader
 	ends   int64 // of the newest root
+	whole  bool  // was read once
 
 	looked time.Time // for a root everywhere, last; guarded by turn
 }
 
 // NewFollower returns a follower that has read nothing.
 func NewFollower(sp service.SuperPeer, cfg Follow) *Follower {
-	return &Follower{sp: sp, pid: sp.PID(), cfg: cfg, turn: make(chan struct{}, 1), reader: NewReader()}
+	return &Follower{sp: sp, pid: sp.PID(), cfg: cfg, since: time.Now(), turn: make(chan struct{}, 1), reader: NewReader()}
 }
 
 // SuperPeer returns whom it follows.
 func (f *Follower) SuperPeer() service.SuperPeer { return f.sp }
+
+// Since is when it was made, by our own clock.
+func (f *Follower) Since() time.Time { return f.since }
 
 // Want says that a packet waits for somebody in a shard.
 func (f *Follower) Want(number uint32) {
@@ -139,6 +144,7 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 	gone, err := f.reader.OnRoot(root)
 	if err == nil {
 		f.ends = root.Expires
+		f.whole = f.whole || f.reader.Covered()
 	}
 	f.mu.Unlock()
 	if err != nil {
@@ -152,6 +158,14 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 		f.cfg.Take(f.pid, &Shard{Number: n})
 	}
 	return true, nil
+}
+
+// Whole says whether the directory was read from end to end, once: who is not in it
+// came lately, or is not of this super peer.
+func (f *Follower) Whole() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.whole
 }
 
 // CompleteSince says whether everything was read of a root from at or later.
@@ -229,6 +243,7 @@ func (f *Follower) Fetch(ctx context.Context, urgent bool, most int) (read int, 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reader.Settle()
+	f.whole = f.whole || f.reader.Covered()
 	return read, err
 }
 

@@ -366,6 +366,44 @@ func TestPacketsGoFirst(t *testing.T) {
 	}
 }
 
+// TestDirectoryIsWholeOnceEveryShardWasRead: it stays so while shards change, since who
+// is missing then came lately.
+func TestDirectoryIsWholeOnceEveryShardWasRead(t *testing.T) {
+	block := netip.MustParsePrefix("10.42.0.0/16")
+	net := new(counted)
+	p := newPublisher(1, block, net)
+	shards := []*Shard{shardOf(block, 0, 200), shardOf(block, 1, 200), shardOf(block, 2, 200)}
+	p.say(t, shards...)
+	r := newReader(net, newTable(p.sp), trustOf(p.sp), p.sp)
+	if r.Whole() {
+		t.Error("whole before anything was read")
+	}
+	if _, err := r.Poll(t.Context(), true); err != nil || r.Whole() {
+		t.Fatalf("whole with the root alone, %v", err)
+	}
+	for i := range shards {
+		if _, err := r.Fetch(t.Context(), false, 1); err != nil || r.Whole() != (i == len(shards)-1) {
+			t.Fatalf("after %d of %d shards whole is %v, %v", i+1, len(shards), r.Whole(), err)
+		}
+		if i == 0 { // one that was read changes before the others were read
+			p.now = p.now.Add(time.Minute)
+			shards[r.took[0]].Members = shards[r.took[0]].Members[1:]
+			p.say(t, shardCopies(shards)...)
+			if _, err := r.Poll(t.Context(), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if r.CompleteSince(t0) {
+		t.Error("complete, though a shard has changed")
+	}
+	p.now = p.now.Add(time.Minute)
+	p.say(t, append(shardCopies(shards), shardOf(block, 9, 1000))...)
+	if _, err := r.Poll(t.Context(), true); err != nil || !r.Whole() {
+		t.Errorf("a new shard makes it a directory that was not read, %v", err)
+	}
+}
+
 // TestRenewalsDoNotSealAShard: the published end may lag until a quarter of a
 // credential's life is left.
 func TestRenewalsDoNotSealAShard(t *testing.T) {

@@ -103,6 +103,12 @@ func (r *Reader) OnShard(ref Ref) bool {
 	return true
 }
 
+// Covered says whether every shard of the newest root was read in some version: who
+// is missing then came lately.
+func (r *Reader) Covered() bool {
+	return r.seq >= 0 && !slices.ContainsFunc(r.named, func(ref Ref) bool { _, ok := r.have[ref.Number]; return !ok })
+}
+
 // Complete says whether every shard of the newest root was read.
 func (r *Reader) Complete() bool {
 	refs, _ := r.Wanted()

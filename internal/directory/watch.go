@@ -60,8 +60,7 @@ type watched struct {
 	busy     bool
 	due      time.Time
 	fails    int
-	read     bool // once, without a budget
-	budget   *rate.Limiter
+	budget   *rate.Limiter // for what changes, once the whole was read
 }
 
 // NewWatcher returns a watcher that has read nothing.
@@ -152,8 +151,8 @@ func (w *Watcher) readOnce(ctx context.Context, at *watched) {
 	}
 }
 
-// read asks for a newer root, and fetches what has changed: all of it the first
-// time, then within the budget. What fails is charged, too.
+// read asks for a newer root, and fetches what has changed: all of it until the whole
+// was read once, then within the budget. What fails is charged, too.
 func (w *Watcher) read(ctx context.Context, at *watched) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
@@ -163,12 +162,11 @@ func (w *Watcher) read(ctx context.Context, at *watched) (changed bool, err erro
 		return false, err
 	}
 	most := f.Pending()
-	if at.read && !w.cfg.Unbounded {
+	if f.Whole() && !w.cfg.Unbounded {
 		now := time.Now()
 		most = max(0, min(most, int(at.budget.TokensAt(now))))
 		at.budget.AllowN(now, most)
 	}
-	at.read = true
 	if most == 0 {
 		return changed, nil
 	}

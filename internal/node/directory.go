@@ -55,7 +55,18 @@ func (n *Node) newFollowers(trust *service.Trust) {
 		}
 	}
 	n.followers.Store(&all)
+	n.noteReading()
 	n.watch.Wake()
+}
+
+// noteReading notes whether somebody may be a member whom we have not read of yet. A
+// directory that nobody serves makes us believe so for knownGrace.
+func (n *Node) noteReading() {
+	now, reading := time.Now(), false
+	for _, f := range *n.followers.Load() {
+		reading = reading || !f.Whole() && now.Sub(f.Since()) < knownGrace
+	}
+	n.reading.Store(reading)
 }
 
 func (n *Node) openSealed(sealed []byte, kind string, owner ed25519.PublicKey, limit int) ([]byte, error) {

@@ -32,8 +32,8 @@ const (
 	knownFirst, knownEvery, knownRenew = time.Minute, 30 * time.Minute, 24 * time.Hour
 	// knownAsked are asked at a time.
 	knownAsked = 8
-	// knownGrace is how long those from before are believed to be members, until the
-	// directories say so.
+	// knownGrace is how long others are believed to be members until the directories say
+	// so: those from before, and all while a directory is read for the first time.
 	knownGrace = 30 * time.Minute
 
 	knownVersion = 1
@@ -174,10 +174,10 @@ func (n *Node) knownEntries() []netip.AddrPort {
 }
 
 // comesBack says whether a node may be a contact although no directory lists it:
-// while none lists anybody and none was read, as after a start without a super peer,
-// and who was known before for as long as it takes to read them all. Who has the
-// group key may so become a contact, and can be silent or name friends; what he
-// serves is verified.
+// while directories are being read for the first time, and who was known before for as
+// long as that may take. Who has the group key may so become a contact, and can be
+// silent or name friends; what he serves is verified.
 func (n *Node) comesBack(pid id.ID) bool {
-	return n.table.Len() == 0 && !n.listed.Load() || time.Since(n.started) < knownGrace && n.known.had(pid)
+	return n.table.Len() == 0 && !n.listed.Load() || n.reading.Load() ||
+		time.Since(n.started) < knownGrace && n.known.had(pid)
 }

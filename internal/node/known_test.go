@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,7 +13,9 @@ import (
 	"time"
 
 	"icvpn/internal/control"
+	"icvpn/internal/directory"
 	"icvpn/internal/id"
+	"icvpn/overlay"
 	"icvpn/tun/tuntest"
 )
 
@@ -199,7 +202,7 @@ func TestKnownNodesAreBelievedForAWhileOnly(t *testing.T) {
 			c.Nodes, c.SaveNodes = b, func(b []byte) error { saved.Store(&b); return nil }
 		}
 		n := w.start("db", "db-1")
-		w.eventually("it has read the directory", time.Minute, func() bool { return n.table.Has(first.self) })
+		w.eventually("it has read the directory", time.Minute, func() bool { return n.table.Has(first.self) && !n.reading.Load() })
 		stranger, known := id.Hash("stranger"), id.Hash("1")
 		if n.mayJoinOverlay(stranger, netip.AddrPort{}) || !n.mayJoinOverlay(known, netip.AddrPort{}) {
 			t.Error("a stranger may be a contact, or a node of before may not")
@@ -215,6 +218,49 @@ func TestKnownNodesAreBelievedForAWhileOnly(t *testing.T) {
 		}
 		w.node = func(c *Config) { c.Nodes = []byte("nonsense") }
 		w.start("db", "db-2")
+	})
+}
+
+// nobodyServes is an overlay of silent replicas.
+type nobodyServes struct{}
+
+func (nobodyServes) AskItem(context.Context, ed25519.PublicKey, []byte) (overlay.Item, error) {
+	return overlay.Item{}, overlay.ErrUnreachable
+}
+
+func (nobodyServes) ReadObject(context.Context, overlay.Item) ([]byte, error) {
+	return nil, overlay.ErrUnreachable
+}
+
+func (nobodyServes) GetObjectAfter(context.Context, ed25519.PublicKey, []byte, int64) ([]byte, overlay.Item, error) {
+	return nil, overlay.Item{}, overlay.ErrUnreachable
+}
+
+// While a directory is read for the first time anybody may be in the part that is
+// missing: whole fleets that start at once would else turn each other down.
+func TestWhoMayNotHaveBeenReadYetMayBeAContact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		n := w.start("db", "db-1")
+		other := w.start("app", "app-1")
+		w.eventually("it has read the directory", time.Minute, func() bool { return n.table.Has(other.self) && !n.reading.Load() })
+		stranger := id.Hash("stranger")
+		if n.mayJoinOverlay(stranger, netip.AddrPort{}) {
+			t.Fatal("a stranger may be a contact though the directory was read")
+		}
+		unread := directory.NewFollower(n.trust().Descriptor.SuperPeers[0], directory.Follow{Source: nobodyServes{}, Now: n.now})
+		n.onControlLoop(w, func() {
+			n.followers.Store(&map[id.ID]*directory.Follower{id.Hash("another super peer"): unread})
+			n.settleRoster()
+		})
+		if !n.mayJoinOverlay(stranger, netip.AddrPort{}) {
+			t.Error("who may be in a directory that was not read yet may not be a contact")
+		}
+		time.Sleep(knownGrace)
+		n.onControlLoop(w, n.settleRoster)
+		if n.mayJoinOverlay(stranger, netip.AddrPort{}) {
+			t.Error("a directory that nobody serves lets strangers in for ever")
+		}
 	})
 }
 

@@ -110,6 +110,7 @@ type Node struct {
 	proofs       helperProofs
 	known        knownNodes
 	listed       atomic.Bool // a directory, or part of one, was read
+	reading      atomic.Bool // one is being read for the first time
 	stats        stats
 	ctx          context.Context // of Run, for lookups
 	loops        sync.WaitGroup  // lookups, and proofs of helpers

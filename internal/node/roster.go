@@ -138,6 +138,7 @@ func (n *Node) listedBy(pid, issuer id.ID) *directory.Entry {
 // settleRoster does what every reading of a directory is followed by: what has
 // ended is forgotten, packets that waited are routed. Control loop only.
 func (n *Node) settleRoster() {
+	n.noteReading()
 	n.expire()
 	n.retryUnrouted(time.Now())
 	if n.trust().Policy.Mesh == service.MeshFull {
