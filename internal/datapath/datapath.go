@@ -31,6 +31,9 @@ type Config struct {
 	Route func(dst netip.Addr) *Tunnel
 	// Unrouted borrows a packet that Route has no tunnel for. Default: none.
 	Unrouted func(pkt []byte)
+	// Stray is told of datagrams of size bytes with an SPI that no SA has. It must not
+	// block. Default: none.
+	Stray func(spi uint32, from netip.AddrPort, size int)
 	// MaxMTU is the largest MTU the interface will have, default 1500: slots are
 	// that long.
 	MaxMTU int

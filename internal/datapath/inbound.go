@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"time"
 
 	"icvpn/esp"
@@ -12,7 +13,7 @@ import (
 //
 //	reader ─> Receive ─> SAD ─> lane.claim ── small, or lone ──> openBatch, in the reader's buffer
 //	                      │        └ else: own ─> queue ─> openBatch
-//	                      └ unknown SPI: counted, nothing else
+//	                      └ unknown SPI: counted, Stray
 //	openBatch ─> Open ─> Owner.Inbound ─> ECN, MSS ─> device
 
 // Receive takes ESP datagrams and trains to their tunnels, those of one SA
@@ -61,8 +62,11 @@ func (r *receiver) message(m *underlay.Message) {
 	begun := false
 	for off := 0; off < m.N; off += step {
 		end := min(off+step, m.N)
-		sa, _ := r.d.cfg.SAD.Find(m.Buf[off:end])
+		sa, drop := r.d.cfg.SAD.Find(m.Buf[off:end])
 		if sa == nil {
+			if drop == esp.DropUnknownSPI && r.d.cfg.Stray != nil {
+				r.d.cfg.Stray(binary.BigEndian.Uint32(m.Buf[off:]), m.Addr, end-off)
+			}
 			continue
 		}
 		t, ok := sa.Owner().(*Tunnel)

@@ -109,8 +109,9 @@ type Node struct {
 	helping      helping
 	proofs       helperProofs
 	known        knownNodes
-	listed       atomic.Bool // a directory, or part of one, was read
-	reading      atomic.Bool // one is being read for the first time
+	strays       *rate.Limiter // what we say of SPIs that no SA has
+	listed       atomic.Bool   // a directory, or part of one, was read
+	reading      atomic.Bool   // one is being read for the first time
 	stats        stats
 	ctx          context.Context // of Run, for lookups
 	loops        sync.WaitGroup  // lookups, and proofs of helpers
@@ -185,6 +186,7 @@ func New(cfg Config) (*Node, error) {
 	n.table = directory.NewTable(n.service, n.self)
 	n.watch = n.newWatch()
 	n.cloned = make(chan *CloneError, 1)
+	n.strays = rate.NewLimiter(lostRate, lostBurst)
 	n.membership.Store(m)
 	var err error
 	if n.prefix4, err = netip.ParsePrefix(m.Trust.Descriptor.Prefix4); err != nil {
@@ -197,7 +199,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n.path, err = datapath.New(datapath.Config{
-		Device: n.device, Send: n.port.WriteESP, SAD: n.sad, Route: n.routeTo, Unrouted: n.onUnrouted, MaxMTU: n.deviceMTU,
+		Device: n.device, Send: n.port.WriteESP, SAD: n.sad, Route: n.routeTo, Unrouted: n.onUnrouted, Stray: n.onStray, MaxMTU: n.deviceMTU,
 	})
 	if err != nil {
 		return nil, err

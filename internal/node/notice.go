@@ -73,9 +73,13 @@ func (n *Node) sendNotice(t *tunnel, p *saPair, op noticeOp, arg uint16) {
 	}
 }
 
-// onNotice handles a notice. Where it came from does not matter: only the
+// onNotice handles a notice. Where one of a tunnel came from does not matter: only the
 // holder of the control key can have made it.
-func (n *Node) onNotice(b []byte, _ netip.AddrPort) {
+func (n *Node) onNotice(b []byte, from netip.AddrPort) {
+	if spi, ok := parseLost(b); ok {
+		n.onLost(spi, from)
+		return
+	}
 	if len(b) != noticeSize {
 		n.stats.badNotices.Add(1)
 		return
@@ -83,6 +87,7 @@ func (n *Node) onNotice(b []byte, _ netip.AddrPort) {
 	t, p := n.pairBySPI(binary.BigEndian.Uint32(b))
 	if p == nil {
 		n.stats.badNotices.Add(1)
+		n.onStray(binary.BigEndian.Uint32(b), from, seal.Overhead+len(b))
 		return
 	}
 	op, stamp, arg, ok := openNotice(p.result.CtlIn, b)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -445,5 +446,86 @@ func TestLosingThePairInUseLeavesNoBlackHole(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.pingOK(web, "app-1")
+	})
+}
+
+// A machine that restarts where it was says that it has lost its keys, so that nobody
+// has to wait for dead peer detection.
+func TestRestartedMachineSaysThatItHasLostItsKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		key := newIdentity(t)
+		web, app := w.start("web", "web-1"), w.startAs("app", "app-1", key)
+		w.pingOK(web, "app-1")
+		app.kill()
+		w.at = app.addr
+		again := w.startAs("app", "app-1", key)
+		began := time.Now()
+		for i := uint64(0); len(tally(again.got)) == 0; i++ {
+			if err := web.dev.Inject(udp(web.addr4(), app.addr4(), 1000, 2000, i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Millisecond)
+			if time.Since(began) > deadAfter/2 {
+				t.Fatalf("nothing has reached the restarted machine after %v", deadAfter/2)
+			}
+		}
+		t.Logf("reached after %v", time.Since(began))
+	})
+}
+
+// Whoever says that a peer has lost its keys is believed only if the peer is silent.
+func TestWordOfLostKeysIsNotBelievedWhileThePeerAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		tn := web.tunnelTo(w, app)
+		var spi uint32
+		var path netip.AddrPort
+		var installed int
+		web.onControlLoop(w, func() { p := tn.current(); spi, path, installed = p.out.SPI(), p.path, tn.installed })
+		elsewhere := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), 4500)
+		for range 20 {
+			web.onControlLoop(w, func() {
+				web.onNotice(encodeLost(spi+1), path)
+				web.onNotice(encodeLost(spi), elsewhere)
+				if tn.doubted {
+					t.Error("another SA, or a word from elsewhere, makes it doubt")
+				}
+				web.onNotice(encodeLost(spi), path)
+			})
+			time.Sleep(lostEvery / 4)
+		}
+		web.onControlLoop(w, func() {
+			if tn.lostAt.IsZero() || tn.installed != installed {
+				t.Errorf("asked: %v; %d exchanges, %d before", !tn.lostAt.IsZero(), tn.installed, installed)
+			}
+		})
+		w.pingOK(web, "app-1")
+	})
+}
+
+// What a machine says of SPIs that it does not know is bounded and no amplifier.
+func TestWordOfLostKeysIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web := w.start("web", "web-1")
+		asks := w.bystander("203.0.113.77")
+		at := netip.MustParseAddrPort("203.0.113.77:4500")
+		for range 10 * lostBurst {
+			web.onStray(0x1234, at, lostOnWire-1)
+		}
+		time.Sleep(10 * time.Millisecond)
+		if n := len(asks.got()); n != 0 {
+			t.Errorf("%d answers to datagrams shorter than they are", n)
+		}
+		for range 10 * lostBurst {
+			web.onStray(0x1234, at, lostOnWire)
+		}
+		time.Sleep(10 * time.Millisecond)
+		if sizes := asks.got(); len(sizes) != lostBurst || slices.Max(sizes) != lostOnWire {
+			t.Errorf("%d answers of at most %d bytes, want %d of %d", len(sizes), slices.Max(append(sizes, 0)), lostBurst, lostOnWire)
+		}
 	})
 }

@@ -71,6 +71,8 @@ type tunnel struct {
 	handshake   time.Time
 	probes      int // unanswered
 	lastProbe   time.Time
+	lostAt      time.Time // when somebody last said that the peer has lost its keys
+	doubted     bool      // and the peer has not shown since that it has them
 	wantedSince time.Time // first packet that asked for a connection and got none yet
 
 	// guarded by stagedMu

@@ -128,6 +128,7 @@ func (n *Node) tendLiveness(t *tunnel, now time.Time) {
 	if p == nil || n.leaving {
 		return
 	}
+	n.tendLost(t, p, now)
 	rx, tx := t.stats.lastRx.Load(), t.stats.lastTx.Load()
 	if since := now.UnixNano() - t.stats.lastData.Load(); since > int64(idleLife) && now.Sub(p.born) > idleLife {
 		n.log.Info("tunnel idle, deleted", "peer", t.name())
@@ -189,6 +190,9 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 	}
 	if t.mtu.machine != nil {
 		earliest(t.mtu.machine.Deadline())
+	}
+	if t.doubted {
+		earliest(t.lostAt.Add(lostWait))
 	}
 	if t.armed.Load() {
 		earliest(now.Add(probeEvery))

@@ -41,6 +41,7 @@ type world struct {
 	wg     sync.WaitGroup
 	change func(h *service.HandOver) // of super peers that are started from now on
 	node   func(c *Config)           // of nodes that are started from now on
+	at     netip.Addr                // where they are; zero: an address of their own
 	mu     sync.Mutex                // held by super peers that read supers, and while it changes
 }
 
@@ -212,7 +213,9 @@ func (w *world) startWith(cfg JoinConfig) *nodeProc {
 		w.t.Fatalf("join %s: %v", name, err)
 	}
 	p := &nodeProc{dev: tuntest.New("icvpn0", 1400), done: make(chan struct{}), got: make(chan []byte, 4096)}
-	p.addr = netip.AddrFrom4([4]byte{198, 51, 100, byte(len(w.nodes) + 1)})
+	if p.addr = w.at; !p.addr.IsValid() {
+		p.addr = netip.AddrFrom4([4]byte{198, 51, 100, byte(len(w.nodes) + 1)})
+	}
 	udp, err := w.net.Listen(4500, p.addr)
 	if err != nil {
 		w.t.Fatal(err)
