@@ -27,10 +27,22 @@ import (
 // nothing for a peer. Its dates are whole days, so that they do not tell when
 // the process began.
 func ServerTLS(key ed25519.PrivateKey, now time.Time) *tls.Config {
+	return &tls.Config{
+		Certificates:           []tls.Certificate{Certificate(key, now)},
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{ALPN},
+		SessionTicketsDisabled: true,
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519},
+		VerifyConnection:       checkALPN,
+	}
+}
+
+// Certificate returns the certificate that ServerTLS describes. It takes key.
+func Certificate(key ed25519.PrivateKey, now time.Time) tls.Certificate {
 	day := now.UTC().Truncate(24 * time.Hour)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "icvpn super peer"},
+		Subject:      pkix.Name{CommonName: "icvpn"},
 		NotBefore:    day.Add(-24 * time.Hour),
 		NotAfter:     day.Add(CertificateLife + 24*time.Hour),
 	}
@@ -38,13 +50,32 @@ func ServerTLS(key ed25519.PrivateKey, now time.Time) *tls.Config {
 	if err != nil {
 		panic("admission: internal error: " + err.Error())
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// MutualTLS returns the configuration of either end of a connection that is no
+// admission: alpn says what. Both ends show their keys and sign the transcript (RFC
+// 8446, Section 4.4.3), which nobody can replay or relay; check says whether the
+// other one's key is good, before the handshake ends. The key exchange is
+// X25519MLKEM768 and nothing else.
+func MutualTLS(own tls.Certificate, alpn string, check func(ed25519.PublicKey) error) *tls.Config {
 	return &tls.Config{
-		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{ALPN},
-		SessionTicketsDisabled: true,
-		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519},
-		VerifyConnection:       checkALPN,
+		Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS13, NextProtos: []string{alpn},
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true,
+		ClientAuth: tls.RequireAnyClientCert,
+		// There is no PKI: the key counts, which VerifyConnection checks, and nothing
+		// else in a certificate.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if cs.NegotiatedProtocol != alpn {
+				return fmt.Errorf("admission: the other side speaks %q in TLS, want %q", cs.NegotiatedProtocol, alpn)
+			}
+			key, err := PeerKey(cs)
+			if err != nil {
+				return err
+			}
+			return check(key)
+		},
 	}
 }
 
@@ -117,15 +148,15 @@ func checkALPN(cs tls.ConnectionState) error {
 	return nil
 }
 
-// PeerKey returns the Ed25519 key of the server's certificate. TLS has proved
-// that the server holds it; nothing has proved yet whose it is.
+// PeerKey returns the Ed25519 key of the other end's certificate. TLS has proved
+// that it holds it; nothing has proved yet whose it is.
 func PeerKey(cs tls.ConnectionState) (ed25519.PublicKey, error) {
 	if len(cs.PeerCertificates) == 0 {
-		return nil, errors.New("admission: the super peer showed no certificate")
+		return nil, errors.New("admission: the other side showed no certificate")
 	}
 	key, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("admission: the super peer's TLS key is %v, want Ed25519", cs.PeerCertificates[0].PublicKeyAlgorithm)
+		return nil, fmt.Errorf("admission: the other side's TLS key is %v, want Ed25519", cs.PeerCertificates[0].PublicKeyAlgorithm)
 	}
 	return key, nil
 }

@@ -37,7 +37,7 @@ var cores = map[string][]string{
 	"internal/id": nil, "internal/wire": nil, "internal/seal": nil, "internal/filter": nil,
 	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil, "internal/promote": nil, "internal/keypool": nil,
 	"internal/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
-	"internal/directory": {"format.go", "helper.go", "reader.go", "table.go", "writer.go"},
+	"internal/directory": {"bulk.go", "format.go", "helper.go", "reader.go", "table.go", "writer.go"},
 	"internal/sim":       {"config.go", "node.go", "result.go", "scenario.go", "world.go"},
 	"overlay": {
 		"account.go", "bencode.go", "deposit.go", "drop.go", "fetch.go", "get.go", "item.go", "limit.go", "machine.go", "msg.go",

@@ -43,6 +43,8 @@ type Follow struct {
 	// Take is given every shard that is new or changed. One that nobody is in any
 	// more is an empty one. It takes the shard.
 	Take func(issuer id.ID, s *Shard)
+	// Shelf keeps what was read, sealed. May be nil.
+	Shelf *Shelf
 }
 
 // We chose:
@@ -95,11 +97,14 @@ func (f *Follower) Want(number uint32) {
 }
 
 // Pending says how many shards are left to fetch.
-func (f *Follower) Pending() int {
+func (f *Follower) Pending() int { return len(f.Lacks()) }
+
+// Lacks returns the shards that are left to fetch, most wanted first.
+func (f *Follower) Lacks() []Ref {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	refs, _ := f.reader.Wanted()
-	return len(refs)
+	return refs
 }
 
 // Ends is when the newest root ends, in Unix seconds; 0 before there is one.
@@ -155,6 +160,9 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 		f.cfg.Helpers(f.pid, root.Helpers)
 	}
 	for _, n := range gone {
+		if f.cfg.Shelf != nil {
+			f.cfg.Shelf.Drop(f.pid, n)
+		}
 		f.cfg.Take(f.pid, &Shard{Number: n})
 	}
 	return true, nil
@@ -284,6 +292,32 @@ func (f *Follower) shard(ctx context.Context, ref Ref) error {
 	if err := ref.Check(sealed, it.Seq); err != nil {
 		return err
 	}
+	return f.take(ref, sealed)
+}
+
+// TakeSealed takes in a shard that somebody has handed over, if it is the one that
+// the root names, and says what is wrong with it otherwise.
+func (f *Follower) TakeSealed(ctx context.Context, ref Ref, sealed []byte) error {
+	if err := ref.Check(sealed, ref.Seq); err != nil {
+		return err
+	}
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := f.take(ref, sealed); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.whole = f.whole || f.reader.Covered()
+	return nil
+}
+
+// take opens a shard that matches its reference and hands it on.
+func (f *Follower) take(ref Ref, sealed []byte) error {
 	plain, err := f.cfg.Open(sealed, KindShard, f.sp.Key, MaxShard+sealOverhead)
 	if err != nil {
 		return err
@@ -295,9 +329,13 @@ func (f *Follower) shard(ctx context.Context, ref Ref) error {
 	f.mu.Lock()
 	ok := f.reader.OnShard(ref)
 	f.mu.Unlock()
-	if ok {
-		f.cfg.Take(f.pid, s)
+	if !ok {
+		return nil
 	}
+	if f.cfg.Shelf != nil {
+		f.cfg.Shelf.Put(f.pid, ref.Number, ref.Seq, sealed)
+	}
+	f.cfg.Take(f.pid, s)
 	return nil
 }
 

@@ -20,9 +20,10 @@ const (
 	// pollTimeout bounds one reading of one directory.
 	pollTimeout = time.Minute
 
-	// shardBurst shards of a directory, all of a /20, are fetched as they change, then
-	// one in shardEvery over all directories: some 13 kB of datagrams each.
-	shardBurst = 64
+	// shardBurst shards of a directory are fetched as they change, then one in
+	// shardEvery over all directories: some 13 kB of datagrams each. Who lacks more gets
+	// them from a super peer at once, for half of that (bulk.go).
+	shardBurst = 16
 	shardEvery = 30 * time.Second
 )
 

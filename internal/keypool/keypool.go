@@ -1,7 +1,6 @@
 package keypool
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -157,17 +156,11 @@ func ParseAnswer(b []byte) (a Answer, err error) {
 }
 
 // Write writes one message. It makes no copy of it.
-func Write(w io.Writer, b []byte) error {
-	if _, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))); err != nil {
-		return err
-	}
-	_, err := w.Write(b)
-	return err
-}
+func Write(w io.Writer, b []byte) error { return wire.WriteMessage(w, b) }
 
 // ReadRequest reads a message that should be a request.
 func ReadRequest(r io.Reader) (Request, error) {
-	b, err := read(r, maxRequest)
+	b, err := wire.ReadMessage(r, maxRequest)
 	if err != nil {
 		return Request{}, err
 	}
@@ -176,40 +169,10 @@ func ReadRequest(r io.Reader) (Request, error) {
 
 // ReadAnswer reads a message that should be an answer.
 func ReadAnswer(r io.Reader) (Answer, error) {
-	b, err := read(r, maxAnswer)
+	b, err := wire.ReadMessage(r, maxAnswer)
 	if err != nil {
 		return Answer{}, err
 	}
 	defer clear(b)
 	return ParseAnswer(b)
-}
-
-// firstRoom is what read begins with.
-const firstRoom = 4 << 10
-
-// read allocates as bytes come, not what a length claims, and leaves no copy of
-// what may be secret behind.
-func read(r io.Reader, limit uint32) ([]byte, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(head[:])
-	if n > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are expected", errMalformed, n, limit)
-	}
-	b := make([]byte, min(n, firstRoom))
-	for have := 0; ; {
-		if _, err := io.ReadFull(r, b[have:]); err != nil {
-			clear(b)
-			return nil, io.ErrUnexpectedEOF
-		}
-		if have = len(b); have == int(n) {
-			return b, nil
-		}
-		grown := make([]byte, min(int(n), 2*have))
-		copy(grown, b)
-		clear(b)
-		b = grown
-	}
 }

@@ -5,9 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -105,53 +103,8 @@ func TestBoundsOfMessages(t *testing.T) {
 	if _, err := ParseRequest(wire.Marshal(long)); err == nil {
 		t.Error("another version is read")
 	}
-	if _, err := ReadRequest(bytes.NewReader([]byte{0xff, 0xff, 0xff, 0xff})); !errors.Is(err, errMalformed) {
+	if _, err := ReadRequest(bytes.NewReader([]byte{0xff, 0xff, 0xff, 0xff})); !errors.Is(err, wire.ErrLength) {
 		t.Errorf("a message of 4 GiB: %v", err)
-	}
-}
-
-// parts is a connection that brings some bytes at a time, and keeps where to.
-type parts struct {
-	b    []byte
-	into [][]byte
-}
-
-func (p *parts) Read(b []byte) (int, error) {
-	if len(p.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b[:min(len(b), 1000)], p.b)
-	p.b = p.b[n:]
-	p.into = append(p.into, b[:n])
-	return n, nil
-}
-
-// TestReadLeavesNoCopies in memory that it has outgrown, nor of what broke off.
-func TestReadLeavesNoCopies(t *testing.T) {
-	for _, size := range []int{0, 1, firstRoom - 1, firstRoom, firstRoom + 1, 50_000} {
-		message := bytes.Repeat([]byte{7}, size)
-		var b bytes.Buffer
-		if err := Write(&b, message); err != nil {
-			t.Fatal(err)
-		}
-		p := &parts{b: bytes.Clone(b.Bytes())}
-		got, err := read(p, maxAnswer)
-		if err != nil || !bytes.Equal(got, message) {
-			t.Fatalf("%d bytes: %d are read, %v", size, len(got), err)
-		}
-		clear(got)
-		cut := &parts{b: b.Bytes()[:b.Len()-size/3]}
-		if _, err := read(cut, maxAnswer); (err == nil) != (size/3 == 0) {
-			t.Errorf("%d bytes, cut: %v", size, err)
-		}
-		for _, into := range slices.Concat(p.into[1:], cut.into[1:]) {
-			if size > 1 && bytes.Contains(into, []byte{7, 7}) {
-				t.Fatalf("%d bytes: some are left", size)
-			}
-		}
-	}
-	if got, err := read(io.MultiReader(bytes.NewReader([]byte{0, 0x20, 0, 0}), bytes.NewReader(make([]byte, 100))), maxAnswer); err == nil || got != nil {
-		t.Error("2 MiB of which 100 bytes come are read")
 	}
 }
 

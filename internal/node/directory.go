@@ -103,7 +103,9 @@ func (n *Node) wantDirectory(dst netip.Addr) {
 func (n *Node) directoryLoop(ctx context.Context) {
 	var reading sync.WaitGroup
 	defer reading.Wait()
-	reading.Go(func() { n.watch.Run(ctx) })
+	reading.Go(func() {
+		n.bulkLoop(ctx, func() { reading.Go(func() { n.watch.Run(ctx) }) })
+	})
 	look := time.NewTimer(time.Hour)
 	defer look.Stop()
 	gap := directoryGap
@@ -135,6 +137,7 @@ func (n *Node) newWatch() *directory.Watcher {
 				n.log.Debug("directory not read", "super_peer", f.SuperPeer().PID().Short(), "err", err)
 			}
 			n.post(n.settleRoster)
+			n.wantBulk()
 		},
 	})
 }

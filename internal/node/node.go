@@ -120,6 +120,7 @@ type Node struct {
 	documentsNow chan struct{} // capacity 1: look for a newer descriptor
 	renewNow     chan struct{} // capacity 1: be admitted again
 	refreshNow   chan struct{} // capacity 1: read the directory
+	bulkNow      chan struct{} // capacity 1: many shards are lacked
 	contactNow   chan struct{} // capacity 1: write the contact
 	lookups      chan struct{} // semaphore
 	awake        chan struct{} // capacity 1: there are signals
@@ -166,7 +167,7 @@ func New(cfg Config) (*Node, error) {
 		prefix6: service.Prefix6(m.Credential.Service), device: cfg.Device, sad: new(esp.SAD), esp: new(esp.Stats),
 		started: time.Now(), tunnels: map[id.ID]*tunnel{}, active: map[*tunnel]bool{},
 		controlIn: make(chan datagram, controlQueue), posts: make(chan func(), controlQueue),
-		documentsNow: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), refreshNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
+		documentsNow: make(chan struct{}, 1), renewNow: make(chan struct{}, 1), refreshNow: make(chan struct{}, 1), bulkNow: make(chan struct{}, 1), contactNow: make(chan struct{}, 1),
 		epochNews: make(chan struct{}, 1),
 		refused:   rate.Sometimes{First: 3, Interval: 10 * time.Second},
 		lookups:   make(chan struct{}, maxLookups), awake: make(chan struct{}, 1), stopped: make(chan struct{}),

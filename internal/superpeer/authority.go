@@ -57,6 +57,7 @@ type authority struct {
 	ledger     *ledger.Ledger   // members, leases, uses of secrets, tickets, on disk
 	roster     *roster          // whom we and the other super peers list
 	others     *directory.Table // whom the other super peers list, and as what
+	shelf      directory.Shelf  // our directory and theirs, as published
 	slots      *abe.Pool
 	slotCounts slotCounts
 	handed     handed      // to super peers that make no keys

@@ -12,6 +12,7 @@ import (
 
 	"icvpn/abe"
 	"icvpn/admission"
+	"icvpn/internal/directory"
 	"icvpn/internal/id"
 	"icvpn/internal/keypool"
 )
@@ -80,9 +81,15 @@ func (s *SuperPeer) serve(ctx context.Context, c net.Conn, from admission.Source
 	}
 	bounded.over = true
 	s = hello.super
-	if tc.ConnectionState().NegotiatedProtocol == keypool.ALPN {
+	switch tc.ConnectionState().NegotiatedProtocol {
+	case keypool.ALPN:
 		if err := s.give(ctx, tc); err != nil {
 			s.log.Debug("keys for another super peer", "from", from.Addr, "err", err)
+		}
+		return
+	case directory.BulkALPN:
+		if err := s.handShards(ctx, tc); err != nil {
+			s.log.Debug("shards for a member", "from", from.Addr, "err", err)
 		}
 		return
 	}

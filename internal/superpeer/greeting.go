@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/directory"
 	"icvpn/internal/keypool"
 )
 
@@ -47,6 +48,9 @@ func (g *greeting) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	g.super = s
 	if slices.Contains(hello.SupportedProtos, keypool.ALPN) && s.authority.gives() {
 		return s.giveConfig(g.now), nil
+	}
+	if slices.Contains(hello.SupportedProtos, directory.BulkALPN) {
+		return s.bulkConfig(g.now), nil
 	}
 	return s.cert.config(g.now), nil
 }

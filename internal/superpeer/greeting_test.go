@@ -47,7 +47,7 @@ func TestLongHandshakesAreCutOff(t *testing.T) {
 			return n, err
 		}
 		giving := func(own *tls.Config) *tls.Config {
-			return keysConfig(own, func(ed25519.PublicKey) error { return nil })
+			return admission.MutualTLS(own.Certificates[0], keypool.ALPN, func(ed25519.PublicKey) error { return nil })
 		}
 		long := k.cert.config(time.Now()).Certificates[0]
 		long.Certificate = slices.Repeat(long.Certificate, 512)
@@ -76,7 +76,7 @@ func TestWhoMakesNoKeysDoesNotAskForCertificates(t *testing.T) {
 		g := &gate{SuperPeer: k.SuperPeer, pipes: newPipes(), svc: k.svc}
 		defer g.open(t)()
 		asked := false
-		config := keysConfig(k.maker.cert.config(time.Now()), func(ed25519.PublicKey) error { return nil })
+		config := admission.MutualTLS(k.maker.cert.config(time.Now()).Certificates[0], keypool.ALPN, func(ed25519.PublicKey) error { return nil })
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			asked = true
 			return &k.maker.cert.config(time.Now()).Certificates[0], nil

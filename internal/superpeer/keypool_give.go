@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"icvpn/abe"
+	"icvpn/admission"
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/keypool"
@@ -72,42 +73,13 @@ func (a *authority) makes() bool {
 // gives says whether we make keys for others.
 func (a *authority) gives() bool { return a.abe != nil && a.self().Has(service.RoleAuthority) }
 
-// giveConfig is the TLS configuration for a super peer that comes for keys. Both
-// sides sign the transcript (RFC 8446, Section 4.4.3), which nobody can replay or
-// relay; whose key it is, is checked before the handshake ends.
+// giveConfig is the TLS configuration for a super peer that comes for keys: whose key
+// it is, is checked before the handshake ends.
 func (s *SuperPeer) giveConfig(now time.Time) *tls.Config {
-	return keysConfig(s.cert.config(now), func(key ed25519.PublicKey) error {
+	return admission.MutualTLS(s.cert.config(now).Certificates[0], keypool.ALPN, func(key ed25519.PublicKey) error {
 		_, err := s.authority.taker(key, time.Now())
 		return err
 	})
-}
-
-// keysConfig is the configuration of either end; check says whether the other
-// one's key is good.
-func keysConfig(own *tls.Config, check func(ed25519.PublicKey) error) *tls.Config {
-	return &tls.Config{
-		Certificates: own.Certificates, MinVersion: tls.VersionTLS13, NextProtos: []string{keypool.ALPN},
-		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true,
-		ClientAuth: tls.RequireAnyClientCert,
-		// There is no PKI: the key counts, which VerifyConnection checks, and nothing
-		// else in a certificate.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if cs.NegotiatedProtocol != keypool.ALPN {
-				return errors.New("superpeer: the other side does not speak " + keypool.ALPN)
-			}
-			return check(keyOf(cs))
-		},
-	}
-}
-
-// keyOf returns the key that the other end has shown, nil if it is none of ours.
-func keyOf(cs tls.ConnectionState) ed25519.PublicKey {
-	if len(cs.PeerCertificates) == 0 {
-		return nil
-	}
-	key, _ := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	return key
 }
 
 var errNoTaker = errors.New("superpeer: not a super peer that may admit")
@@ -128,7 +100,10 @@ func (a *authority) taker(key ed25519.PublicKey, now time.Time) (service.SuperPe
 // the same: who stops reading has had a part of it.
 func (s *SuperPeer) give(ctx context.Context, tc *tls.Conn) error {
 	a := s.authority
-	key := keyOf(tc.ConnectionState())
+	key, err := admission.PeerKey(tc.ConnectionState())
+	if err != nil {
+		return err
+	}
 	place := a.handed.placeOf(id.FromKey(key))
 	if err := awaitTurn(ctx, place, "its own"); err != nil {
 		return err

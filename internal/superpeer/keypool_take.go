@@ -166,7 +166,7 @@ func (s *SuperPeer) askAt(ctx context.Context, sp service.SuperPeer, endpoint st
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	now := time.Now()
 	_ = c.SetDeadline(now.Add(askWait))
-	config := keysConfig(s.cert.config(now), func(key ed25519.PublicKey) error {
+	config := admission.MutualTLS(s.cert.config(now).Certificates[0], keypool.ALPN, func(key ed25519.PublicKey) error {
 		if !sp.Key.Equal(key) {
 			return errors.New("superpeer: another key than the descriptor lists")
 		}

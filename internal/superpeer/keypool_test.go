@@ -481,7 +481,7 @@ func TestChosenLabelsLeaveKeysForThoseOfSecrets(t *testing.T) {
 // TestOneRequestAtATimeOfEachSuperPeer: nothing is read of another one until then.
 func TestOneRequestAtATimeOfEachSuperPeer(t *testing.T) {
 	withoutMaster(t, 2, func(t *testing.T, k *keyless) {
-		first := tls.Client(k.maker.dial(newcomerAt), keysConfig(k.cert.config(time.Now()), func(ed25519.PublicKey) error { return nil }))
+		first := tls.Client(k.maker.dial(newcomerAt), admission.MutualTLS(k.cert.config(time.Now()).Certificates[0], keypool.ALPN, func(ed25519.PublicKey) error { return nil }))
 		if err := first.Handshake(); err != nil {
 			t.Fatal(err)
 		}
@@ -562,7 +562,7 @@ func TestStrangersAreGivenNothing(t *testing.T) {
 		for what, certs := range map[string][]tls.Certificate{
 			"a member": member.config(time.Now()).Certificates, "nobody": nil, "itself": k.maker.cert.config(time.Now()).Certificates,
 		} {
-			config := keysConfig(k.cert.config(time.Now()), func(ed25519.PublicKey) error { return nil })
+			config := admission.MutualTLS(k.cert.config(time.Now()).Certificates[0], keypool.ALPN, func(ed25519.PublicKey) error { return nil })
 			config.Certificates = certs
 			c := tls.Client(k.maker.dial(newcomerAt), config)
 			err := c.Handshake()
@@ -601,7 +601,7 @@ func TestStrangersAreGivenNothing(t *testing.T) {
 // impostor answers a request.
 func impostor(c net.Conn, config *tls.Config) {
 	defer c.Close()
-	tc := tls.Server(c, keysConfig(config, func(ed25519.PublicKey) error { return nil }))
+	tc := tls.Server(c, admission.MutualTLS(config.Certificates[0], keypool.ALPN, func(ed25519.PublicKey) error { return nil }))
 	if _, err := keypool.ReadRequest(tc); err == nil {
 		_ = keypool.Write(tc, keypool.Answer{}.Encode())
 	}

@@ -198,6 +198,7 @@ func (p *publisher) shards(ctx context.Context, st abe.Statement, now time.Time)
 	g := new(errgroup.Group)
 	g.SetLimit(putTogether)
 	for i, shard := range again {
+		p.a.shelf.Put(p.a.self().PID(), shard.Number, shard.Seq, shard.Sealed)
 		g.Go(func() error {
 			obj, err := p.object(directory.SaltShard(shard.Number), shard.Seq, shard.Sealed)
 			if err == nil {

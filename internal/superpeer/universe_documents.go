@@ -191,7 +191,13 @@ func (s *SuperPeer) followers(before []*directory.Follower) (all []*directory.Fo
 		all = append(all, directory.NewFollower(sp, directory.Follow{
 			Source: s.service.overlay, Open: a.keys.Open, Trust: func() *service.Trust { return a.trust() }, Now: time.Now,
 			Heard: a.others.SetExpires, Helpers: s.promotion.onElsewhere, Take: a.onShard,
+			Shelf: &a.shelf,
 		}))
 	}
+	kept := []id.ID{s.PID()}
+	for _, f := range all {
+		kept = append(kept, f.SuperPeer().PID())
+	}
+	a.shelf.Keep(kept)
 	return all
 }
