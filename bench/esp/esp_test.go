@@ -73,7 +73,7 @@ func sample() *report {
 		Version: reportVersion, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Revision: "0123456789ab+",
 		Machine:  measure.Machine{OS: "linux", Arch: "amd64", Kernel: "6.1.0", CPU: "CPU", CPUs: 2, Go: "go1.26"},
 		CPUFlags: []string{"aes"}, Load: load{Average: 0.1, OtherCPUs: []float64{0.01, 0.02}},
-		Wireguard: "v0.0.0", Arguments: []string{"-n", "3"}, Generator: "own", InnerMTU: innerMTU, Reference: reference,
+		Wireguard: "v0.0.0", Arguments: []string{"-n", "3"}, Generator: "own", TCP: "cubic", InnerMTU: innerMTU, Reference: reference,
 		Notes: []string{"2 of 3 rounds"},
 		Settings: []settingResult{
 			{Name: "on", About: "offloads on", Contestants: []result{
@@ -143,11 +143,17 @@ func TestMediansAndRatiosAreOfEachFigure(t *testing.T) {
 func TestEverySettingIsWhatItSays(t *testing.T) {
 	labtest.Require(t)
 	for _, s := range settings {
-		k, err := newLink(s)
+		k, err := newLink(s, "reno")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer k.close()
+		for _, h := range k.hosts {
+			var is []byte
+			if err := h.Do(func() (err error) { is, err = os.ReadFile(congestionFile); return err }); err != nil || strings.TrimSpace(string(is)) != "reno" {
+				t.Errorf("%s: host %s has TCP congestion control %q, %v", s.name, h.Name, is, err)
+			}
+		}
 		for _, h := range k.hosts {
 			err := h.Do(func() error {
 				all, err := featureNames(linkInterface)

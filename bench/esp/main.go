@@ -50,6 +50,7 @@ type options struct {
 	content     int64
 	budget      time.Duration
 	iperf3      bool
+	congestion  string // of TCP
 	json        string
 	icvpn       string
 	versus      string // another icvpn
@@ -62,6 +63,8 @@ const (
 	defaultBulk    = 1500 * time.Millisecond
 	defaultPings   = 500
 	defaultContent = 128 // MB
+	// defaultCongestion is what Linux has if nobody chooses another.
+	defaultCongestion = "cubic"
 
 	// defaultBudget is when the last round shall have ended; one takes about a
 	// minute.
@@ -108,6 +111,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.IntVar(&o.pings, "pings", defaultPings, "echo requests, idle and again under load")
 	f.DurationVar(&o.budget, "budget", defaultBudget, "begin no round that would end later")
 	f.BoolVar(&o.iperf3, "iperf3", false, "let iperf3, which must be installed, send and receive")
+	f.StringVar(&o.congestion, "congestion", defaultCongestion, "TCP's congestion control, of those that the kernel has")
 	f.StringVar(&o.json, "json", "", "write the figures to this file too")
 	f.StringVar(&o.icvpn, "icvpn", "", "binary to measure (default: built from this source)")
 	f.StringVar(&o.versus, "versus", "", "a second binary of icvpn, to compare with the first in turns")

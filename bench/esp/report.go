@@ -29,6 +29,7 @@ type report struct {
 	Wireguard string          `json:"wireguard_go"`       // version of the module
 	Arguments []string        `json:"arguments"`
 	Generator string          `json:"generator"` // of the TCP stream
+	TCP       string          `json:"tcp_congestion_control"`
 	InnerMTU  int             `json:"inner_mtu"`
 	Reference string          `json:"reference"` // what ratios are to
 	Notes     []string        `json:"notes"`
@@ -132,7 +133,7 @@ func newReport(now time.Time, o *options) *report {
 		CPUFlags: measure.CPUFlags("aes", "pclmulqdq", "sha_ni", "avx2", "vaes", "vpclmulqdq", "avx512f", "avx512bw", "sha1", "sha2", "sha512"),
 		Load:     load{Average: measure.LoadAverage()},
 		Revision: measure.Revision(o.icvpn), Wireguard: wireguardVersion(),
-		Arguments: append([]string{}, os.Args[1:]...), Generator: "own", InnerMTU: innerMTU, Reference: reference,
+		Arguments: append([]string{}, os.Args[1:]...), Generator: "own", TCP: o.congestion, InnerMTU: innerMTU, Reference: reference,
 		Notes: []string{},
 	}
 	if o.iperf3 {
@@ -172,8 +173,8 @@ func (r *report) finish() {
 
 func (r *report) writeHead(w io.Writer) {
 	fmt.Fprintf(w, "%v (%s)\n", r.Machine, strings.Join(r.CPUFlags, " "))
-	fmt.Fprintf(w, "icvpn %s, wireguard-go %s; one TCP stream (%s), inner MTU %d; load average %.1f\n",
-		cmp.Or(r.Revision, "of unknown revision"), r.Wireguard, r.Generator, r.InnerMTU, r.Load.Average)
+	fmt.Fprintf(w, "icvpn %s, wireguard-go %s; one TCP stream (%s, %s), inner MTU %d; load average %.1f\n",
+		cmp.Or(r.Revision, "of unknown revision"), r.Wireguard, r.Generator, r.TCP, r.InnerMTU, r.Load.Average)
 }
 
 // columns of the table; those without a name hold ratios.

@@ -47,7 +47,7 @@ type bench struct {
 
 func (b *bench) makeLinks() error {
 	for _, s := range b.settings {
-		k, err := newLink(s)
+		k, err := newLink(s, b.congestion)
 		if err != nil {
 			return err
 		}

@@ -317,12 +317,15 @@ func (w *world) openFlows(rec *recorder) (all []*flow) {
 		}
 	}
 	failed := 0
+	why := map[string]int{}
 	for _, f := range all {
-		if why := pingText(w.ctx, f.from, f.to.addr4.String()); why != "" {
+		if text := pingText(w.ctx, f.from, f.to.addr4.String()); text != "" {
 			failed++
+			why[text]++
 		}
 		f.before = f.to.dev.data.Load()
 	}
+	recordReasons(rec, "no tunnel", why)
 	rec.must(failed, 0, "tunnels that do not come up")
 	return slices.Clip(all)
 }
