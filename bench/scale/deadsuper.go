@@ -301,6 +301,9 @@ type flow struct {
 	sent     atomic.Uint64
 }
 
+// listedAfter is how long a machine may take from its admission until others find it.
+const listedAfter = 10 * time.Second
+
 // openFlows makes tunnels between different machines.
 func (w *world) openFlows(rec *recorder) (all []*flow) {
 	used := map[*peer]bool{}
@@ -319,7 +322,12 @@ func (w *world) openFlows(rec *recorder) (all []*flow) {
 	failed := 0
 	why := map[string]int{}
 	for _, f := range all {
-		if text := pingText(w.ctx, f.from, f.to.addr4.String()); text != "" {
+		text := pingText(w.ctx, f.from, f.to.addr4.String())
+		for began := time.Now(); text != "" && time.Since(began) < listedAfter; { // it has just come
+			time.Sleep(pollEvery)
+			text = pingText(w.ctx, f.from, f.to.addr4.String())
+		}
+		if text != "" {
 			failed++
 			why[text]++
 		}
