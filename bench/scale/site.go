@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -165,27 +166,43 @@ func (p *proc) lastLine() string {
 	return lines[len(lines)-1]
 }
 
-// quiet waits until the process uses next to no processor time, and returns
-// what it has used in all.
+// quiet waits until the process uses next to no processor time, for longer than the
+// pause between two attribute keys that it makes ahead for whoever comes next, and
+// returns what it has used in all.
 func (p *proc) quiet(ctx context.Context) (time.Duration, error) {
-	const window, least = 500 * time.Millisecond, 30 * time.Millisecond
-	for end := time.Now().Add(quietTimeout); ; {
-		before, err := p.CPU()
+	const window, windows, least = 500 * time.Millisecond, 4, 30 * time.Millisecond
+	end, calm := time.Now().Add(quietTimeout), 0
+	for before := time.Duration(math.MaxInt64); ; {
+		now, err := p.CPU()
 		if err != nil {
 			return 0, err
 		}
-		if err := measure.Sleep(ctx, window); err != nil {
-			return 0, err
+		if calm++; before > now || now-before > least {
+			calm = 0
 		}
-		after, err := p.CPU()
-		if err != nil || after-before <= least {
-			return after, err
+		if before = now; calm == windows {
+			return now, nil
 		}
 		if time.Now().After(end) {
 			return 0, fmt.Errorf("a super peer with nothing to do is still busy after %v", quietTimeout)
 		}
+		if err := measure.Sleep(ctx, window); err != nil {
+			return 0, err
+		}
 	}
 }
+
+// keysAhead is the processor time that the process has spent on attribute keys made
+// ahead.
+func (p *proc) keysAhead(ctx context.Context) (time.Duration, error) {
+	all, err := p.scrape(ctx, keysAheadMetric)
+	for _, seconds := range all {
+		return time.Duration(seconds * float64(time.Second)), err
+	}
+	return 0, errors.Join(err, errors.New("a super peer's metrics lack "+keysAheadMetric))
+}
+
+const keysAheadMetric = "icvpn_admission_attribute_keys_seconds_total"
 
 // scrape reads the process's metrics whose names begin with prefix.
 func (p *proc) scrape(ctx context.Context, prefix string) (map[string]float64, error) {

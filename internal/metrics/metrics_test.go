@@ -62,7 +62,7 @@ func newPeer() *fake {
 func superOf(service string) Service {
 	return Service{
 		Name: service, Overlays: []Overlay{newOverlay("service"), newOverlay("universal")},
-		Super: &Super{Admissions: []Count{{"granted", 7}}, KeysGiven: []Count{{"own", 5}, {"cohort", 2}}, MaxLeases: 254,
+		Super: &Super{Admissions: []Count{{"granted", 7}}, KeysGiven: []Count{{"own", 5}, {"cohort", 2}}, KeysAhead: 1500 * time.Millisecond, MaxLeases: 254,
 			HelperProbes: []Count{{"answered", 1}}, HelperChanges: []Count{{"promoted", 1}}},
 	}
 }

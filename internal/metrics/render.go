@@ -248,6 +248,7 @@ func (w writer) super(s *Super) {
 	for _, c := range s.KeysGiven {
 		w.counter("admission_attribute_keys_total", "Attribute keys given out, by where they came from.", c.N, label{"kind", c.Name})
 	}
+	w.emit(prometheus.CounterValue, "admission_attribute_keys_seconds_total", "Processor time spent on attribute keys made ahead.", s.KeysAhead.Seconds(), nil)
 	w.gauge("helpers", "Members that this super peer has promoted.", float64(s.Helpers))
 	for _, c := range s.HelperProbes {
 		w.counter("helper_probes_total", "Probes of helpers and candidates, by result.", c.N, label{"result", c.Name})

@@ -77,6 +77,8 @@ type Super struct {
 	// AttributeKeys are those made ahead for the label set that has fewest.
 	AttributeKeys int
 	KeysGiven     []Count // attribute keys given out, by where they came from
+	// KeysAhead is the processor time that went into keys made ahead.
+	KeysAhead time.Duration
 	// Helpers are members promoted now; HelperProbes went out, by result, and
 	// HelperChanges came of them, by what changed.
 	Helpers                     int

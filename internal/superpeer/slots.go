@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -38,7 +39,10 @@ type prepared struct {
 
 // slotCounts counts where keys came from, and to whom else than machines they
 // went: handed to super peers that make none, and lacking where there was none.
-type slotCounts struct{ own, cohort, made, handed, lacking atomic.Uint64 }
+type slotCounts struct {
+	own, cohort, made, handed, lacking atomic.Uint64
+	spent                              atomic.Int64 // nanoseconds of a processor, on keys made ahead
+}
 
 func (c *slotCounts) counts() (all []metrics.Count) {
 	for name, n := range map[string]*atomic.Uint64{"own": &c.own, "cohort": &c.cohort, "made": &c.made, "handed": &c.handed, "lacking": &c.lacking} {
@@ -123,6 +127,9 @@ func (a *authority) restoreSlot(value []byte) (former abe.SlotID, ok bool) {
 
 // makeSlot makes a key ahead.
 func (a *authority) makeSlot(need abe.Need) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer func(before time.Duration) { a.slotCounts.spent.Add(int64(threadTime() - before)) }(threadTime())
 	s, err := a.abe.NewSlot(rand.Reader, need.Labels, need.Generation)
 	if err != nil {
 		return err
