@@ -24,24 +24,22 @@ var portable = kernels{}
 // allKernels; nothing else writes to it.
 var chosen = allKernels()[0]
 
-// allKernels returns every choice that this processor has, best first.
+// allKernels returns every choice that this processor has, best first. Kernels of
+// package gcm, which are fewer than those for AES and need the same of the
+// processor, go along with these.
 func allKernels() (all []kernels) {
-	best := gcm.None
-	if k := gcm.Kernels(); len(k) > 0 {
-		best = k[0]
-	}
-	for _, aes := range lanes.AESKernels() {
-		for i := range max(len(lanes.SHA256Kernels()), len(lanes.SHA512Kernels())) {
-			all = append(all, kernels{aes, at(lanes.SHA256Kernels(), i), at(lanes.SHA512Kernels(), i), best})
+	for i, aes := range lanes.AESKernels() {
+		for j := range max(len(lanes.SHA256Kernels()), len(lanes.SHA512Kernels())) {
+			all = append(all, kernels{aes, at(lanes.SHA256Kernels(), j), at(lanes.SHA512Kernels(), j), at(gcm.Kernels(), i)})
 		}
 	}
 	return append(all, portable)
 }
 
-// at returns the i-th best kernel, or the last.
-func at(all []lanes.SHA, i int) lanes.SHA {
+// at returns the i-th best kernel, or the last; of none, the one that says so.
+func at[K lanes.SHA | gcm.Kernel](all []K, i int) (none K) {
 	if len(all) == 0 {
-		return lanes.SHANone
+		return none
 	}
 	return all[min(i, len(all)-1)]
 }

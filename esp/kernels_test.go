@@ -97,6 +97,14 @@ func TestBestKernelsAreChosen(t *testing.T) {
 	if runtime.GOARCH != "amd64" && len(all) != 1 {
 		t.Errorf("%v on %s", all, runtime.GOARCH)
 	}
+	for _, k := range gcm.Kernels() {
+		if !slices.ContainsFunc(all, func(c kernels) bool { return c.gcm == k }) {
+			t.Errorf("%v is in none of %v", k, all)
+		}
+	}
+	if best := gcm.Kernels(); len(best) > 0 && chosen.gcm != best[0] {
+		t.Errorf("chosen %v of %v", chosen.gcm, best)
+	}
 }
 
 // kernelTwins seals batches of the given inner sizes, 0 meaning a packet that is

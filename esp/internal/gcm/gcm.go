@@ -20,17 +20,22 @@ type Kernel uint8
 
 // Ways to do AES-GCM; None is never in Kernels.
 const (
-	None Kernel = iota
-	VAES512
+	None    Kernel = iota
+	VAES           // 256-bit registers, two blocks in each
+	VAES512        // AVX-512's, four blocks
 )
 
 // String returns the kernel's name as it stands in benchmarks.
-func (k Kernel) String() string { return [...]string{"none", "vaes512"}[k] }
+func (k Kernel) String() string { return [...]string{"none", "vaes", "vaes512"}[k] }
 
 // Kernels returns what this processor can do, best first.
 func Kernels() (all []Kernel) {
-	if detect() {
+	vaes, vaes512 := detect()
+	if vaes512 {
 		all = append(all, VAES512)
+	}
+	if vaes {
+		all = append(all, VAES)
 	}
 	return all
 }
@@ -41,8 +46,12 @@ const TagLen = 16
 // maxText is what the 32-bit counter of blocks allows (SP 800-38D, Section 5.2.1.1).
 const maxText = (1<<32 - 2) * 16
 
-// maxPower is one more than a step has blocks: a block for the lengths comes last.
-const maxPower = 33
+// Powers of H are one more than a step has blocks: a block for the lengths comes
+// last.
+const (
+	maxPower     = 33
+	maxPowerVAES = 17
+)
 
 // element is one of GF(2^128): its first bit is the highest of a little-endian
 // number.
@@ -51,10 +60,12 @@ type element [16]byte
 // GCM is one key with its salt. It is safe for concurrent use until Wipe.
 type GCM struct {
 	// Invariant: the assembly knows where these two are. Behind H there are
-	// three zeros for loads of four powers.
+	// three zeros for loads of four powers. VAES needs H^17 and less; where the
+	// greater would be, it has the sums of the two halves of each of those.
 	powers [maxPower + 3]element // H^33 to H, each times x
 	keys   [15][16]byte          // round keys
 
+	kernel Kernel
 	rounds int
 	esn    bool
 	salt   uint32
@@ -68,7 +79,7 @@ func New(kernel Kernel, key []byte, salt [4]byte, esn bool) (*GCM, error) {
 	if len(key) != 16 && len(key) != 32 {
 		return nil, ErrKey
 	}
-	g := &GCM{esn: esn, salt: binary.BigEndian.Uint32(salt[:])}
+	g := &GCM{kernel: kernel, esn: esn, salt: binary.BigEndian.Uint32(salt[:])}
 	g.rounds = lanes.ExpandKey(&g.keys, key)
 	g.raise()
 	return g, nil
@@ -88,8 +99,19 @@ func (g *GCM) raise() {
 	h := &g.powers[maxPower-1]
 	binary.LittleEndian.PutUint64(h[:8], lo^carry&1)
 	binary.LittleEndian.PutUint64(h[8:], hi^carry&0xc200000000000000)
-	for i := maxPower - 2; i >= 0; i-- {
-		multiply(&g.powers[i], &g.powers[i+1], h)
+	if g.kernel == VAES512 {
+		for i := maxPower - 2; i >= 0; i-- {
+			multiply(&g.powers[i], &g.powers[i+1], h)
+		}
+		return
+	}
+	const first = maxPower - maxPowerVAES
+	for i := maxPower - 2; i >= first; i-- {
+		multiplyVAES(&g.powers[i], &g.powers[i+1], h)
+	}
+	for i, p := range g.powers[first:maxPower] {
+		half := binary.LittleEndian.Uint64(p[:8]) ^ binary.LittleEndian.Uint64(p[8:])
+		binary.LittleEndian.PutUint64(g.powers[i/2][i%2*8:], half)
 	}
 }
 
@@ -109,10 +131,15 @@ func (g *GCM) Seal(iv uint64, spi uint32, seq uint64, data []byte) {
 	n := textLen(data)
 	aadHi, aadLo, aadBits := g.aad(spi, seq)
 	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32
-	if g.rounds == 10 {
+	switch {
+	case g.kernel == VAES512 && g.rounds == 10:
 		seal128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
-	} else {
+	case g.kernel == VAES512:
 		seal256(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
+	case g.rounds == 10:
+		sealVAES128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
+	default:
+		sealVAES256(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	}
 }
 
@@ -123,10 +150,15 @@ func (g *GCM) Open(iv uint64, spi uint32, seq uint64, data []byte) bool {
 	aadHi, aadLo, aadBits := g.aad(spi, seq)
 	nonceHi, nonceLo := uint64(g.salt)<<32|iv>>32, iv<<32
 	var lo, hi uint64
-	if g.rounds == 10 {
+	switch {
+	case g.kernel == VAES512 && g.rounds == 10:
 		lo, hi = open128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
-	} else {
+	case g.kernel == VAES512:
 		lo, hi = open256(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
+	case g.rounds == 10:
+		lo, hi = openVAES128(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
+	default:
+		lo, hi = openVAES256(g, &data[0], n, nonceHi, nonceLo, aadHi, aadLo, aadBits)
 	}
 	lo ^= binary.LittleEndian.Uint64(data[n:])
 	hi ^= binary.LittleEndian.Uint64(data[n+8:])

@@ -222,7 +222,7 @@ func TestWipeLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.Wipe()
-		if *g != (GCM{rounds: g.rounds, esn: true}) {
+		if *g != (GCM{kernel: kernel, rounds: g.rounds, esn: true}) {
 			t.Errorf("left: %+v", g)
 		}
 	})
