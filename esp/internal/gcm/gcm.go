@@ -46,8 +46,8 @@ const TagLen = 16
 // maxText is what the 32-bit counter of blocks allows (SP 800-38D, Section 5.2.1.1).
 const maxText = (1<<32 - 2) * 16
 
-// Powers of H are one more than a step has blocks: a block for the lengths comes
-// last.
+// How many powers of H: one more than a step has blocks, for the block of the
+// lengths comes last.
 const (
 	maxPower     = 33
 	maxPowerVAES = 17
@@ -65,8 +65,8 @@ type GCM struct {
 	powers [maxPower + 3]element // H^33 to H, each times x
 	keys   [15][16]byte          // round keys
 
-	kernel Kernel
 	rounds int
+	kernel Kernel
 	esn    bool
 	salt   uint32
 }

@@ -18,8 +18,8 @@ const bitVPCLMULQDQ = 1 << 10
 // operating system saves their registers; VAES of package lanes implies AVX2, and
 // that there is a leaf 7.
 func detect() (vaes, vaes512 bool) {
-	vaes = slices.Contains(lanes.AESKernels(), lanes.VAES) && cpuid7()&bitVPCLMULQDQ != 0
 	x := &cpu.X86
+	vaes = slices.Contains(lanes.AESKernels(), lanes.VAES) && x.HasPCLMULQDQ && cpuid7()&bitVPCLMULQDQ != 0
 	vaes512 = x.HasAES && x.HasBMI2 && x.HasAVX2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VL && x.HasAVX512DQ &&
 		x.HasAVX512VAES && x.HasAVX512VPCLMULQDQ
 	return vaes, vaes512
