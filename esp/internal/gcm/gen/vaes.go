@@ -5,23 +5,24 @@ import (
 	"slices"
 )
 
-// Registers of the kernels without AVX-512. All hold two blocks. There are
-// sixteen only, so constants, powers of H, the counter and what blinds the tag
-// are in memory, and ciphertext is read once more to be hashed.
+// Registers of the kernels without AVX-512. All hold two blocks. There are only
+// sixteen, so constants, powers of H, the counter and what blinds the tag are in
+// memory, and ciphertext is read from there to be hashed.
 //
-// GHASH is as in the kernels with AVX-512, in two lanes, but for the products:
-// Karatsuba's, whose middle one needs the sums of halves of both factors. Those
-// of the powers are in memory, too.
+// GHASH is as in the kernels with AVX-512, over two lanes, but the products are
+// Karatsuba's, for here a product takes four times as long as a round of AES: low,
+// high, and one of the sums of both factors' halves. Those of the powers are in
+// memory, too.
 const (
-	vState = 0     // 0 to 7: AES
-	vLow   = vWide // products that are not reduced yet: 1,
-	vMid   = vLow + 1
-	vHigh  = vLow + 2 // and x^128 times these; between them Karatsuba's product
+	vState = 0        // 0 to 7: AES
+	vLow   = vWide    // products that are not reduced yet: 1,
+	vMid   = vLow + 1 // that of sums of halves, which with the other two makes x^64
+	vHigh  = vLow + 2 // and x^128 times these
 	vBlock = vLow + 3 // what is to be hashed, or text
-	vHalf  = vLow + 4 // sums of halves of that, in both halves; and products
+	vHalf  = vLow + 4 // the sum of its halves, in both halves; products
 	vPower = vLow + 5 // of H, or its sum of halves
-	vKey   = vLow + 6 // round key; before the first one, the counter
-	vSum   = vLow + 7 // GHASH so far, reduced; before that, the block for the tag
+	vKey   = vLow + 6 // round key; before that, the counter
+	vSum   = vLow + 7 // GHASH so far, reduced; before that, the tag's block of the cipher
 )
 
 // A step takes vWide registers, which are vStride bytes.
@@ -30,12 +31,12 @@ const (
 	vStride = 32 * vWide
 )
 
-// Layout of GCM, beside what vaes512.go has of it. Sums of halves of powers take
-// the place of powers greater than a step needs.
+// Layout of GCM, beside what vaes512.go has of it. Sums of halves are where that
+// has powers that no step needs here.
 const (
-	vPowersAt = lastAt - 16*(2*vWide-1) // H^16
-	vHalvesAt = powersAt + 8            // its halves; H^17 comes before
-	vHalfAt   = vHalvesAt + 8*(2*vWide-1)
+	vPowersAt = lastAt - 16*(2*vWide-1)   // from the power of a step's first block on
+	vHalvesAt = powersAt + 8              // the sums of its halves and so on; before it, H^17's
+	vHalfAt   = vHalvesAt + 8*(2*vWide-1) // H's
 )
 
 // Layout of the frame.
@@ -276,8 +277,10 @@ func (k *vaesKernel) loadKey(c *code, round int) {
 }
 
 // lastOf reads the text's last register, number i, block by block: behind its
-// last block, of which there may be a part only, there is nothing but the tag's
-// place. The second block is the first once more if there is none.
+// last block, of which there may be a part only, there is no more than the tag's
+// place. Where there is no second block it is the first once more. So there are
+// neither branches for the sixteen lengths nor masks, which AVX2 has for whole
+// words only, and slow ones for stores.
 func (k *vaesKernel) lastOf(c *code, i, to int) {
 	c.op("VMOVDQU %d(DI), X%d", 32*i, to)
 	c.op("VINSERTI128 $1, %d(DI)(R8*1), Y%d, Y%[2]d", 32*i, to)
@@ -285,9 +288,9 @@ func (k *vaesKernel) lastOf(c *code, i, to int) {
 
 // mixAndStore does the last round, into whose key the text is mixed first. The
 // last register of a tail is written as lastOf reads it, the second block
-// first. When sealing, what comes behind the text is overwritten by the tag;
-// when opening it must stay what it was. When sealing it leaves the ciphertext
-// of a tail in the registers, without what comes behind.
+// before the first. What comes behind the text is the tag's place: when sealing
+// the tag will be written there, when opening it stays what it is. When sealing,
+// a tail's ciphertext is left in the registers, with zeros behind.
 func (k *vaesKernel) mixAndStore(f *file, n int, tail bool) {
 	f.note("last round, with the text")
 	f.op("VBROADCASTI128 %d(AX), Y%d", keysAt+16*k.rounds, vKey)
@@ -316,15 +319,15 @@ func (k *vaesKernel) mixAndStore(f *file, n int, tail bool) {
 	}
 }
 
-// product multiplies vBlock with a power that loads load: first the sum of its
-// halves, then itself. The first product begins the sum.
+// product multiplies vBlock with a power, which power loads, and the sum of its
+// halves with that of the power, which half loads. The first of several products
+// begins the sums, the others are added; vBlock and vHalf are spoilt.
 func (k *vaesKernel) product(first bool, half, power string) (c code) {
-	mul := func(halves string, a, b, sum int) {
-		dst := sum
-		if !first {
-			dst = a
+	mul := func(halves string, a, dst, sum int) {
+		if first {
+			dst = sum
 		}
-		c.op("VPCLMULQDQ $0x%s, Y%d, Y%d, Y%d", halves, b, a, dst)
+		c.op("VPCLMULQDQ $0x%s, Y%d, Y%d, Y%d", halves, vPower, a, dst)
 		if !first {
 			c.op("VPXOR Y%d, Y%d, Y%[2]d", dst, sum)
 		}
@@ -332,15 +335,10 @@ func (k *vaesKernel) product(first bool, half, power string) (c code) {
 	c.op("VPSHUFD $0x4e, Y%d, Y%d", vBlock, vHalf)
 	c.op("VPXOR Y%d, Y%d, Y%[2]d", vBlock, vHalf)
 	c.op("%s, Y%d", half, vPower)
-	mul("00", vHalf, vPower, vMid)
+	mul("00", vHalf, vHalf, vMid)
 	c.op("%s, Y%d", power, vPower)
-	if !first {
-		c.op("VPCLMULQDQ $0x00, Y%d, Y%d, Y%d", vPower, vBlock, vHalf)
-		c.op("VPXOR Y%d, Y%d, Y%[2]d", vHalf, vLow)
-	} else {
-		c.op("VPCLMULQDQ $0x00, Y%d, Y%d, Y%d", vPower, vBlock, vLow)
-	}
-	mul("11", vBlock, vPower, vHigh)
+	mul("00", vBlock, vHalf, vLow)
+	mul("11", vBlock, vBlock, vHigh)
 	return c
 }
 
