@@ -58,6 +58,6 @@
 //
 // The CBC suites take a batch's packets through AES and SHA-2 side by side,
 // esp/internal/lanes, with what the processor has; the bigger the batches, the
-// better. AES-GCM has a kernel for AVX-512, esp/internal/gcm.
-// docs/performance.md has the figures.
+// better. AES-GCM has kernels for VAES and VPCLMULQDQ, with AVX-512 and without,
+// esp/internal/gcm. docs/performance.md has the figures.
 package esp

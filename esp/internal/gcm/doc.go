@@ -1,18 +1,21 @@
 // Package gcm is AES-GCM with a tag of 16 bytes as ESP uses it (RFC 4106), with
-// AVX-512, VAES and VPCLMULQDQ: four blocks in a register.
+// VAES and VPCLMULQDQ: four blocks in a register with AVX-512, two with AVX2, as
+// AMD's Zen 3 and Intel's processors since Alder Lake need it.
 //
 //	nonce = salt 4 ‖ IV 8
 //	AAD   = SPI 4 ‖ sequence number 8   (4 without ESN)
 //
-// A step encrypts 32 blocks in counter mode while the 32 before go through
-// GHASH; when opening, the same 32. GHASH multiplies blocks with powers of H and
-// reduces once a step. Tails have code for one to eight registers, the last of
-// which is read and written under a mask; short texts are nothing but a tail.
+// A step is eight registers, so 32 or 16 blocks. It encrypts them in counter mode
+// while those before go through GHASH; when opening, the same ones. GHASH
+// multiplies blocks with powers of H and reduces once a step. Tails have code for
+// one to eight registers. Of the last one AVX-512 reads and writes bytes under a
+// mask; AVX2 has no such masks, but behind the text there is the tag's place,
+// which a last block may reach into. Short texts are nothing but a tail.
 //
 // Command gen writes the assembly; every instruction belongs to a commented
-// step. [Kernels] says whether this processor runs it. Where not, as on other
-// architectures or with the build tag purego, callers keep to the standard
-// library, against which the kernel is tested.
+// step. [Kernels] says what this processor runs, best first. Where there is
+// nothing, as on other architectures or with the build tag purego, callers keep to
+// the standard library, against which each kernel is tested.
 //
 // # Guarantees
 //
