@@ -16,9 +16,9 @@ import (
 const bitVPCLMULQDQ = 1 << 10
 
 // detect looks at the processor, once: CPUID leaves a virtual machine, and takes
-// longer than all else that a key needs. x/sys/cpu reports AVX2 and AVX-512 only if the
-// operating system saves their registers; VAES of package lanes implies AVX2, and
-// that there is a leaf 7.
+// longer than all else that a key needs. x/sys/cpu reports AVX2 and AVX-512 only if
+// the operating system saves their registers; VAES of package lanes implies AVX2,
+// and that there is a leaf 7.
 var detect = sync.OnceValues(func() (vaes, vaes512 bool) {
 	x := &cpu.X86
 	vaes = slices.Contains(lanes.AESKernels(), lanes.VAES) && x.HasPCLMULQDQ && cpuid7()&bitVPCLMULQDQ != 0
