@@ -339,8 +339,11 @@ func readNodes(b []byte) []Node {
 func dialable(a netip.AddrPort) bool {
 	ip := a.Addr()
 	return a.Port() != 0 && ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() &&
-		!(ip.Is4() && (ip.As4()[0] == 0 || ip.As4()[0] >= 240)) && ip.Zone() == ""
+		!(ip.Is4() && (ip.As4()[0] == 0 || ip.As4()[0] >= 240)) && ip.Zone() == "" && !discard.Contains(ip)
 }
+
+// discard is nobody's (RFC 6666).
+var discard = netip.MustParsePrefix("100::/64")
 
 // IsAnswer says whether a datagram of this overlay answers a query. It borrows
 // pkt.

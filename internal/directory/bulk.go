@@ -1,9 +1,11 @@
 package directory
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"icvpn/internal/id"
@@ -45,7 +47,8 @@ type Request struct {
 	Of      []RequestOf
 }
 
-// RequestOf is what is asked of one super peer's directory.
+// RequestOf is what is asked of one super peer's directory, once in a request; numbers
+// of shards ascend.
 type RequestOf struct {
 	_      struct{} `cbor:",toarray"`
 	Issuer id.ID
@@ -88,9 +91,15 @@ func parseRequest(b []byte) (req Request, err error) {
 	if err := wire.Unmarshal(b, &req, maxBulkRequest); err != nil {
 		return Request{}, fmt.Errorf("%w: %w", errBulk, err)
 	}
-	n := 0
+	// Each shard once: what is asked for twice would be sent twice.
+	n, once := 0, map[id.ID]bool{}
 	for _, of := range req.Of {
 		n += len(of.Shards)
+		if once[of.Issuer] || !slices.IsSortedFunc(of.Shards, func(a, b Version) int { return cmp.Compare(a.Number, b.Number) }) ||
+			len(slices.CompactFunc(slices.Clone(of.Shards), func(a, b Version) bool { return a.Number == b.Number })) != len(of.Shards) {
+			return Request{}, errBulk
+		}
+		once[of.Issuer] = true
 	}
 	if req.Version != bulkVersion || len(req.Of) > MaxBulkOf || n > MaxBulk {
 		return Request{}, errBulk

@@ -7,6 +7,10 @@ import (
 	"io"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"icvpn/internal/id"
 	"icvpn/internal/wire"
@@ -55,8 +59,9 @@ func TestBulkRequestIsBounded(t *testing.T) {
 	}
 	long.Of[1].Shards = long.Of[1].Shards[1:]
 	for i := range long.Of {
+		long.Of[i].Issuer = id.ID{byte(i)}
 		for k := range long.Of[i].Shards {
-			long.Of[i].Shards[k] = Version{Number: MaxShards - 1, Seq: 1 << 41}
+			long.Of[i].Shards[k] = Version{Number: uint32(k), Seq: 1 << 41}
 		}
 	}
 	var b bytes.Buffer
@@ -65,6 +70,15 @@ func TestBulkRequestIsBounded(t *testing.T) {
 	}
 	if _, err := ReadRequest(&b); err != nil {
 		t.Errorf("%d shards: %v", MaxBulk, err)
+	}
+	for name, of := range map[string][]RequestOf{
+		"a shard twice":      {{Shards: []Version{v(1, 5), v(1, 5)}}},
+		"a shard again":      {{Shards: []Version{v(1, 5), v(2, 5), v(1, 6)}}},
+		"a super peer twice": {{Shards: []Version{v(1, 5)}}, {Shards: []Version{v(2, 5)}}},
+	} {
+		if _, err := parseRequest(wire.Marshal(Request{Version: bulkVersion, Of: of})); !errors.Is(err, errBulk) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	other := sampleRequest()
 	other.Version = 2
@@ -119,6 +133,41 @@ func TestShardsThatAreHandedOverCountOnlyAsTheRootSays(t *testing.T) {
 	if !r.Whole() || r.table.Len() != first.table.Len() || net.gets != gets {
 		t.Errorf("whole: %v; %d members of %d; %d gets", r.Whole(), r.table.Len(), first.table.Len(), net.gets-gets)
 	}
+}
+
+// A super peer whose root names shards that nobody serves does not make readers look for
+// them for ever without a budget.
+func TestShardsThatNobodyServesAreLookedForWithinTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := netip.MustParsePrefix("10.42.0.0/16")
+		net := new(counted)
+		p := newPublisher(1, block, net)
+		var shards []*Shard
+		const named = 200
+		for n := range uint32(named) {
+			shards = append(shards, shardOf(block, n, named*ShardHosts))
+		}
+		p.say(t, shards...)
+		for n := range uint32(named) {
+			delete(net.objects, string(SaltShard(n)))
+		}
+		r := newReader(net, newTable(p.sp), trustOf(p.sp), p.sp)
+		w := NewWatcher(Watch{Followers: func() []*Follower { return []*Follower{r.Follower} }, Read: func(*Follower, bool, error) {}})
+		at := &watched{follower: r.Follower, budget: rate.NewLimiter(rate.Every(shardEvery), shardBurst)}
+		if _, _ = w.read(t.Context(), at); net.gets < named {
+			t.Errorf("%d gets at the first look", net.gets)
+		}
+		time.Sleep(wholeWithin + time.Second)
+		net.gets = 0
+		const looks = 10
+		for range looks {
+			_, _ = w.read(t.Context(), at)
+			time.Sleep(shardEvery)
+		}
+		if most := 3 * (shardBurst + 2*looks); net.gets > most {
+			t.Errorf("%d gets in %d looks at a directory of which nothing is served, at most %d are in the budget", net.gets, looks, most)
+		}
+	})
 }
 
 func TestShelfAnswersWithWhatItHas(t *testing.T) {

@@ -45,6 +45,8 @@ type Follow struct {
 	Take func(issuer id.ID, s *Shard)
 	// Shelf keeps what was read, sealed. May be nil.
 	Shelf *Shelf
+	// Since is when the directory was read first, by our own clock. Default: now.
+	Since time.Time
 }
 
 // We chose:
@@ -64,10 +66,9 @@ const sealOverhead = 256
 // may be called from several goroutines; one reads at a time.
 type Follower struct {
 	// set at start
-	sp    service.SuperPeer
-	pid   id.ID
-	cfg   Follow
-	since time.Time
+	sp  service.SuperPeer
+	pid id.ID
+	cfg Follow
 
 	turn   chan struct{} // capacity 1: who reads
 	mu     sync.Mutex
@@ -80,14 +81,17 @@ type Follower struct {
 
 // NewFollower returns a follower that has read nothing.
 func NewFollower(sp service.SuperPeer, cfg Follow) *Follower {
-	return &Follower{sp: sp, pid: sp.PID(), cfg: cfg, since: time.Now(), turn: make(chan struct{}, 1), reader: NewReader()}
+	if cfg.Since.IsZero() {
+		cfg.Since = time.Now()
+	}
+	return &Follower{sp: sp, pid: sp.PID(), cfg: cfg, turn: make(chan struct{}, 1), reader: NewReader()}
 }
 
 // SuperPeer returns whom it follows.
 func (f *Follower) SuperPeer() service.SuperPeer { return f.sp }
 
-// Since is when it was made, by our own clock.
-func (f *Follower) Since() time.Time { return f.since }
+// Since is when the directory was to be read first.
+func (f *Follower) Since() time.Time { return f.cfg.Since }
 
 // Want says that a packet waits for somebody in a shard.
 func (f *Follower) Want(number uint32) {

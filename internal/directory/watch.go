@@ -24,7 +24,10 @@ const (
 	// shardEvery over all directories: some 13 kB of datagrams each. Who lacks more gets
 	// them from a super peer at once, for half of that (bulk.go).
 	shardBurst = 16
-	shardEvery = 30 * time.Second
+	// wholeWithin is how long there is no budget while a directory was not read from end
+	// to end: a root can name what nobody has.
+	wholeWithin = 10 * time.Minute
+	shardEvery  = 30 * time.Second
 )
 
 // Watch is what a Watcher works with.
@@ -163,7 +166,7 @@ func (w *Watcher) read(ctx context.Context, at *watched) (changed bool, err erro
 		return false, err
 	}
 	most := f.Pending()
-	if f.Whole() && !w.cfg.Unbounded {
+	if (f.Whole() || time.Since(f.Since()) > wholeWithin) && !w.cfg.Unbounded {
 		now := time.Now()
 		most = max(0, min(most, int(at.budget.TokensAt(now))))
 		at.budget.AllowN(now, most)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -35,8 +36,10 @@ const (
 	// bulkTries super peers are asked, bulkRetry after one another, doubling.
 	bulkTries = 4
 	bulkRetry = time.Second
-	// bulkTimeout bounds one connection.
+	// bulkTimeout bounds one connection, and bulkFirst how long reading in the overlay
+	// waits for the first.
 	bulkTimeout = admission.Timeout
+	bulkFirst   = 30 * time.Second
 )
 
 // bulkLoop reads what is there at the start, says so, and then again and again what
@@ -44,7 +47,9 @@ const (
 func (n *Node) bulkLoop(ctx context.Context, begun func()) {
 	select {
 	case <-n.overlay.Ready():
-		n.readBulk(ctx)
+		first, cancel := context.WithTimeout(ctx, bulkFirst)
+		n.readBulk(first, n.bulkServers())
+		cancel()
 	case <-time.After(lookupTimeout):
 	case <-ctx.Done():
 	}
@@ -52,7 +57,8 @@ func (n *Node) bulkLoop(ctx context.Context, begun func()) {
 	for sleep(ctx, bulkEvery/2+mrand.N(bulkEvery/2)) {
 		select {
 		case <-n.bulkNow:
-			n.readBulk(ctx)
+			// One, and any: where a root names what nobody has, all are asked in vain.
+			n.readBulk(ctx, firstOf(shuffled(n.bulkServers()), 1))
 		case <-ctx.Done():
 		}
 	}
@@ -73,14 +79,13 @@ func (n *Node) wantBulk() {
 	}
 }
 
-// readBulk asks super peers for what is lacked until that is little. The first is the
-// one that admitted us: it knows that we are a member.
-func (n *Node) readBulk(ctx context.Context) {
+// readBulk asks super peers for what is lacked until that is little.
+func (n *Node) readBulk(ctx context.Context, servers []bulkServer) {
 	n.read(ctx, lookupTimeout, *n.followers.Load(), func(ctx context.Context, f *directory.Follower) (bool, error) {
 		return f.Poll(ctx, true)
 	})
 	wait := bulkRetry
-	for i, at := range n.bulkServers() {
+	for i, at := range servers {
 		want := lacks(*n.followers.Load())
 		if len(want.refs) < bulkLeast || i == bulkTries {
 			break
@@ -110,8 +115,7 @@ type lackedShard struct {
 	number uint32
 }
 
-// lacks says what the newest roots name and was not read. What packets wait for comes
-// first, of each directory.
+// lacks says what the newest roots name and was not read.
 func lacks(followers map[id.ID]*directory.Follower) lacking {
 	l := lacking{refs: map[lackedShard]directory.Ref{}}
 	for pid, f := range followers {
@@ -120,6 +124,7 @@ func lacks(followers map[id.ID]*directory.Follower) lacking {
 		if len(refs) == 0 || len(l.from) == directory.MaxBulkOf {
 			continue
 		}
+		slices.SortFunc(refs, func(a, b directory.Ref) int { return cmp.Compare(a.Number, b.Number) })
 		of := directory.RequestOf{Issuer: pid}
 		for _, ref := range refs {
 			of.Shards = append(of.Shards, directory.Version{Number: ref.Number, Seq: ref.Seq})
@@ -137,13 +142,11 @@ type bulkServer struct {
 	endpoint string
 }
 
-// bulkServers are the super peers to ask: the one that admitted us, then the others in
-// any order.
+// bulkServers are the super peers to ask: the one that admitted us, which knows that we
+// are a member, then the others in any order.
 func (n *Node) bulkServers() (all []bulkServer) {
 	m := n.membership.Load()
-	supers := slices.Clone(m.Trust.Descriptor.SuperPeers)
-	mrand.Shuffle(len(supers), func(i, j int) { supers[i], supers[j] = supers[j], supers[i] })
-	for _, sp := range supers {
+	for _, sp := range shuffled(slices.Clone(m.Trust.Descriptor.SuperPeers)) {
 		if !sp.Has(service.RoleAdmit) || len(sp.Endpoints) == 0 || n.now().Unix() >= sp.Expires {
 			continue
 		}
@@ -155,6 +158,13 @@ func (n *Node) bulkServers() (all []bulkServer) {
 			all = append(all, at)
 		}
 	}
+	return all
+}
+
+func firstOf[T any](all []T, n int) []T { return all[:min(n, len(all))] }
+
+func shuffled[T any](all []T) []T {
+	mrand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all
 }
 

@@ -90,3 +90,35 @@ func TestDirectoriesAreReadAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// One member that asks as often as it may, and does not read, takes nobody's turn.
+func TestOneMemberDoesNotTakeAllTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		greedy, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.eventually("both are listed", 2*time.Minute, func() bool { return known(w, app) == 1 && known(w, greedy) == 1 })
+		time.Sleep(10 * time.Minute) // so that nothing is left of what they asked at the start
+		at := app.bulkServers()[0]
+		if got, err := app.bulkFrom(w.ctx, at, lacks(app.unread(w, map[id.ID]int{}))); err != nil || got == 0 {
+			t.Fatal(got, err)
+		}
+		request := lacks(greedy.unread(w, map[id.ID]int{})).request
+		for range 4 {
+			c, err := w.dial(w.ctx, at.endpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			config := admission.MutualTLS(admission.Certificate(greedy.key, time.Now()), directory.BulkALPN, func(ed25519.PublicKey) error { return nil })
+			config.ServerName = service.ServerName(at.public)
+			tc := tls.Client(c, config)
+			if err := tc.HandshakeContext(w.ctx); err != nil {
+				t.Fatal(err)
+			}
+			_ = request.Write(tc) // all but the first are turned away
+		}
+		if got, err := app.bulkFrom(w.ctx, at, lacks(app.unread(w, map[id.ID]int{}))); err != nil {
+			t.Errorf("another member gets %d shards: %v", got, err)
+		}
+	})
+}

@@ -48,8 +48,12 @@ func (n *Node) newFollowers(trust *service.Trust) {
 		case f != nil && reflect.DeepEqual(f.SuperPeer(), sp):
 			all[pid] = f
 		default:
+			since := time.Now()
+			if f != nil { // the super peer has another address, say
+				since = f.Since()
+			}
 			all[pid] = directory.NewFollower(sp, directory.Follow{
-				Source: n.overlay, Open: n.openSealed, Trust: n.trust, Now: n.now, Heard: n.table.SetExpires, Helpers: n.onHelpers,
+				Source: n.overlay, Open: n.openSealed, Trust: n.trust, Now: n.now, Heard: n.table.SetExpires, Helpers: n.onHelpers, Since: since,
 				Take: func(issuer id.ID, s *directory.Shard) { n.post(func() { n.onShard(issuer, s) }) },
 			})
 		}

@@ -2,8 +2,12 @@ package node
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"icvpn/internal/seal"
 )
@@ -17,7 +21,9 @@ import (
 //	                        └ silence for lostWait ──> key exchange
 //
 // Any member could say so of anybody's SA whose SPI it has seen. All that it gains is
-// a ping now and then: who has the keys of a pair answers, and the pair stays.
+// a ping now and then: who has the keys of a pair answers, and the pair stays. Anybody
+// at all can make us say it, to whom he likes: so it is said for a while after the
+// start only, when it can be true, and seldom to one address.
 
 // We chose:
 const (
@@ -25,17 +31,43 @@ const (
 	lostWait = 500 * time.Millisecond
 	// lostEvery is the least time between two questions about one tunnel.
 	lostEvery = 10 * time.Second
-	// lostRate bounds what a machine says of unknown SPIs, a second, and at once.
+	// lostFor is how long after its start a machine says so: no tunnel of before that is
+	// used lives longer without being asked whether we are there.
+	lostFor = idleLife + time.Minute
+	// lostRate bounds what a machine says of unknown SPIs, a second, and at once; to one
+	// address it says something once in lostEvery. Addresses share lostSources places.
 	lostRate, lostBurst = 50, 100
+	lostSources         = 1024
 
 	lostSize   = 4 + 4
 	lostOnWire = seal.Overhead + lostSize
 )
 
+// strays bounds what is said of SPIs that no SA has.
+type strays struct {
+	all  *rate.Limiter
+	seed maphash.Seed
+	last [lostSources]atomic.Int64 // nanoseconds since the start when something was said
+}
+
+func newStrays() *strays {
+	return &strays{all: rate.NewLimiter(lostRate, lostBurst), seed: maphash.MakeSeed()}
+}
+
+// allow says whether to answer an address, some time after the start.
+func (s *strays) allow(since time.Duration, to netip.Addr) bool {
+	last := &s.last[maphash.Comparable(s.seed, to)%lostSources]
+	before := last.Load()
+	if since >= lostFor || before != 0 && since-time.Duration(before) < lostEvery || !s.all.Allow() {
+		return false
+	}
+	return last.CompareAndSwap(before, int64(since)+1)
+}
+
 // onStray is told of datagrams of size bytes with an SPI that no SA has. It never
 // answers with more than came. Called by the port's readers, and the control loop.
 func (n *Node) onStray(spi uint32, from netip.AddrPort, size int) {
-	if size < lostOnWire || !n.strays.Allow() {
+	if size < lostOnWire || !n.strays.allow(time.Since(n.started), from.Addr()) {
 		return
 	}
 	if err := n.port.SendControl(n.ring, seal.TypeProbe, seal.Newest, encodeLost(spi), 0, from); err != nil {

@@ -109,9 +109,9 @@ type Node struct {
 	helping      helping
 	proofs       helperProofs
 	known        knownNodes
-	strays       *rate.Limiter // what we say of SPIs that no SA has
-	listed       atomic.Bool   // a directory, or part of one, was read
-	reading      atomic.Bool   // one is being read for the first time
+	strays       *strays     // what we say of SPIs that no SA has
+	listed       atomic.Bool // a directory, or part of one, was read
+	reading      atomic.Bool // one is being read for the first time
 	stats        stats
 	ctx          context.Context // of Run, for lookups
 	loops        sync.WaitGroup  // lookups, and proofs of helpers
@@ -187,7 +187,7 @@ func New(cfg Config) (*Node, error) {
 	n.table = directory.NewTable(n.service, n.self)
 	n.watch = n.newWatch()
 	n.cloned = make(chan *CloneError, 1)
-	n.strays = rate.NewLimiter(lostRate, lostBurst)
+	n.strays = newStrays()
 	n.membership.Store(m)
 	var err error
 	if n.prefix4, err = netip.ParsePrefix(m.Trust.Descriptor.Prefix4); err != nil {

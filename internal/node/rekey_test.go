@@ -13,6 +13,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/control"
 	"icvpn/internal/id"
+	"icvpn/internal/seal"
 	"icvpn/internal/service"
 )
 
@@ -506,6 +507,24 @@ func TestWordOfLostKeysIsNotBelievedWhileThePeerAnswers(t *testing.T) {
 	})
 }
 
+// Somebody without any key sends ESP of unknown SPIs to a machine, with another machine's
+// source address. The words of lost keys that it says for that are sealed, and so would
+// fill the other's nonce set of notices.
+func TestOutsiderFillsNoNonceSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.start("web", "web-1"), w.start("app", "app-1")
+		w.pingOK(web, "app-1")
+		for spi := range uint32(60 * 480) {
+			app.onStray(1000+spi, netip.AddrPortFrom(web.addr, 4500), 100)
+			time.Sleep(time.Second / 60)
+		}
+		if n := web.ring.Stats().Dropped(seal.DropBusy); n > 0 {
+			t.Errorf("%d control datagrams of a member are dropped as too many", n)
+		}
+	})
+}
+
 // What a machine says of SPIs that it does not know is bounded and no amplifier.
 func TestWordOfLostKeysIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -513,19 +532,39 @@ func TestWordOfLostKeysIsBounded(t *testing.T) {
 		web := w.start("web", "web-1")
 		asks := w.bystander("203.0.113.77")
 		at := netip.MustParseAddrPort("203.0.113.77:4500")
-		for range 10 * lostBurst {
+		for range 10 {
 			web.onStray(0x1234, at, lostOnWire-1)
 		}
 		time.Sleep(10 * time.Millisecond)
 		if n := len(asks.got()); n != 0 {
 			t.Errorf("%d answers to datagrams shorter than they are", n)
 		}
-		for range 10 * lostBurst {
+		stranger := netip.MustParseAddrPort("203.0.113.9:4500") // sends as well, far more
+		for range 100 {
+			for range 250 {
+				web.onStray(0x5678, stranger, lostOnWire)
+			}
 			web.onStray(0x1234, at, lostOnWire)
+			time.Sleep(lostEvery / 50)
 		}
+		if sizes := asks.got(); len(sizes) != 2 || slices.Max(sizes) != lostOnWire {
+			t.Errorf("%d answers of at most %d bytes in %v, want 2 of %d", len(sizes), slices.Max(append(sizes, 0)), 2*lostEvery, lostOnWire)
+		}
+		said := 0
+		for i := range 100 * lostBurst {
+			if web.strays.allow(time.Minute, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})) {
+				said++
+			}
+		}
+		if said == 0 || said > lostBurst {
+			t.Errorf("%d answers to as many addresses at once, want %d at most", said, lostBurst)
+		}
+		time.Sleep(lostFor)
+		before := len(asks.got())
+		web.onStray(0x1234, at, lostOnWire)
 		time.Sleep(10 * time.Millisecond)
-		if sizes := asks.got(); len(sizes) != lostBurst || slices.Max(sizes) != lostOnWire {
-			t.Errorf("%d answers of at most %d bytes, want %d of %d", len(sizes), slices.Max(append(sizes, 0)), lostBurst, lostOnWire)
+		if n := len(asks.got()); n != before {
+			t.Error("it answers long after its start")
 		}
 	})
 }

@@ -16,10 +16,11 @@ var metadata = []netip.Addr{
 var (
 	reserved4   = netip.MustParsePrefix("240.0.0.0/4") // RFC 1112; holds the broadcast address
 	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")   // RFC 1122, Section 3.2.1.3
+	discard     = netip.MustParsePrefix("100::/64")    // RFC 6666
 )
 
 // UsableAddr says whether a may be the address of a peer: unicast, and neither
-// loopback, link-local, unspecified nor a cloud's metadata service. IPv4-mapped
+// loopback, link-local, unspecified, to be discarded nor a cloud's metadata service. IPv4-mapped
 // addresses are not: an endpoint has one spelling.
 func UsableAddr(a netip.Addr) bool {
 	if !a.IsGlobalUnicast() || a.Zone() != "" || a.Is4In6() { // excludes the rest of the list
@@ -30,7 +31,7 @@ func UsableAddr(a netip.Addr) bool {
 			return false
 		}
 	}
-	return !reserved4.Contains(a) && !thisNetwork.Contains(a)
+	return !reserved4.Contains(a) && !thisNetwork.Contains(a) && !discard.Contains(a)
 }
 
 // UsableEndpoint says whether a peer may be asked to send to e. The conductor

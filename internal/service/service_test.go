@@ -613,3 +613,14 @@ func FuzzDocuments(f *testing.F) {
 		OpenContact(in, fx.id, 1, t0)
 	})
 }
+
+// 100::/64 is the discard prefix (RFC 6666): nobody has an address in it, and machines use
+// it for what is none.
+func TestDiscardPrefixIsNoEndpoint(t *testing.T) {
+	if e := netip.MustParseAddrPort("[100::102:304:506:708]:4500"); UsableEndpoint(e) {
+		t.Errorf("%v is an endpoint", e)
+	}
+	if e := netip.MustParseAddrPort("[100:0:0:1::1]:4500"); !UsableEndpoint(e) {
+		t.Errorf("%v is no endpoint", e)
+	}
+}

@@ -69,7 +69,7 @@ type door struct {
 	throttle *admission.Throttle
 	refusals *quiet
 	grants   *grants
-	bulk     bulk
+	bulk     *bulk
 
 	mu sync.Mutex
 	// Strangers and known sources have a rate in all of their own, so that a
@@ -84,7 +84,7 @@ func newDoor() *door {
 		workers:  newWorkers(2 * runtime.GOMAXPROCS(0)),
 		renewals: newWorkers(2 * runtime.GOMAXPROCS(0)),
 		throttle: admission.NewThrottle(admission.ThrottleConfig{}),
-		refusals: newQuiet(), grants: newGrants(grantEvery, grantBurst), bulk: newBulk(),
+		refusals: newQuiet(), grants: newGrants(), bulk: newBulk(),
 		strangers: admission.NewLimiter(admission.LimiterConfig{}),
 		regulars:  admission.NewLimiter(admission.LimiterConfig{Rate: regularRatePerNetwork, Burst: regularBurst, TotalRate: regularRate}),
 		places:    places{byAddress: map[netip.Prefix]int{}, byNetwork: map[netip.Prefix]int{}},
@@ -279,10 +279,10 @@ type grants struct {
 	table [1024]*rate.Limiter
 }
 
-func newGrants(every time.Duration, burst int) *grants {
+func newGrants() *grants {
 	g := &grants{seed: maphash.MakeSeed()}
 	for i := range g.table {
-		g.table[i] = rate.NewLimiter(rate.Every(every), burst)
+		g.table[i] = rate.NewLimiter(rate.Every(grantEvery), grantBurst)
 	}
 	return g
 }
