@@ -35,7 +35,7 @@ var (
 var cores = map[string][]string{
 	"esp": nil, "keyex": nil, "admission": nil, "abe": nil,
 	"internal/id": nil, "internal/wire": nil, "internal/seal": nil, "internal/filter": nil,
-	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil, "internal/promote": nil, "internal/keypool": nil,
+	"internal/service": nil, "internal/provision": nil, "internal/discovery": nil, "internal/promote": nil, "internal/keypool": nil, "internal/relay": nil,
 	"internal/ippkt": nil, "internal/datapath/plpmtud": nil, "tun/internal/offload": nil,
 	"internal/directory": {"bulk.go", "format.go", "helper.go", "reader.go", "table.go", "writer.go"},
 	"internal/sim":       {"config.go", "node.go", "result.go", "scenario.go", "world.go"},

@@ -18,7 +18,7 @@ func (s *otherStats) count(b []byte) {
 	switch underlay.Classify(b) {
 	case underlay.Keepalive:
 		s.keepalives.Add(1)
-	case underlay.Control:
+	case underlay.Control, underlay.Relayed:
 		s.control.Add(1)
 	default:
 		s.junk.Add(1)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/overlay"
 )
@@ -56,7 +57,7 @@ func (d DHT) Deliver(o *overlay.Overlay, in seal.Opened, from netip.AddrPort) {
 
 // IsAnswer says which authentic datagrams may pass a full nonce set: those that
 // answer something of ours, so that playing them again gains nothing. The
-// overlay matches answers to its queries; M2 to M4 of a key exchange, told by
+// overlay, reflection and relays' askers match answers to their queries; M2 to M4 of a key exchange, told by
 // their first byte, are matched to its transcript and cookie.
 func IsAnswer(typ seal.Type, payload []byte) bool {
 	switch typ {
@@ -67,6 +68,8 @@ func IsAnswer(typ seal.Type, payload []byte) bool {
 	case seal.TypeReflect:
 		_, _, ok := ParseReflected(payload)
 		return ok
+	case seal.TypeRelay:
+		return relay.IsAnswer(payload)
 	}
 	return false
 }

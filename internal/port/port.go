@@ -3,6 +3,7 @@
 //
 //	underlay.Reader ─> Classify ─┬─ ESP ───────> Handlers.ESP      (whole runs and trains)
 //	                             ├─ control ───> seal.Rings.Open ─> Handlers.Control
+//	                             ├─ relayed ───> Handlers.Relayed  (whole messages and trains)
 //	                             └─ keepalive, junk: counted
 //
 // Peers and super peers both stand on it. It knows neither what a tunnel is nor
@@ -45,6 +46,10 @@ type Handlers struct {
 	// Control borrows o.Payload until it returns. The datagram is authentic as
 	// some member's, and no answer may be longer than o.Room.
 	Control func(o seal.Opened, from netip.AddrPort)
+	// Relayed borrows a message that begins with a relayed datagram, until it returns.
+	// What else it holds, if it is a train, is the handler's to judge. May be nil; then
+	// it is counted. What is relayed to this process never gets here: relay.Conn.
+	Relayed func(ms []underlay.Message)
 	// Unknown hears that there was a control datagram under a key that no ring ever
 	// had; it is counted already, and anybody can send one. May be nil.
 	Unknown func()
@@ -56,6 +61,8 @@ type Handlers struct {
 // Stats counts what Port itself drops. Sealing counts in seal.Stats.
 type Stats struct {
 	Junk, Keepalives atomic.Uint64
+	// Unrelayed are relayed datagrams that came to a process that is no relay.
+	Unrelayed atomic.Uint64
 }
 
 // Port conducts one socket pair. Make one with New; Run starts it.
@@ -154,6 +161,12 @@ func (p *Port) dispatch(ms []underlay.Message, h Handlers) {
 		if allESP(&ms[i]) {
 			continue
 		}
+		if h.Relayed != nil && beginsRelayed(&ms[i]) {
+			p.flush(ms[run:i], h)
+			run = i + 1
+			h.Relayed(ms[i:run])
+			continue
+		}
 		if p.sift(&ms[i], h); ms[i].N > 0 {
 			continue
 		}
@@ -167,6 +180,15 @@ func (p *Port) flush(ms []underlay.Message, h Handlers) {
 	if len(ms) > 0 && h.ESP != nil {
 		h.ESP(ms)
 	}
+}
+
+// beginsRelayed reports whether the first datagram in m claims to be relayed.
+func beginsRelayed(m *underlay.Message) bool {
+	first := m.Bytes()
+	if m.Segment > 0 {
+		first = first[:m.Segment]
+	}
+	return underlay.Classify(first) == underlay.Relayed
 }
 
 // allESP reports whether m holds ESP and nothing else.
@@ -213,6 +235,8 @@ func (p *Port) other(d []byte, from netip.AddrPort, h Handlers) {
 		case drop == seal.DropUnknown && h.Unknown != nil:
 			h.Unknown()
 		}
+	case underlay.Relayed:
+		p.stats.Unrelayed.Add(1)
 	case underlay.Keepalive:
 		p.stats.Keepalives.Add(1)
 	default:

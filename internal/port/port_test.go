@@ -3,6 +3,7 @@ package port
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -386,4 +387,31 @@ func FuzzReflect(f *testing.F) {
 		AnswerReflect(b, addrB)
 		ParseReflected(b)
 	})
+}
+
+// TestRelayedGoesToTheRelay: whole messages, ESP around them stays in order, and who is
+// no relay counts them.
+func TestRelayedGoesToTheRelay(t *testing.T) {
+	relayed := append([]byte{0, 0, 0, 0, 0x80, 0, 0, 0}, make([]byte, 17)...)
+	esp := []byte{1, 2, 3, 4, 0, 0, 0, 1}
+	from := netip.MustParseAddrPort("192.0.2.9:4500")
+	message := func(b []byte, segment int) underlay.Message {
+		return underlay.Message{Buf: b, N: len(b), Segment: segment, Addr: from}
+	}
+	p := New(nil, new(seal.Rings))
+	var got []string
+	h := Handlers{
+		ESP:     func(ms []underlay.Message) { got = append(got, fmt.Sprintf("%d ESP", len(ms))) },
+		Relayed: func(ms []underlay.Message) { got = append(got, fmt.Sprintf("%d relayed of %d bytes", len(ms), ms[0].N)) },
+	}
+	train := append(append([]byte(nil), relayed...), relayed...)
+	p.dispatch([]underlay.Message{message(esp, 0), message(esp, 0), message(relayed, 0), message(train, len(relayed)), message(esp, 0)}, h)
+	if want := []string{"2 ESP", "1 relayed of 25 bytes", "1 relayed of 50 bytes", "1 ESP"}; !slices.Equal(got, want) {
+		t.Errorf("handled %q, want %q", got, want)
+	}
+	h.Relayed = nil
+	p.dispatch([]underlay.Message{message(train, len(relayed))}, h)
+	if n := p.Stats().Unrelayed.Load(); n != 2 {
+		t.Errorf("%d relayed datagrams counted, want 2", n)
+	}
 }

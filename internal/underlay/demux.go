@@ -11,6 +11,9 @@ const (
 	ESP
 	// Control is a sealed control datagram: four zero bytes, then more.
 	Control
+	// Relayed is a datagram with a header that says between which allocations it
+	// travels (docs/protocol/relay.md).
+	Relayed
 	// Keepalive is the single byte 0xFF, sent to keep a NAT mapping open.
 	Keepalive
 )
@@ -22,6 +25,10 @@ const (
 	espHeaderLen = 8
 	// keepaliveByte is the whole NAT keepalive (RFC 3948, Section 2.3).
 	keepaliveByte = 0xFF
+	// relayedByte, where control datagrams have their type, and the length of the header
+	// of which it is part (docs/protocol/relay.md).
+	relayedByte   = 0x80
+	relayedHeader = 24
 )
 
 // Classify tells what the datagram b is. It borrows b.
@@ -32,6 +39,9 @@ func Classify(b []byte) Kind {
 	case len(b) <= MarkerLen:
 		return Junk
 	case b[0]|b[1]|b[2]|b[3] == 0:
+		if b[MarkerLen] == relayedByte && len(b) > relayedHeader {
+			return Relayed
+		}
 		return Control
 	case len(b) < espHeaderLen:
 		return Junk
@@ -46,6 +56,8 @@ func (k Kind) String() string {
 		return "esp"
 	case Control:
 		return "control"
+	case Relayed:
+		return "relayed"
 	case Keepalive:
 		return "keepalive"
 	}

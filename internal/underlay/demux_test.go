@@ -17,6 +17,8 @@ func TestClassifyFollowsRFC3948(t *testing.T) {
 		{"marker alone", []byte{0, 0, 0, 0}, Junk},
 		{"marker and a byte", []byte{0, 0, 0, 0, 1}, Control},
 		{"marker and zeros", make([]byte, 64), Control},
+		{"a relayed datagram", append([]byte{0, 0, 0, 0, 0x80}, make([]byte, 20)...), Relayed},
+		{"a relayed datagram without content", append([]byte{0, 0, 0, 0, 0x80}, make([]byte, 19)...), Control},
 		{"SPI alone", []byte{1, 2, 3, 4}, Junk},
 		{"ESP header cut short", []byte{1, 2, 3, 4, 0, 0, 0}, Junk},
 		{"ESP header", []byte{0, 0, 1, 0, 0, 0, 0, 1}, ESP},
@@ -30,7 +32,7 @@ func TestClassifyFollowsRFC3948(t *testing.T) {
 }
 
 func TestKindsHaveNames(t *testing.T) {
-	for k, want := range map[Kind]string{Junk: "junk", ESP: "esp", Control: "control", Keepalive: "keepalive"} {
+	for k, want := range map[Kind]string{Junk: "junk", ESP: "esp", Control: "control", Keepalive: "keepalive", Relayed: "relayed"} {
 		if k.String() != want {
 			t.Errorf("%d: %q, want %q", k, k, want)
 		}
@@ -47,7 +49,7 @@ func FuzzClassify(f *testing.F) {
 			if len(b) < espHeaderLen || [4]byte(b) == [4]byte{} {
 				t.Fatalf("% x taken for ESP", b)
 			}
-		case Control:
+		case Control, Relayed:
 			if len(b) <= MarkerLen || [4]byte(b) != [4]byte{} {
 				t.Fatalf("% x taken for control", b)
 			}
