@@ -217,7 +217,7 @@ func (m *maker) descriptor() (service.Documents, error) {
 
 // roles are those of a super peer.
 func roles(authority bool) []string {
-	all := []string{service.RoleStore, service.RoleReflect, service.RoleAdmit}
+	all := []string{service.RoleStore, service.RoleReflect, service.RoleRelay, service.RoleAdmit}
 	if authority {
 		all = append(all, service.RoleAuthority)
 	}

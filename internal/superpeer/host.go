@@ -3,6 +3,7 @@ package superpeer
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,19 +11,23 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"icvpn/internal/id"
 	"icvpn/internal/port"
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
+	"icvpn/internal/underlay"
 )
 
 // Host is what the super peers of several services on one machine share: one
 // UDP and one TCP port, the door and the workers.
 //
 //	UDP ─ port ─ the ring that opens it ─────────> tier of one service
+//	        └ relayed ─ the allocations it names ─> UDP
 //	TCP ─ door ─ server name in the ClientHello ─> super peer with that key
 //
 // Nothing else is shared. A service's keys, members, leases, overlay nodes and
@@ -37,6 +42,7 @@ type Host struct {
 	rings *seal.Rings
 	door  *door
 	desks *desks
+	relay *relay.Table // allocations of all services, each apart
 	all   []*SuperPeer // in the order they were added
 	tiers map[id.ID]place
 	views []*View
@@ -56,6 +62,9 @@ type place struct {
 func NewHost(udp port.Conn, tcp net.Listener, log *slog.Logger) *Host {
 	h := &Host{udp: udp, tcp: tcp, log: log, rings: new(seal.Rings), door: newDoor(), tiers: map[id.ID]place{}}
 	h.port = port.New(udp, h.rings)
+	var key [32]byte
+	rand.Read(key[:])
+	h.relay = relay.NewTable(key, relay.Limits{})
 	h.desks = &desks{workers: h.door.workers, renewals: h.door.renewals}
 	return h
 }
@@ -102,7 +111,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.stop = stop
 	h.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.port.Run(ctx, port.Handlers{Control: h.onControl, Unclaimed: h.unclaimed()}) })
+	g.Go(func() error { return h.port.Run(ctx, port.Handlers{Control: h.onControl, Relayed: h.onRelayed, Unclaimed: h.unclaimed()}) })
 	g.Go(func() error { return h.all[0].acceptLoop(ctx) })
 	for _, s := range h.all {
 		g.Go(func() error { return s.run(ctx) })
@@ -141,6 +150,11 @@ func (h *Host) onControl(o seal.Opened, from netip.AddrPort) {
 	if p, ok := h.tiers[o.Service]; ok {
 		p.super.onControl(p.tier, o, from)
 	}
+}
+
+// onRelayed forwards between allocations. Called by the port's readers.
+func (h *Host) onRelayed(ms []underlay.Message) {
+	h.relay.Forward(time.Now(), ms, h.port.WriteESP)
 }
 
 // down ends Run, and says whether it had begun.

@@ -23,6 +23,7 @@ import (
 	"icvpn/internal/ledger"
 	"icvpn/internal/port"
 	"icvpn/internal/provision"
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
 	"icvpn/overlay"
@@ -110,6 +111,7 @@ type SuperPeer struct {
 	pool      *admission.EphemeralPool
 	door      *door
 	promotion *promotion
+	relay     *relay.Relay
 	recall    *recall
 	started   time.Time
 
@@ -163,6 +165,7 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 		return nil, err
 	}
 	s.promotion = newPromotion(s)
+	s.relay = host.relay.Relay(h.Service.ID, key, s.authority.isMember)
 	s.recall = s.newRecall()
 	d := s.service.trust().Descriptor
 	s.pool = admission.NewEphemeralPool(admission.Group(d.SRPGroup), ephemerals)
@@ -401,6 +404,8 @@ func (s *SuperPeer) onControl(t *tier, o seal.Opened, from netip.AddrPort) {
 		port.DHT{Port: s.port, Ring: t.ring}.Deliver(t.overlay, o, from)
 	case seal.TypeReflect:
 		s.reflect(t, o, from)
+	case seal.TypeRelay:
+		s.allocate(t, o, from)
 	case seal.TypeProbe: // of tunnels, which we have none of, or a member's goodbye
 		if t == s.service {
 			s.authority.onLeave(o.Payload, time.Now())
@@ -419,6 +424,22 @@ func (s *SuperPeer) reflect(t *tier, o seal.Opened, from netip.AddrPort) {
 	}
 	if err := t.reflects.Answer(o, from); err != nil {
 		s.log.Debug("reflection not sent", "addr", from, "err", err)
+	}
+}
+
+// allocate answers a member that wants an allocation, if the owners let us relay.
+func (s *SuperPeer) allocate(t *tier, o seal.Opened, from netip.AddrPort) {
+	now := time.Now()
+	self := s.authority.self()
+	if t != s.service || !self.Has(service.RoleRelay) || now.Unix() >= self.Expires {
+		return
+	}
+	answer := s.relay.Answer(now, o.Payload, from)
+	if answer == nil || len(answer) > o.Room {
+		return
+	}
+	if err := s.port.SendControl(t.ring, seal.TypeRelay, o.Epoch, answer, 0, from); err != nil {
+		s.log.Debug("relay's answer not sent", "addr", from, "err", err)
 	}
 }
 
