@@ -15,6 +15,9 @@ import (
 const (
 	MaxRecord     = 600
 	recordContact = "contact"
+	// MaxRelays stand in a contact.
+	MaxRelays       = 2
+	allocationBytes = 8
 )
 
 // Contact says where a member can be reached. The member writes it under its
@@ -30,6 +33,28 @@ type Contact struct {
 	Expires   int64 // Unix seconds
 	Endpoints []netip.AddrPort
 	Withdrawn bool // the member left
+	Relays    []ContactRelay
+}
+
+// contactAlone is a Contact without relays, as all were before there were any: so who
+// knows of none reads what most members write.
+type contactAlone struct {
+	_         struct{} `cbor:",toarray"`
+	Type      string
+	Service   id.ID
+	Epoch     uint32
+	Seq       int64
+	Expires   int64
+	Endpoints []netip.AddrPort
+	Withdrawn bool
+}
+
+// ContactRelay names a relay through which a member can be reached. It has no address: a
+// reader sends to those that it knows as relays.
+type ContactRelay struct {
+	_          struct{} `cbor:",toarray"`
+	PID        id.ID
+	Allocation []byte // 8 bytes (docs/protocol/relay.md)
 }
 
 // Sealed is a record as stored: what a reader needs to choose the key, and the
@@ -92,14 +117,43 @@ func NewContact(service id.ID, epoch uint32, seq int64, expires time.Time, endpo
 }
 
 // Encode returns the bytes to seal.
-func (c Contact) Encode() []byte { return wire.Marshal(c) }
+func (c Contact) Encode() []byte {
+	if len(c.Relays) > 0 {
+		return wire.Marshal(c)
+	}
+	return wire.Marshal(contactAlone{
+		Type: c.Type, Service: c.Service, Epoch: c.Epoch, Seq: c.Seq, Expires: c.Expires, Endpoints: c.Endpoints, Withdrawn: c.Withdrawn,
+	})
+}
+
+// parseContact reads either form of a contact.
+func parseContact(b []byte) (c Contact, err error) {
+	var a contactAlone
+	if wire.Unmarshal(b, &a, MaxRecord) == nil {
+		return Contact{
+			Type: a.Type, Service: a.Service, Epoch: a.Epoch, Seq: a.Seq, Expires: a.Expires, Endpoints: a.Endpoints, Withdrawn: a.Withdrawn,
+		}, nil
+	}
+	if err := wire.Unmarshal(b, &c, MaxRecord); err != nil {
+		return c, fmt.Errorf("service: contact: %w", err)
+	}
+	if len(c.Relays) == 0 || len(c.Relays) > MaxRelays {
+		return c, fmt.Errorf("service: contact names %d relays, want 1 to %d", len(c.Relays), MaxRelays)
+	}
+	for _, r := range c.Relays {
+		if len(r.Allocation) != allocationBytes {
+			return c, fmt.Errorf("service: contact has an allocation of %d bytes, want %d", len(r.Allocation), allocationBytes)
+		}
+	}
+	return c, nil
+}
 
 // OpenContact reads a contact that was opened and whose item signature was
 // verified. seq is the item's sequence number, which must be the content's.
 func OpenContact(b []byte, service id.ID, seq int64, now time.Time) (Contact, error) {
-	var c Contact
-	if err := wire.Unmarshal(b, &c, MaxRecord); err != nil {
-		return c, fmt.Errorf("service: contact: %w", err)
+	c, err := parseContact(b)
+	if err != nil {
+		return c, err
 	}
 	if err := header(c.Type, recordContact, c.Service, service, c.Expires, now); err != nil {
 		return c, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -381,6 +382,37 @@ func TestContactRoundTripAndFiltering(t *testing.T) {
 		"trailing byte": second(OpenContact(append(c.Encode(), 0), id.ID{1}, 7, t0)),
 	} {
 		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// TestContactNamesRelays: at most two, by PID, and a contact without any is what it was
+// before there were relays.
+func TestContactNamesRelays(t *testing.T) {
+	c := NewContact(id.ID{1}, 1, 7, t0.Add(time.Hour), []netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:4500")})
+	if b := c.Encode(); b[0] != 0x87 {
+		t.Errorf("without relays it begins with %x, an array of another length", b[0])
+	}
+	relay := ContactRelay{PID: id.ID{2}, Allocation: make([]byte, 8)}
+	c.Relays = []ContactRelay{relay, relay}
+	got, err := OpenContact(c.Encode(), id.ID{1}, 7, t0)
+	if err != nil || len(got.Relays) != 2 || got.Relays[1].PID != relay.PID {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	full := NewContact(id.ID{1}, 1, 7, t0.Add(time.Hour), slices.Repeat([]netip.AddrPort{netip.MustParseAddrPort("[2001:db8::5]:4500")}, 8))
+	full.Relays = c.Relays
+	if n := len(full.Encode()); n > MaxRecord-100 {
+		t.Errorf("the largest contact has %d bytes, which leaves no room for its seal", n)
+	}
+	c.Relays = []ContactRelay{relay, relay, relay}
+	bad := map[string][]byte{"three": c.Encode()}
+	c.Relays = []ContactRelay{{PID: id.ID{2}, Allocation: make([]byte, 9)}}
+	bad["a long allocation"] = c.Encode()
+	c.Relays = []ContactRelay{}
+	bad["none in the long form"] = wire.Marshal(c)
+	for name, b := range bad {
+		if _, err := OpenContact(b, id.ID{1}, 7, t0); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
