@@ -98,6 +98,26 @@ func (m *Machine) Initiate(now time.Time, t Target) Output {
 	return out
 }
 
+// Extend adds paths to an exchange of our own that has had no answer, and sends its M1
+// there, too: those that are to be used only if the ones that Initiate was given are
+// silent. Without such an exchange it does nothing.
+func (m *Machine) Extend(pid id.ID, paths []Path) (out Output) {
+	x := m.own[pid]
+	if x == nil || x.state != stateHello {
+		return out
+	}
+	for _, p := range paths {
+		if p = p.clean(); !p.valid() || slices.Contains(x.paths, p) || len(x.paths) >= MaxPaths+MaxExtended {
+			continue
+		}
+		x.paths = append(x.paths, p)
+		for _, payload := range x.outgoing {
+			out.Send = append(out.Send, Send{To: p, Epoch: x.epoch, Plain: HelloPlain, Payload: payload})
+		}
+	}
+	return out
+}
+
 func (m *Machine) cannotBegin(x *exchange) error {
 	switch {
 	case x.peer == m.self:

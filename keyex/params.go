@@ -34,6 +34,9 @@ const (
 	// MaxPaths is how many endpoints an M1 goes to.
 	MaxPaths = 8
 
+	// MaxExtended is how many more it goes to once those have been silent.
+	MaxExtended = 2
+
 	// minSPI: values below are reserved (RFC 4303, Section 2.1).
 	minSPI = 256
 
