@@ -29,8 +29,9 @@ type HelperRoles uint8
 const (
 	HelperStore   HelperRoles = 1 << iota // keeps a copy of every item
 	HelperReflect                         // tells members under which address it sees them
+	HelperRelay                           // forwards between members that cannot reach each other
 
-	helperRoles = HelperStore | HelperReflect
+	helperRoles = HelperStore | HelperReflect | HelperRelay
 )
 
 // Has says whether all of want are in r.
@@ -43,6 +44,9 @@ func (r HelperRoles) Names() (all []string) {
 	}
 	if r.Has(HelperReflect) {
 		all = append(all, "reflect")
+	}
+	if r.Has(HelperRelay) {
+		all = append(all, "relay")
 	}
 	return all
 }

@@ -42,7 +42,7 @@ func TestHelpersOfARootAreBounded(t *testing.T) {
 			t.Errorf("%s: %d helpers are believed, want %d", name, len(got), c.want)
 		}
 	}
-	if h := believable([]Helper{change(2, func(h *Helper) { h.Roles = 0xff })}, t0); len(h) != 1 || !slices.Equal(h[0].Roles.Names(), []string{"store", "reflect"}) {
+	if h := believable([]Helper{change(2, func(h *Helper) { h.Roles = 0xff })}, t0); len(h) != 1 || !slices.Equal(h[0].Roles.Names(), []string{"store", "reflect", "relay"}) {
 		t.Errorf("unknown roles beside known ones: %v", h)
 	}
 }

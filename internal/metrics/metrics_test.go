@@ -23,6 +23,7 @@ import (
 	"icvpn/internal/control"
 	"icvpn/internal/filter"
 	"icvpn/internal/port"
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/internal/underlay"
 	"icvpn/keyex"
@@ -51,10 +52,11 @@ func status(role control.Role, s control.State) (st control.Status) {
 func newPeer() *fake {
 	return &fake{status: status(control.RolePeer, control.StateUp), snapshot: Snapshot{
 		Underlay: new(underlay.Stats), Port: new(port.Stats), Control: []*seal.Stats{new(seal.Stats), new(seal.Stats)},
-		Overlays: []Overlay{newOverlay("service")},
+		Overlays: []Overlay{newOverlay("service")}, Relay: new(relay.Stats),
 		Peer: &Peer{
 			ESP: []*esp.Stats{new(esp.Stats), new(esp.Stats)}, TUN: new(tun.Stats), Keyex: new(keyex.Stats),
 			Filters: []*filter.Stats{new(filter.Stats)}, Tunnels: []Count{{"up", 4}}, Drops: []Count{{"queue_full", 1}}, Reflections: []Count{{"answered", 1}},
+			Relayed: new(relay.ConnStats),
 		},
 	}}
 }
@@ -73,7 +75,7 @@ func newSuper() *fake {
 		st.Services = append(st.Services, control.ServiceStatus{Name: name, CredentialExpires: st.CredentialExpires, Epoch: 3, PeersKnown: 5})
 	}
 	return &fake{status: st, snapshot: Snapshot{
-		Underlay: new(underlay.Stats), Port: new(port.Stats), Control: []*seal.Stats{new(seal.Stats)},
+		Underlay: new(underlay.Stats), Port: new(port.Stats), Control: []*seal.Stats{new(seal.Stats)}, Relay: new(relay.Stats),
 		Services: []Service{superOf("shop"), superOf("wiki")},
 	}}
 }
@@ -167,7 +169,7 @@ func TestEveryCounterIsRendered(t *testing.T) {
 	src := newPeer()
 	s, next := src.snapshot, uint64(1000)
 	var want []uint64
-	for _, stats := range []any{s.Underlay, s.Port, s.Control[0], s.Overlays[0].Stats, s.Peer.ESP[0], s.Peer.TUN, s.Peer.Keyex} {
+	for _, stats := range []any{s.Underlay, s.Port, s.Control[0], s.Overlays[0].Stats, s.Peer.ESP[0], s.Peer.TUN, s.Peer.Keyex, s.Relay, s.Peer.Relayed} {
 		set := fill(stats, &next)
 		if len(set) == 0 {
 			t.Errorf("%T has no counter", stats)

@@ -10,6 +10,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/control"
 	"icvpn/internal/port"
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/internal/underlay"
 	"icvpn/keyex"
@@ -94,6 +95,9 @@ func (w writer) snapshot(s Snapshot, filtered []filtered) {
 	for i := range s.Overlays {
 		w.overlay(&s.Overlays[i])
 	}
+	if s.Relay != nil {
+		w.relay(s.Relay)
+	}
 	if s.Peer != nil {
 		w.peer(s.Peer, filtered)
 	}
@@ -126,6 +130,29 @@ func (w writer) underlay(s *underlay.Stats) {
 func (w writer) port(s *port.Stats) {
 	w.counter("port_keepalives_total", "NAT keepalives received (RFC 3948, Section 2.3).", s.Keepalives.Load())
 	w.counter("port_junk_total", "Datagrams received that are neither ESP nor control nor keepalive.", s.Junk.Load())
+	w.counter("port_unrelayed_total", "Datagrams to be relayed that came to a process which is no relay.", s.Unrelayed.Load())
+}
+
+func (w writer) relay(s *relay.Stats) {
+	w.gauge("relay_allocations", "Members that this process relays for.", float64(s.Allocations.Load()))
+	w.counter("relay_forwarded_datagrams_total", "Datagrams relayed between two members.", s.Packets.Load())
+	w.counter("relay_forwarded_bytes_total", "Payload bytes of those, with the relay's header.", s.Bytes.Load())
+	for _, d := range relay.Drops() {
+		w.counter("relay_drops_total", "Datagrams that were to be relayed and were not, by the check that refused them.", s.Dropped(d), reason(d.String()))
+	}
+	for _, r := range relay.Requests() {
+		w.counter("relay_requests_total", "Queries of members for an allocation, by result.", s.Requested(r), label{"result", r.String()})
+	}
+}
+
+func (w writer) relayed(s *relay.ConnStats) {
+	const packets, bytes = "relayed_datagrams_total", "relayed_bytes_total"
+	const help, helpBytes = "Datagrams of this machine's own that went through a relay, by direction.", "Payload bytes of those, without the relay's header."
+	w.counter(packets, help, s.TxPackets.Load(), label{"direction", "outbound"})
+	w.counter(packets, help, s.RxPackets.Load(), label{"direction", "inbound"})
+	w.counter(bytes, helpBytes, s.TxBytes.Load(), label{"direction", "outbound"})
+	w.counter(bytes, helpBytes, s.RxBytes.Load(), label{"direction", "inbound"})
+	w.counter("relayed_drops_total", "Datagrams for a relay at which this machine has no allocation any more.", s.NoRoute.Load())
 }
 
 func (w writer) control(all []*seal.Stats) {
@@ -192,6 +219,9 @@ func (w writer) peer(p *Peer, filtered []filtered) {
 	w.gauge("helper", "Whether this machine is a helper of the service.", helper)
 	for _, c := range p.Reflections {
 		w.counter("helper_reflections_total", "Queries of members for their own address, by result.", c.N, label{"result", c.Name})
+	}
+	if p.Relayed != nil {
+		w.relayed(p.Relayed)
 	}
 	w.gauge("clock_offset_seconds", "The service's clock minus this machine's, as learnt at admission.", p.ClockOffset.Seconds())
 }

@@ -8,6 +8,7 @@ import (
 	"icvpn/internal/control"
 	"icvpn/internal/filter"
 	"icvpn/internal/port"
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/internal/underlay"
 	"icvpn/keyex"
@@ -32,6 +33,7 @@ type Snapshot struct {
 	Port     *port.Stats
 	Control  []*seal.Stats
 	Overlays []Overlay
+	Relay    *relay.Stats // of what this process relays for others
 
 	Peer     *Peer     // of a peer
 	Super    *Super    // of a super peer, apart from its service
@@ -65,6 +67,8 @@ type Peer struct {
 	// address that it answered, and did not, by result.
 	Helper      bool
 	Reflections []Count
+	// Relayed is what this peer itself sends and gets through relays.
+	Relayed *relay.ConnStats
 	// ClockOffset is the service's clock minus the machine's.
 	ClockOffset time.Duration
 }

@@ -14,6 +14,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/discovery"
 	"icvpn/internal/filter"
+	"icvpn/internal/relay"
 	"icvpn/internal/service"
 	"icvpn/keyex"
 	"icvpn/overlay"
@@ -58,8 +59,8 @@ func (n *Node) connect(t *tunnel) {
 	}
 	n.active[t] = true
 	t.state = tunnelLookup
-	if len(t.endpoints) > 0 && t.retryWait == 0 { // found before, and not failed since
-		n.exchange(t, t.endpoints)
+	if n.reachable(t.endpoints) && t.retryWait == 0 { // found before, and not failed since
+		n.exchange(t, t.endpoints, nil)
 		return
 	}
 	n.lookup(t)
@@ -91,7 +92,7 @@ func (n *Node) lookup(t *tunnel) {
 				n.failed(t, err.Error())
 				return
 			}
-			n.exchange(t, c.Endpoints)
+			n.exchange(t, c.Endpoints, c.Relays)
 		})
 	})
 }
@@ -167,9 +168,15 @@ func (n *Node) usable(all []netip.AddrPort) (out []netip.AddrPort) {
 	return out
 }
 
-// exchange begins a key exchange with the peer at its endpoints.
-func (n *Node) exchange(t *tunnel, endpoints []netip.AddrPort) {
-	t.endpoints = endpoints
+// reachable says whether any of the endpoints leads anywhere.
+func (n *Node) reachable(endpoints []netip.AddrPort) bool {
+	return slices.ContainsFunc(endpoints, func(e netip.AddrPort) bool { _, ok := n.keyexPath(e); return ok })
+}
+
+// exchange begins a key exchange with the peer at its endpoints. If those stay silent it
+// goes on through relays.
+func (n *Node) exchange(t *tunnel, endpoints []netip.AddrPort, relays []service.ContactRelay) {
+	t.endpoints, t.relays = endpoints, relays
 	if t.state != tunnelUp {
 		t.state = tunnelExchange
 	}
@@ -182,9 +189,22 @@ func (n *Node) initiate(t *tunnel, rekeyID *[8]byte) {
 }
 
 func (n *Node) initiateUnder(t *tunnel, rekeyID *[8]byte, epoch uint32) {
+	if t.relayAt = (time.Time{}); len(t.relays) > 0 {
+		t.relayAt = time.Now().Add(relayAfter)
+		if t.relayAt.Before(n.upkeepAt) {
+			n.upkeepAt = t.relayAt
+		}
+	}
+	n.initiateAt(t, t.endpoints, rekeyID, epoch)
+}
+
+// initiateAt starts the machine with other endpoints than the tunnel's.
+func (n *Node) initiateAt(t *tunnel, endpoints []netip.AddrPort, rekeyID *[8]byte, epoch uint32) {
 	target := keyex.Target{PID: t.pid, Epoch: epoch, RekeyID: rekeyID}
-	for _, e := range t.endpoints {
-		target.Paths = append(target.Paths, keyex.Path{Addr: e})
+	for _, e := range endpoints {
+		if path, ok := n.keyexPath(e); ok {
+			target.Paths = append(target.Paths, path)
+		}
 	}
 	n.act(n.machine.Initiate(time.Now(), target))
 }
@@ -193,7 +213,7 @@ func (n *Node) initiateUnder(t *tunnel, rekeyID *[8]byte, epoch uint32) {
 // waited are dropped: their senders send again.
 func (n *Node) failed(t *tunnel, why string) {
 	t.failure = why
-	t.rekeying = false
+	t.rekeying, t.relayAt, t.relays = false, time.Time{}, nil
 	if t.current() != nil { // a rekey failed; the old pair lives on until its end
 		t.state = tunnelUp
 		t.retryAt = time.Now().Add(rekeyRetry)
@@ -226,6 +246,9 @@ func (n *Node) onFailed(f keyex.Failure) {
 	t := n.tunnels[f.PID]
 	switch {
 	case t == nil:
+	case t.tryingDirect: // it goes on through its relay
+		t.rekeying, t.tryingDirect = false, false
+		n.log.Debug("no direct way yet", "peer", t.name(), "err", f.Error())
 	case n.before(f) && len(t.endpoints) > 0:
 		var rekeyID *[8]byte
 		if p := t.current(); p != nil && t.rekeying {
@@ -317,7 +340,7 @@ func (n *Node) install(r *keyex.Result) {
 	// for that before beginning another.
 	t.retryAt = latest(t.retryAt, time.Now().Add(keyex.ConfirmWait))
 	if r.Replaced || t.state == tunnelLookup {
-		t.rekeying = false
+		t.rekeying, t.tryingDirect = false, false
 		if t.state != tunnelUp {
 			t.state = tunnelIdle
 		}
@@ -328,6 +351,10 @@ func (n *Node) install(r *keyex.Result) {
 // newPair makes the SAs of a result and installs the inbound one.
 func (n *Node) newPair(t *tunnel, r *keyex.Result) (*saPair, error) {
 	now := time.Now()
+	path, ok := n.pathAddr(r.Path)
+	if !ok {
+		return nil, relay.ErrNoAllocation
+	}
 	limits := esp.Limits{Age: n.trust().Policy.Lifetime}
 	in, err := esp.NewInbound(esp.Config{SPI: r.SPIIn, Suite: esp.Suite(r.Suite), Keys: esp.Keys(r.In), Born: now, Limits: limits, Stats: n.esp, Owner: t.path})
 	if err != nil {
@@ -342,7 +369,7 @@ func (n *Node) newPair(t *tunnel, r *keyex.Result) (*saPair, error) {
 	}
 	r.In.Wipe()
 	r.Out.Wipe()
-	p := &saPair{result: *r, in: in, out: out, path: r.Path.Addr, confirmed: r.Initiator, born: now}
+	p := &saPair{result: *r, in: in, out: out, path: path, confirmed: r.Initiator, born: now}
 	if !r.Initiator {
 		p.removeAt = now.Add(keyex.UnconfirmedLife)
 	}
@@ -379,7 +406,8 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 		p.retire(now.Add(keyex.DuplicateLife)) // both ends keep the old one
 		return
 	}
-	t.endpoints = []netip.AddrPort{p.path}
+	t.endpoints, t.relays, t.relayAt, t.tryingDirect = []netip.AddrPort{p.path}, nil, time.Time{}, false
+	n.watchDirect(t, p, now)
 	n.startMTU(t, p, now)
 	for _, q := range t.pairs {
 		if q != p && q.confirmed && q.retired.IsZero() {
@@ -391,7 +419,8 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 		p.dummyAt = now // until the peer is heard
 	}
 	n.upkeepAt = now
-	n.log.Info("tunnel up", "peer", t.name(), "addr", p.path, "suite", esp.Suite(p.result.Suite), "group", p.result.Group, "rekey", !first, "initiator", p.result.Initiator)
+	path, route := n.shown(p.path)
+	n.log.Info("tunnel up", "peer", t.name(), "addr", path, "route", route, "suite", esp.Suite(p.result.Suite), "group", p.result.Group, "rekey", !first, "initiator", p.result.Initiator)
 }
 
 // simultaneous says whether two pairs come from exchanges that both ends began

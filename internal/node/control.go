@@ -12,6 +12,7 @@ import (
 	"icvpn/internal/filter"
 	"icvpn/internal/id"
 	"icvpn/internal/port"
+	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
 	"icvpn/keyex"
@@ -23,12 +24,20 @@ import (
 // a full queue drops and counts.
 func (n *Node) onControl(o seal.Opened, from netip.AddrPort) {
 	n.heardAt.Store(time.Now().UnixNano())
+	if relay.IsVirtual(from) && !passesRelays(o.Type) {
+		n.stats.misrelayed.Add(1)
+		return
+	}
 	if o.Type == seal.TypeDHT {
 		port.DHT{Port: n.port, Ring: n.ring}.Deliver(n.overlay, o, from)
 		return
 	}
 	if _, _, answer := port.ParseReflected(o.Payload); o.Type == seal.TypeReflect && !answer {
 		n.onReflectQuery(o, from)
+		return
+	}
+	if o.Type == seal.TypeRelay && !relay.IsAnswer(o.Payload) {
+		n.onRelayQuery(o, from)
 		return
 	}
 	d := datagram{typ: o.Type, epoch: o.Epoch, plain: o.Room + innerHeader, payload: append([]byte(nil), o.Payload...), from: from}
@@ -81,6 +90,9 @@ func (n *Node) deadline() time.Time {
 	if d := n.keeping.at; !d.IsZero() && d.Before(at) {
 		at = d
 	}
+	if d := n.relaying.holdings.Deadline(); !d.IsZero() && d.Before(at) {
+		at = d
+	}
 	return at
 }
 
@@ -91,6 +103,9 @@ func (n *Node) tick(now time.Time) {
 	if d := n.keeping.at; !d.IsZero() && !now.Before(d) {
 		n.turnEpoch(now)
 	}
+	if d := n.relaying.holdings.Deadline(); !d.IsZero() && !now.Before(d) {
+		n.onRelays(n.relaying.holdings.Tick(now))
+	}
 	if !now.Before(n.upkeepAt) {
 		n.upkeep(now)
 	}
@@ -99,7 +114,11 @@ func (n *Node) tick(now time.Time) {
 func (n *Node) onDatagram(d datagram) {
 	switch d.typ {
 	case seal.TypeKE:
-		in := keyex.Input{From: keyex.Path{Addr: d.from}, Epoch: d.epoch, Plain: d.plain, Payload: d.payload}
+		path, ok := n.keyexPath(d.from)
+		if !ok {
+			return // of an allocation that was let go meanwhile
+		}
+		in := keyex.Input{From: path, Epoch: d.epoch, Plain: d.plain, Payload: d.payload}
 		n.act(n.machine.Receive(time.Now(), in))
 	case seal.TypeProbe:
 		n.onNotice(d.payload, d.from)
@@ -107,6 +126,8 @@ func (n *Node) onDatagram(d datagram) {
 		if tx, addr, ok := port.ParseReflected(d.payload); ok {
 			n.onReflected(tx, d.from, addr)
 		}
+	case seal.TypeRelay:
+		n.onRelays(n.relaying.holdings.Receive(time.Now(), d.from, d.payload))
 	}
 }
 
@@ -118,8 +139,12 @@ func (n *Node) act(out keyex.Output) {
 	}
 	for _, s := range out.Send {
 		pad := max(0, s.Plain-innerHeader)
-		if err := n.port.SendControl(n.ring, seal.TypeKE, s.Epoch, s.Payload, pad, s.To.Addr); err != nil {
-			n.log.Debug("key exchange datagram not sent", "addr", s.To.Addr, "err", err)
+		to, ok := n.pathAddr(s.To)
+		if !ok {
+			continue // sent again, elsewhere if possible
+		}
+		if err := n.port.SendControl(n.ring, seal.TypeKE, s.Epoch, s.Payload, pad, to); err != nil {
+			n.log.Debug("key exchange datagram not sent", "addr", to, "err", err)
 		}
 	}
 	for _, f := range out.Failed {

@@ -18,6 +18,9 @@
 // Who is there is a directory.Table (roster.go, directory.go); a machine that is
 // listed costs an entry, one that there was a packet for or from a tunnel.
 //
+// A peer that cannot be reached directly is behind a relay (relay.go), and has a
+// virtual address.
+//
 // One goroutine, controlLoop, owns the key exchange machine and the state of
 // every tunnel; others post to it, the data path signals. The data path reads
 // what it needs through atomics and never waits for the control loop.
@@ -40,5 +43,4 @@
 // # Non-goals
 //
 //   - Files, sockets, interfaces: package process opens them and hands them over.
-//   - NAT traversal and relaying.
 package node

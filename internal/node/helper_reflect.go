@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"icvpn/internal/directory"
 	"icvpn/internal/port"
@@ -130,6 +131,7 @@ func (n *Node) onReflected(tx [8]byte, from, addr netip.AddrPort) {
 		return
 	}
 	n.judgeReach()
+	n.tendHomes(time.Now())
 	select {
 	case n.contactNow <- struct{}{}:
 	default:

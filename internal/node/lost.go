@@ -119,7 +119,8 @@ func (n *Node) tendLost(t *tunnel, p *saPair, now time.Time) {
 	if t.stats.lastRx.Load() >= t.lostAt.UnixNano() || t.rekeying || now.Before(t.retryAt) {
 		return
 	}
-	n.log.Info("the peer has lost its keys, agreeing new ones", "peer", t.name(), "addr", p.path)
+	path, _ := n.shown(p.path)
+	n.log.Info("the peer has lost its keys, agreeing new ones", "peer", t.name(), "addr", path)
 	t.rekeying = true
 	n.initiate(t, nil)
 }

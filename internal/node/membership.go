@@ -44,6 +44,7 @@ func (n *Node) membershipLoop(ctx context.Context) error {
 			n.askReflection()
 			n.watchClock()
 			n.watchSilence()
+			n.post(func() { n.tendHomes(time.Now()) })
 			reflect.Reset(reflectEvery)
 		case <-n.epochNews:
 			contact.Reset(n.untilContact())
@@ -114,7 +115,9 @@ func (n *Node) putContact(ctx context.Context, m *Membership, endpoints []netip.
 		return 0, fmt.Errorf("node: the super peer's key for our contact is of policy %.80q, which is not the owner's", st.Target.Policy)
 	}
 	c := service.NewContact(n.service, st.Epoch, seq, now.Add(contactLife), endpoints)
-	c.Withdrawn = len(endpoints) == 0
+	if c.Withdrawn = len(endpoints) == 0; !c.Withdrawn {
+		c.Relays = n.contactRelays()
+	}
 	sealed, err := discovery.Seal(st, "contact", m.Credential.Key, c.Encode())
 	if err != nil {
 		return 0, err

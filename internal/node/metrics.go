@@ -20,12 +20,13 @@ func (n *Node) Metrics(ctx context.Context) (metrics.Snapshot, error) {
 	}
 	roles, _ := n.helps()
 	answered, limited := n.reflector.Counts()
+	p.Relayed = n.relaying.conn.Stats()
 	p.Helper, p.Reflections = roles != 0, []metrics.Count{{Name: "answered", N: answered}, {Name: "limited", N: limited}}
 	if d, ok := n.device.(interface{ Stats() *tun.Stats }); ok {
 		p.TUN = d.Stats()
 	}
 	s := metrics.Snapshot{
-		Port: n.port.Stats(), Control: []*seal.Stats{n.port.Unclaimed(), n.ring.Stats()}, Overlays: []metrics.Overlay{n.overlayMetrics()}, Peer: p,
+		Port: n.port.Stats(), Control: []*seal.Stats{n.port.Unclaimed(), n.ring.Stats()}, Overlays: []metrics.Overlay{n.overlayMetrics()}, Relay: n.relaying.table.Stats(), Peer: p,
 	}
 	if c, ok := n.cfg.UDP.(interface{ Stats() *underlay.Stats }); ok {
 		s.Underlay = c.Stats()
@@ -74,5 +75,6 @@ func (n *Node) drops() []metrics.Count {
 		{Name: "control_full", N: s.controlDrops.Load()},
 		{Name: "bad_notice", N: s.badNotices.Load()},
 		{Name: "not_helping", N: s.notHelping.Load()},
+		{Name: "misrelayed", N: s.misrelayed.Load()},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"icvpn/esp"
 	"icvpn/internal/datapath"
 	"icvpn/internal/datapath/plpmtud"
+	"icvpn/internal/relay"
 	"icvpn/internal/underlay"
 )
 
@@ -50,7 +51,13 @@ func (n *Node) startMTU(t *tunnel, p *saPair, now time.Time) {
 	}
 	suite := esp.Suite(p.result.Suite)
 	longest := n.deviceMTU + suite.Overhead(n.deviceMTU, p.path.Addr().Is6())
-	t.mtu = pathMTU{path: p.path, machine: plpmtud.New(plpmtud.Config{Max: longest})}
+	config := plpmtud.Config{Max: longest}
+	if relay.IsVirtual(p.path) {
+		// Sizes are those of IPv6 packets without the relay's header; on either leg they
+		// are longer by that, at most.
+		config.Base = plpmtud.DefaultBase - relay.HeaderLen
+	}
+	t.mtu = pathMTU{path: p.path, machine: plpmtud.New(config)}
 	n.setWay(t, p)
 	n.onMTU(t, t.mtu.machine.Start(now), now)
 }
@@ -81,7 +88,8 @@ func (n *Node) onMTU(t *tunnel, out plpmtud.Output, now time.Time) {
 		return
 	}
 	if n.setWay(t, p); t.path.Way().MTU != w.MTU {
-		n.log.Info("path MTU", "peer", t.name(), "addr", p.path, "mtu", t.path.Way().MTU)
+		path, _ := n.shown(p.path)
+		n.log.Info("path MTU", "peer", t.name(), "addr", path, "mtu", t.path.Way().MTU)
 	}
 	n.upkeepAt = now // its deadline may be the next thing to do
 }

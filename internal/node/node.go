@@ -108,6 +108,7 @@ type Node struct {
 	observed     observed
 	helping      helping
 	proofs       helperProofs
+	relaying     relaying
 	known        knownNodes
 	strays       *strays     // what we say of SPIs that no SA has
 	listed       atomic.Bool // a directory, or part of one, was read
@@ -223,7 +224,8 @@ func (n *Node) newControl(m *Membership) error {
 	n.ring = seal.NewRing(seal.Config{Service: n.service, IsAnswer: port.IsAnswer})
 	rings := new(seal.Rings)
 	rings.Add(n.ring)
-	n.port = port.New(n.cfg.UDP, rings)
+	n.newRelaying()
+	n.port = port.New(n.relaying.conn, rings)
 	n.reflector = port.NewReflector(n.port, n.ring)
 	var endpoints []string
 	for _, sp := range m.Trust.Descriptor.SuperPeers {
@@ -313,7 +315,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(life)
 	n.ctx = gctx // ends also when a loop fails, so that nothing waits for it then
 	g.Go(func() error {
-		return n.port.Run(gctx, port.Handlers{ESP: n.path.Receive, Control: n.onControl, Unknown: n.onUnknown})
+		return n.port.Run(gctx, port.Handlers{ESP: n.path.Receive, Control: n.onControl, Relayed: n.onRelayed, Unknown: n.onUnknown})
 	})
 	g.Go(func() error { return n.overlay.Run(gctx) })
 	g.Go(func() error { return n.deviceLoop(gctx) })

@@ -23,7 +23,7 @@ type stats struct {
 	notOurs, unknownPeer, stagedDrops atomic.Uint64
 	filteredOut, filteredIn           atomic.Uint64
 	controlDrops, badNotices          atomic.Uint64
-	notHelping                        atomic.Uint64
+	notHelping, misrelayed            atomic.Uint64
 }
 
 var _ control.Handler = (*Node)(nil)
@@ -114,7 +114,8 @@ func (n *Node) describe(t *tunnel) control.Peer {
 	}
 	switch cur := t.current(); {
 	case cur != nil:
-		p.State, p.Route, p.Path = control.TunnelUp, control.RouteDirect, cur.path.String()
+		p.State = control.TunnelUp
+		p.Path, p.Route = n.shown(cur.path)
 		p.Suite, p.Group = esp.Suite(cur.result.Suite).String(), cur.result.Group.String()
 	case t.state != tunnelIdle:
 		p.State = control.TunnelConnecting
@@ -191,7 +192,7 @@ func (n *Node) pingOnce(ctx context.Context, t *tunnel, addr netip.Addr, seq int
 	}
 	r.RTTMS = float64(rtt.Microseconds()) / 1000
 	if w := t.path.Way(); w != nil {
-		r.Path, r.Route = w.Path.String(), control.RouteDirect
+		r.Path, r.Route = n.shown(w.Path)
 	}
 	return r
 }

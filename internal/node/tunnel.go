@@ -75,6 +75,12 @@ type tunnel struct {
 	doubted     bool      // and the peer has not shown since that it has them
 	wantedSince time.Time // first packet that asked for a connection and got none yet
 
+	relays       []service.ContactRelay // the peer's, for the exchange under way
+	relayAt      time.Time              // when to ask them; zero: not to, or done
+	directAt     time.Time              // when to look for a direct way; zero: it has one
+	wasDirect    bool                   // it has had one
+	tryingDirect bool                   // the exchange under way goes without relays, and may fail
+
 	// guarded by stagedMu
 	stagedMu sync.Mutex
 	staged   [][]byte // inner packets

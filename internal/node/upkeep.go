@@ -19,6 +19,7 @@ func (n *Node) upkeep(now time.Time) {
 		n.tendEpoch(t, now)
 		n.tendLife(t, now)
 		n.tendLiveness(t, now)
+		n.tendRelayed(t, now)
 		n.tendMTU(t, now)
 		if len(t.pairs) == 0 && t.state == tunnelIdle && !t.hasStaged() {
 			delete(n.active, t)
@@ -150,7 +151,8 @@ func (n *Node) tendLiveness(t *tunnel, now time.Time) {
 		return
 	}
 	if !t.rekeying && !now.Before(t.retryAt) {
-		n.log.Warn("peer does not answer, looking for it", "peer", t.name(), "addr", p.path)
+		path, _ := n.shown(p.path)
+		n.log.Warn("peer does not answer, looking for it", "peer", t.name(), "addr", path)
 		t.rekeying, t.probes = true, 0
 		n.lookup(t)
 	}
@@ -190,6 +192,10 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 	}
 	if t.mtu.machine != nil {
 		earliest(t.mtu.machine.Deadline())
+	}
+	earliest(t.relayAt)
+	if t.current() != nil {
+		earliest(t.directAt)
 	}
 	if t.doubted {
 		earliest(t.lostAt.Add(lostWait))

@@ -401,8 +401,10 @@ func TestRelayedGoesToTheRelay(t *testing.T) {
 	p := New(nil, new(seal.Rings))
 	var got []string
 	h := Handlers{
-		ESP:     func(ms []underlay.Message) { got = append(got, fmt.Sprintf("%d ESP", len(ms))) },
-		Relayed: func(ms []underlay.Message) { got = append(got, fmt.Sprintf("%d relayed of %d bytes", len(ms), ms[0].N)) },
+		ESP: func(ms []underlay.Message) { got = append(got, fmt.Sprintf("%d ESP", len(ms))) },
+		Relayed: func(ms []underlay.Message) {
+			got = append(got, fmt.Sprintf("%d relayed of %d bytes", len(ms), ms[0].N))
+		},
 	}
 	train := append(append([]byte(nil), relayed...), relayed...)
 	p.dispatch([]underlay.Message{message(esp, 0), message(esp, 0), message(relayed, 0), message(train, len(relayed)), message(esp, 0)}, h)

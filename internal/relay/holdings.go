@@ -82,6 +82,16 @@ func (h *Holdings) Want(now time.Time, relay id.ID, addr netip.AddrPort, until t
 	return out
 }
 
+// Keep keeps an allocation that there is, at the relay of an address, at least until some
+// time.
+func (h *Holdings) Keep(addr netip.AddrPort, until time.Time) {
+	for _, had := range h.of {
+		if had.addr == unmap(addr) {
+			had.until = latest(had.until, until)
+		}
+	}
+}
+
 // Held returns our allocation at a relay.
 func (h *Holdings) Held(relay id.ID) (name ID, addr netip.AddrPort, ok bool) {
 	if had := h.of[relay]; had != nil && !had.name.IsZero() {

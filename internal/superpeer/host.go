@@ -111,7 +111,9 @@ func (h *Host) Run(ctx context.Context) error {
 	h.stop = stop
 	h.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.port.Run(ctx, port.Handlers{Control: h.onControl, Relayed: h.onRelayed, Unclaimed: h.unclaimed()}) })
+	g.Go(func() error {
+		return h.port.Run(ctx, port.Handlers{Control: h.onControl, Relayed: h.onRelayed, Unclaimed: h.unclaimed()})
+	})
 	g.Go(func() error { return h.all[0].acceptLoop(ctx) })
 	for _, s := range h.all {
 		g.Go(func() error { return s.run(ctx) })

@@ -80,7 +80,7 @@ func (h *Host) Metrics(ctx context.Context) (out metrics.Snapshot, err error) {
 			return out, err
 		}
 		if i == 0 {
-			out.Underlay, out.Port, out.Control = of.Underlay, of.Port, of.Control[:1]
+			out.Underlay, out.Port, out.Control, out.Relay = of.Underlay, of.Port, of.Control[:1], of.Relay
 		}
 		out.Control = append(out.Control, of.Control[1:]...) // the first is of the shared rings
 		of.Super.Running = s.desk.running()

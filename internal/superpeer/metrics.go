@@ -22,6 +22,7 @@ func (s *SuperPeer) Metrics(context.Context) (metrics.Snapshot, error) {
 		Port:     s.port.Stats(),
 		Control:  []*seal.Stats{s.rings.Stats(), s.service.ring.Stats(), s.universe.ring.Stats()},
 		Overlays: []metrics.Overlay{s.service.metrics("service"), s.universe.metrics("universal")},
+		Relay:    s.host.relay.Stats(),
 		Super:    s.authority.metrics(),
 	}
 	out.Super.Admissions = s.admissions.counts()

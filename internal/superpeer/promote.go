@@ -26,7 +26,7 @@ const (
 	// promoteTick is how often it is seen to who is to be asked.
 	promoteTick = time.Second
 	// helperRoles are what a fit member is promoted to.
-	helperRoles = directory.HelperStore | directory.HelperReflect
+	helperRoles = directory.HelperStore | directory.HelperReflect | directory.HelperRelay
 	// maxQuestions are under way at once: each of those who are asked, and trials.
 	maxQuestions = 256
 )

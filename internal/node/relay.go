@@ -1,0 +1,413 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"icvpn/internal/control"
+	"icvpn/internal/directory"
+	"icvpn/internal/id"
+	"icvpn/internal/port"
+	"icvpn/internal/relay"
+	"icvpn/internal/seal"
+	"icvpn/internal/service"
+	"icvpn/internal/underlay"
+	"icvpn/keyex"
+)
+
+// Relays carry what cannot go directly (docs/protocol/relay.md). Three parts, of
+// which the first two belong to the control loop:
+//
+//	behind a NAT: tendHomes ─> allocations at two relays ─> contact record
+//	to a peer that its endpoints do not lead to:
+//	    exchange ──relayAfter──> askRelays ─> allocation there ─> M1 there, too
+//	    tunnel through a relay ──directEvery──> tryDirect ─> key exchange without relays
+//	as a helper: onRelayQuery, onRelayed
+//
+// Above relay.Conn a path through a relay is an address like others; the key exchange
+// is told what it stands for, since its quotas and cookies go by that.
+
+// We chose:
+const (
+	// homeRelays are kept and named in the contact record by who is behind a NAT.
+	homeRelays = service.MaxRelays
+	// homeKept is how long one is kept without being wanted again, each reflectEvery.
+	homeKept = 4 * reflectEvery
+	// relayAfter is the start that direct endpoints have.
+	relayAfter = time.Second
+	// relayKept is how long an allocation outlives its last use: no shorter than a tunnel.
+	relayKept = idleLife + time.Minute
+	// relayRest is how long a relay is left alone that was silent or full, doubling to
+	// relayRests.
+	relayRest  = 10 * time.Second
+	relayRests = 10 * time.Minute
+	// directFirst is when the direct way is tried first after a tunnel has become relayed,
+	// directEvery the time between two tries later. Both are marks of the service's clock,
+	// so that both ends try at once: the datagrams of each open its NAT for the other's.
+	directFirst = 20 * time.Second
+	directEvery = 5 * time.Minute
+)
+
+// helperLimits bound what a helper relays: nobody asked its operator how much that may be.
+var helperLimits = relay.Limits{Allocations: 256, Rate: 512 << 10, Burst: 512 << 10, TotalRate: 2 << 20, TotalBurst: 1 << 20}
+
+// relaying is what we have to do with relays.
+type relaying struct {
+	// set at start
+	conn  *relay.Conn
+	table *relay.Table // what we relay ourselves
+	desk  *relay.Relay
+
+	named atomic.Pointer[[]service.ContactRelay] // in our contact record
+
+	// owned by controlLoop
+	holdings *relay.Holdings
+	homes    []id.ID // asked, or held
+	rests    map[id.ID]*relayRested
+	supers   map[id.ID]*relaySuper
+}
+
+// relayRested is a relay that did not answer.
+type relayRested struct {
+	until time.Time
+	wait  time.Duration
+	count int
+}
+
+// relaySuper is where a super peer that relays is.
+type relaySuper struct {
+	endpoints []string
+	resolver  *port.Resolver
+}
+
+// newRelaying makes what stands between the port and its sockets.
+func (n *Node) newRelaying() {
+	r := &n.relaying
+	var key [32]byte
+	rand.Read(key[:])
+	r.conn = relay.NewConn(n.cfg.UDP)
+	r.table = relay.NewTable(key, helperLimits)
+	r.desk = r.table.Relay(n.service, n.key, n.isMember)
+	r.holdings = relay.NewHoldings(relay.Config{Service: n.service, Key: n.key, Rand: rand.Reader, Conn: r.conn})
+	r.rests, r.supers = map[id.ID]*relayRested{}, map[id.ID]*relaySuper{}
+}
+
+// keyexPath is what the key exchange calls an address; false for a path through a relay
+// where we have no allocation.
+func (n *Node) keyexPath(a netip.AddrPort) (keyex.Path, bool) {
+	if !relay.IsVirtual(a) {
+		return keyex.Path{Addr: a}, true
+	}
+	at, peer, ok := n.relaying.conn.Resolve(a)
+	return keyex.Path{Addr: at, Relay: peer.String()}, ok
+}
+
+// pathAddr reverses keyexPath.
+func (n *Node) pathAddr(p keyex.Path) (netip.AddrPort, bool) {
+	if p.Relay == "" {
+		return p.Addr, true
+	}
+	peer, ok := relay.ParseID(p.Relay)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return n.relaying.conn.Virtual(p.Addr, peer)
+}
+
+// shown is a path for people: through a relay, the relay's address.
+func (n *Node) shown(a netip.AddrPort) (string, control.Route) {
+	if !relay.IsVirtual(a) {
+		return a.String(), control.RouteDirect
+	}
+	if at, _, ok := n.relaying.conn.Resolve(a); ok {
+		return at.String(), control.RouteRelayed
+	}
+	return "", control.RouteRelayed // it is lost, and a new way looked for
+}
+
+// passesRelays says what may come through a relay. The rest is about addresses, or is
+// answered to anybody: from a virtual address it would spread where that means nothing.
+func passesRelays(t seal.Type) bool { return t == seal.TypeKE || t == seal.TypeProbe }
+
+// relayCandidates are the relays we may use: super peers, then helpers. Which first is
+// another question for each machine, and always the same.
+func (n *Node) relayCandidates() (all []id.ID) {
+	now := n.now().Unix()
+	for _, sp := range n.trust().Descriptor.SuperPeers {
+		if sp.Has(service.RoleRelay) && now < sp.Expires {
+			all = append(all, sp.PID())
+		}
+	}
+	nearest := func(a, b id.ID) int { return a.Distance(n.self).Compare(b.Distance(n.self)) }
+	slices.SortFunc(all, nearest)
+	supers := len(all)
+	for _, h := range n.helperView().proved {
+		if h.Roles.Has(directory.HelperRelay) && !slices.Contains(all, h.PID) {
+			all = append(all, h.PID)
+		}
+	}
+	slices.SortFunc(all[supers:], nearest)
+	return all
+}
+
+// relayAddr returns where a relay is, by the descriptor, or as a helper that has proved its
+// address; false for somebody who is none. Of several addresses others are tried in turn.
+func (n *Node) relayAddr(pid id.ID) (netip.AddrPort, bool) {
+	if sp, ok := n.trust().Descriptor.SuperPeer(pid); ok {
+		if !sp.Has(service.RoleRelay) || n.now().Unix() >= sp.Expires {
+			return netip.AddrPort{}, false
+		}
+		known := n.relaying.supers[pid]
+		if known == nil || !slices.Equal(known.endpoints, sp.Endpoints) {
+			known = &relaySuper{sp.Endpoints, port.NewResolver(sp.Endpoints)}
+			n.relaying.supers[pid] = known
+		}
+		addrs := n.usable(known.resolver.Addrs())
+		if _, held, ok := n.relaying.holdings.Held(pid); ok && slices.Contains(addrs, held) {
+			return held, true
+		}
+		if len(addrs) == 0 {
+			return netip.AddrPort{}, false
+		}
+		turn := 0
+		if rested := n.relaying.rests[pid]; rested != nil {
+			turn = rested.count
+		}
+		return addrs[turn%len(addrs)], true
+	}
+	for _, h := range n.helperView().proved {
+		if h.PID == pid && h.Roles.Has(directory.HelperRelay) {
+			return h.Addr, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// wantRelay asks for an allocation, or keeps the one that there is, unless the relay rests.
+func (n *Node) wantRelay(pid id.ID, now time.Time, kept time.Duration) bool {
+	if rested := n.relaying.rests[pid]; rested != nil && now.Before(rested.until) {
+		return false
+	}
+	addr, ok := n.relayAddr(pid)
+	if !ok {
+		return false
+	}
+	n.onRelays(n.relaying.holdings.Want(now, pid, addr, now.Add(kept)))
+	return true
+}
+
+// tendHomes sees to our own relays: behind a NAT two, else none. Control loop only.
+func (n *Node) tendHomes(now time.Time) {
+	r := &n.relaying
+	if n.leaving || n.observed.open.Load() || len(n.observed.all()) == 0 {
+		r.homes = nil
+		n.nameHomes()
+		return
+	}
+	candidates := n.relayCandidates()
+	r.homes = slices.DeleteFunc(r.homes, func(pid id.ID) bool { return !slices.Contains(candidates, pid) })
+	for _, pid := range slices.Clone(r.homes) {
+		n.wantRelay(pid, now, homeKept)
+	}
+	for _, pid := range candidates {
+		if len(r.homes) >= homeRelays {
+			break
+		}
+		if !slices.Contains(r.homes, pid) && n.wantRelay(pid, now, homeKept) {
+			r.homes = append(r.homes, pid)
+		}
+	}
+	n.nameHomes()
+}
+
+// nameHomes has our relays written into the contact record, if they are others than stand
+// there.
+func (n *Node) nameHomes() {
+	var named []service.ContactRelay
+	for _, pid := range n.relaying.homes {
+		if name, _, ok := n.relaying.holdings.Held(pid); ok {
+			named = append(named, service.ContactRelay{PID: pid, Allocation: name[:]})
+		}
+	}
+	same := func(a, b service.ContactRelay) bool {
+		return a.PID == b.PID && slices.Equal(a.Allocation, b.Allocation)
+	}
+	if slices.EqualFunc(named, n.contactRelays(), same) {
+		return
+	}
+	n.relaying.named.Store(&named)
+	select {
+	case n.contactNow <- struct{}{}:
+	default:
+	}
+}
+
+// contactRelays are those to name in the contact record.
+func (n *Node) contactRelays() []service.ContactRelay {
+	if named := n.relaying.named.Load(); named != nil {
+		return *named
+	}
+	return nil
+}
+
+// onRelays does what the holdings want. Control loop only.
+func (n *Node) onRelays(out relay.Output) {
+	for _, q := range out.Send {
+		if err := n.port.SendControl(n.ring, seal.TypeRelay, seal.Newest, q.Payload, seal.PadQuery, q.To); err != nil {
+			n.log.Debug("relay not asked", "addr", q.To, "err", err)
+		}
+	}
+	for _, pid := range out.Held {
+		delete(n.relaying.rests, pid)
+		n.log.Info("allocation at a relay", "pid", pid.Short())
+		n.nameHomes()
+		for t := range n.active {
+			n.extend(t, pid)
+		}
+	}
+	for _, pid := range out.Lost {
+		n.onRelayLost(pid, time.Now())
+	}
+}
+
+// onRelayLost leaves a relay alone for a while, takes another one, and looks for other ways
+// for the tunnels that led through it.
+func (n *Node) onRelayLost(pid id.ID, now time.Time) {
+	r := &n.relaying
+	rested := r.rests[pid]
+	if rested == nil {
+		rested = &relayRested{}
+		r.rests[pid] = rested
+	}
+	rested.count++
+	rested.wait = min(max(relayRest, 2*rested.wait), relayRests)
+	rested.until = now.Add(rested.wait)
+	n.log.Info("relay does not answer, or has no place", "pid", pid.Short(), "dur", rested.wait)
+	if at := slices.Index(r.homes, pid); at >= 0 {
+		r.homes = slices.Delete(r.homes, at, at+1)
+		n.signal(func() { n.tendHomes(time.Now()) }) // not from within it
+	}
+	for t := range n.active {
+		p := t.current()
+		if p == nil || !relay.IsVirtual(p.path) || t.rekeying || n.leaving || now.Before(t.retryAt) {
+			continue
+		}
+		if _, ok := n.keyexPath(p.path); !ok {
+			t.rekeying = true
+			n.lookup(t)
+		}
+	}
+}
+
+// askRelays asks for allocations at the relays of a peer whose endpoints have been silent.
+func (n *Node) askRelays(t *tunnel, now time.Time) {
+	for _, r := range t.relays {
+		if _, _, held := n.relaying.holdings.Held(r.PID); n.wantRelay(r.PID, now, relayKept) && held {
+			n.extend(t, r.PID)
+		}
+	}
+}
+
+// extend sends M1 through a relay where we have an allocation now, if the peer of a tunnel
+// can be reached there.
+func (n *Node) extend(t *tunnel, pid id.ID) {
+	_, addr, held := n.relaying.holdings.Held(pid)
+	if !held || !t.relayAt.IsZero() { // the endpoints still have their start
+		return
+	}
+	for _, r := range t.relays {
+		if r.PID == pid {
+			path := keyex.Path{Addr: addr, Relay: relay.ID(r.Allocation).String()}
+			n.act(n.machine.Extend(t.pid, []keyex.Path{path}))
+		}
+	}
+}
+
+// tendRelayed asks relays when endpoints have had their start, and looks for the direct way
+// while a tunnel is relayed.
+func (n *Node) tendRelayed(t *tunnel, now time.Time) {
+	if !t.relayAt.IsZero() && !now.Before(t.relayAt) {
+		t.relayAt = time.Time{}
+		n.askRelays(t, now)
+	}
+	p := t.current()
+	if p == nil || t.directAt.IsZero() || now.Before(t.directAt) || n.leaving {
+		return
+	}
+	if at, _, ok := n.relaying.conn.Resolve(p.path); ok {
+		n.relaying.holdings.Keep(at, now.Add(relayKept))
+	}
+	t.directAt = n.nextMark(now, directEvery)
+	if pair := t.pair.Load(); pair.MayInitiate() && !t.rekeying && t.usedSince(now.Add(-directEvery)) {
+		n.tryDirect(t, p)
+	}
+}
+
+// watchDirect plans the next look for a direct way, for a tunnel that has become relayed,
+// or is no more. A tunnel that fell back to a relay waits for the longer mark: its direct
+// way may be one that keys get through and packets do not.
+func (n *Node) watchDirect(t *tunnel, p *saPair, now time.Time) {
+	switch {
+	case !relay.IsVirtual(p.path):
+		t.directAt, t.wasDirect = time.Time{}, true
+	case t.directAt.IsZero() && t.wasDirect:
+		t.directAt = n.nextMark(now, directEvery)
+	case t.directAt.IsZero():
+		t.directAt = n.nextMark(now, directFirst)
+	}
+}
+
+// nextMark is the next multiple of every on the service's clock, but not at once.
+func (n *Node) nextMark(now time.Time, every time.Duration) time.Time {
+	clock := n.now()
+	at := clock.Add(every / 2).Truncate(every).Add(every)
+	return now.Add(at.Sub(clock))
+}
+
+// tryDirect begins a key exchange without relays. Whatever comes of it, the tunnel stays
+// as it is until it has a direct path.
+func (n *Node) tryDirect(t *tunnel, p *saPair) {
+	member := *t.member.Load()
+	n.loops.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, lookupTimeout)
+		defer cancel()
+		c, err := n.findContact(ctx, member)
+		if err != nil {
+			n.log.Debug("no other way than a relay is known", "peer", member.Name, "err", err)
+			return
+		}
+		n.post(func() {
+			if t.current() != p || t.rekeying || n.leaving {
+				return
+			}
+			t.rekeying, t.tryingDirect = true, true
+			id := p.result.RekeyID
+			n.initiateAt(t, c.Endpoints, &id, n.ring.Current(time.Now()))
+		})
+	})
+}
+
+// onRelayed forwards between allocations. Called by the port's readers.
+func (n *Node) onRelayed(ms []underlay.Message) {
+	n.relaying.table.Forward(time.Now(), ms, n.port.WriteESP)
+}
+
+// onRelayQuery answers a member that wants an allocation, if we are a helper that relays.
+// Called by the port's readers.
+func (n *Node) onRelayQuery(o seal.Opened, from netip.AddrPort) {
+	if roles, _ := n.helps(); !n.mayHelp() || !roles.Has(directory.HelperRelay) {
+		n.stats.notHelping.Add(1)
+		return
+	}
+	answer := n.relaying.desk.Answer(time.Now(), o.Payload, from)
+	if answer == nil || len(answer) > o.Room {
+		return
+	}
+	if err := n.port.SendControl(n.ring, seal.TypeRelay, o.Epoch, answer, 0, from); err != nil {
+		n.log.Debug("relay's answer not sent", "addr", from, "err", err)
+	}
+}
