@@ -97,7 +97,7 @@ var peerFields = append([]field[Peer]{
 	},
 	{
 		Field: Field{Key: "helper", Arg: "WHEN", Default: "auto", Sample: "auto",
-			Doc: "auto: keep copies for others and tell them their address, if the service asks; never: refuse"},
+			Doc: "auto: keep copies for others, tell them their address and relay, if the service asks; never: refuse"},
 		set: func(c *Peer, v value) complaint { return setText(&c.Helper, v, checkHelper) },
 	},
 }, processFields("/var/lib/icvpn", func(c *Peer) *Process { return &c.Process })...)

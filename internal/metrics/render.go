@@ -130,7 +130,6 @@ func (w writer) underlay(s *underlay.Stats) {
 func (w writer) port(s *port.Stats) {
 	w.counter("port_keepalives_total", "NAT keepalives received (RFC 3948, Section 2.3).", s.Keepalives.Load())
 	w.counter("port_junk_total", "Datagrams received that are neither ESP nor control nor keepalive.", s.Junk.Load())
-	w.counter("port_unrelayed_total", "Datagrams to be relayed that came to a process which is no relay.", s.Unrelayed.Load())
 }
 
 func (w writer) relay(s *relay.Stats) {

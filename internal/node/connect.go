@@ -59,8 +59,8 @@ func (n *Node) connect(t *tunnel) {
 	}
 	n.active[t] = true
 	t.state = tunnelLookup
-	if n.reachable(t.endpoints) && t.retryWait == 0 { // found before, and not failed since
-		n.exchange(t, t.endpoints, nil)
+	if slices.ContainsFunc(t.endpoints, isDirect) && t.retryWait == 0 { // found before, and not failed since
+		n.exchange(t, t.endpoints, t.relays)
 		return
 	}
 	n.lookup(t)
@@ -166,11 +166,6 @@ func (n *Node) usable(all []netip.AddrPort) (out []netip.AddrPort) {
 		}
 	}
 	return out
-}
-
-// reachable says whether any of the endpoints leads anywhere.
-func (n *Node) reachable(endpoints []netip.AddrPort) bool {
-	return slices.ContainsFunc(endpoints, func(e netip.AddrPort) bool { _, ok := n.keyexPath(e); return ok })
 }
 
 // exchange begins a key exchange with the peer at its endpoints. If those stay silent it
@@ -406,7 +401,7 @@ func (n *Node) activate(t *tunnel, p, old *saPair) {
 		p.retire(now.Add(keyex.DuplicateLife)) // both ends keep the old one
 		return
 	}
-	t.endpoints, t.relays, t.relayAt, t.tryingDirect = []netip.AddrPort{p.path}, nil, time.Time{}, false
+	t.endpoints, t.relayAt, t.tryingDirect = []netip.AddrPort{p.path}, time.Time{}, false
 	n.watchDirect(t, p, now)
 	n.startMTU(t, p, now)
 	for _, q := range t.pairs {
@@ -454,6 +449,7 @@ func (n *Node) removePair(t *tunnel, p *saPair) {
 	t.ending.Store(false)
 	if len(t.pairs) == 0 {
 		t.mtu = pathMTU{}
+		t.directAt, t.wasDirect = time.Time{}, false
 	}
 	if t.state == tunnelUp && t.current() == nil {
 		t.state = tunnelIdle // a retired pair may linger, but carries nothing out

@@ -1,8 +1,8 @@
 package node
 
 import (
-	"context"
 	"crypto/rand"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -23,9 +23,7 @@ import (
 // which the first two belong to the control loop:
 //
 //	behind a NAT: tendHomes ─> allocations at two relays ─> contact record
-//	to a peer that its endpoints do not lead to:
-//	    exchange ──relayAfter──> askRelays ─> allocation there ─> M1 there, too
-//	    tunnel through a relay ──directEvery──> tryDirect ─> key exchange without relays
+//	to a peer that its endpoints do not lead to: relay_use.go
 //	as a helper: onRelayQuery, onRelayed
 //
 // Above relay.Conn a path through a relay is an address like others; the key exchange
@@ -46,10 +44,14 @@ const (
 	relayRest  = 10 * time.Second
 	relayRests = 10 * time.Minute
 	// directFirst is when the direct way is tried first after a tunnel has become relayed,
-	// directEvery the time between two tries later. Both are marks of the service's clock,
-	// so that both ends try at once: the datagrams of each open its NAT for the other's.
+	// directEvery the time between two tries later.
 	directFirst = 20 * time.Second
 	directEvery = 5 * time.Minute
+	// natKept is how long a direct tunnel of a machine behind a NAT may send nothing
+	// (RFC 3948, Section 4).
+	natKept = 20 * time.Second
+	// knockEvery is the least time between two knocks of one peer that are answered.
+	knockEvery = 30 * time.Second
 )
 
 // helperLimits bound what a helper relays: nobody asked its operator how much that may be.
@@ -117,6 +119,8 @@ func (n *Node) pathAddr(p keyex.Path) (netip.AddrPort, bool) {
 	}
 	return n.relaying.conn.Virtual(p.Addr, peer)
 }
+
+func isDirect(a netip.AddrPort) bool { return !relay.IsVirtual(a) }
 
 // shown is a path for people: through a relay, the relay's address.
 func (n *Node) shown(a netip.AddrPort) (string, control.Route) {
@@ -197,13 +201,15 @@ func (n *Node) wantRelay(pid id.ID, now time.Time, kept time.Duration) bool {
 		return false
 	}
 	n.onRelays(n.relaying.holdings.Want(now, pid, addr, now.Add(kept)))
-	return true
+	rested := n.relaying.rests[pid] // now, if there are too many already
+	return rested == nil || !now.Before(rested.until)
 }
 
 // tendHomes sees to our own relays: behind a NAT two, else none. Control loop only.
 func (n *Node) tendHomes(now time.Time) {
 	r := &n.relaying
-	if n.leaving || n.observed.open.Load() || len(n.observed.all()) == 0 {
+	maps.DeleteFunc(r.rests, func(_ id.ID, rested *relayRested) bool { return now.Sub(rested.until) > relayRests })
+	if n.leaving || !n.behindNAT() {
 		r.homes = nil
 		n.nameHomes()
 		return
@@ -301,94 +307,6 @@ func (n *Node) onRelayLost(pid id.ID, now time.Time) {
 			n.lookup(t)
 		}
 	}
-}
-
-// askRelays asks for allocations at the relays of a peer whose endpoints have been silent.
-func (n *Node) askRelays(t *tunnel, now time.Time) {
-	for _, r := range t.relays {
-		if _, _, held := n.relaying.holdings.Held(r.PID); n.wantRelay(r.PID, now, relayKept) && held {
-			n.extend(t, r.PID)
-		}
-	}
-}
-
-// extend sends M1 through a relay where we have an allocation now, if the peer of a tunnel
-// can be reached there.
-func (n *Node) extend(t *tunnel, pid id.ID) {
-	_, addr, held := n.relaying.holdings.Held(pid)
-	if !held || !t.relayAt.IsZero() { // the endpoints still have their start
-		return
-	}
-	for _, r := range t.relays {
-		if r.PID == pid {
-			path := keyex.Path{Addr: addr, Relay: relay.ID(r.Allocation).String()}
-			n.act(n.machine.Extend(t.pid, []keyex.Path{path}))
-		}
-	}
-}
-
-// tendRelayed asks relays when endpoints have had their start, and looks for the direct way
-// while a tunnel is relayed.
-func (n *Node) tendRelayed(t *tunnel, now time.Time) {
-	if !t.relayAt.IsZero() && !now.Before(t.relayAt) {
-		t.relayAt = time.Time{}
-		n.askRelays(t, now)
-	}
-	p := t.current()
-	if p == nil || t.directAt.IsZero() || now.Before(t.directAt) || n.leaving {
-		return
-	}
-	if at, _, ok := n.relaying.conn.Resolve(p.path); ok {
-		n.relaying.holdings.Keep(at, now.Add(relayKept))
-	}
-	t.directAt = n.nextMark(now, directEvery)
-	if pair := t.pair.Load(); pair.MayInitiate() && !t.rekeying && t.usedSince(now.Add(-directEvery)) {
-		n.tryDirect(t, p)
-	}
-}
-
-// watchDirect plans the next look for a direct way, for a tunnel that has become relayed,
-// or is no more. A tunnel that fell back to a relay waits for the longer mark: its direct
-// way may be one that keys get through and packets do not.
-func (n *Node) watchDirect(t *tunnel, p *saPair, now time.Time) {
-	switch {
-	case !relay.IsVirtual(p.path):
-		t.directAt, t.wasDirect = time.Time{}, true
-	case t.directAt.IsZero() && t.wasDirect:
-		t.directAt = n.nextMark(now, directEvery)
-	case t.directAt.IsZero():
-		t.directAt = n.nextMark(now, directFirst)
-	}
-}
-
-// nextMark is the next multiple of every on the service's clock, but not at once.
-func (n *Node) nextMark(now time.Time, every time.Duration) time.Time {
-	clock := n.now()
-	at := clock.Add(every / 2).Truncate(every).Add(every)
-	return now.Add(at.Sub(clock))
-}
-
-// tryDirect begins a key exchange without relays. Whatever comes of it, the tunnel stays
-// as it is until it has a direct path.
-func (n *Node) tryDirect(t *tunnel, p *saPair) {
-	member := *t.member.Load()
-	n.loops.Go(func() {
-		ctx, cancel := context.WithTimeout(n.ctx, lookupTimeout)
-		defer cancel()
-		c, err := n.findContact(ctx, member)
-		if err != nil {
-			n.log.Debug("no other way than a relay is known", "peer", member.Name, "err", err)
-			return
-		}
-		n.post(func() {
-			if t.current() != p || t.rekeying || n.leaving {
-				return
-			}
-			t.rekeying, t.tryingDirect = true, true
-			id := p.result.RekeyID
-			n.initiateAt(t, c.Endpoints, &id, n.ring.Current(time.Now()))
-		})
-	})
 }
 
 // onRelayed forwards between allocations. Called by the port's readers.

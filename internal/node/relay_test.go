@@ -73,7 +73,7 @@ func TestRelayCarriesWhatCannotGoDirectly(t *testing.T) {
 		const secret = 0x5ec2e75ec2e75ec2
 		inTheClear := binary.BigEndian.AppendUint64(nil, secret)
 		var relayed, direct, clear atomic.Int64
-		watch := watcher(func(from, to netip.AddrPort, b []byte) {
+		watch := watcher(func(from, to netip.AddrPort, b []byte) bool {
 			if underlay.Classify(b) == underlay.Relayed {
 				relayed.Add(1)
 			} else if from.Addr() == web.addr && to.Addr() == app.addr && underlay.Classify(b) == underlay.ESP {
@@ -82,6 +82,7 @@ func TestRelayCarriesWhatCannotGoDirectly(t *testing.T) {
 			if bytes.Contains(b, inTheClear) {
 				clear.Add(1)
 			}
+			return true
 		})
 		w.watch.Store(&watch)
 		r := w.pingVia(web, "app-1", 10*time.Second)
@@ -142,6 +143,72 @@ func TestRelayCarriesWhatCannotGoDirectly(t *testing.T) {
 			t.Errorf("web holds %d allocations, behind its NAT", held)
 		}
 	})
+}
+
+// nats stand before machines, each with a public address of its own, whose ports they
+// keep: what comes is let in from where something was sent to within the last 30 s, an
+// address or an address and port (RFC 4787, Section 5).
+type nats struct {
+	at    map[netip.Addr]bool
+	ports bool
+	sent  map[[2]netip.AddrPort]time.Time
+}
+
+func (n *nats) pass(from, to netip.AddrPort, b []byte) bool {
+	if n.at[from.Addr()] && n.at[to.Addr()] && underlay.Classify(b) == underlay.Control && seal.Type(b[4]) == seal.TypeDHT {
+		return false // the overlay would open them now and then
+	}
+	key := func(in, out netip.AddrPort) [2]netip.AddrPort {
+		if !n.ports {
+			out = netip.AddrPortFrom(out.Addr(), 0)
+		}
+		return [2]netip.AddrPort{in, out}
+	}
+	if n.at[from.Addr()] {
+		n.sent[key(from, to)] = time.Now()
+	}
+	at, open := n.sent[key(to, from)]
+	return !n.at[to.Addr()] || open && time.Since(at) < 30*time.Second
+}
+
+// TestKnockOpensBothNATs: two machines whose NATs let in only answers begin through a relay,
+// and find the direct way, although the rules let only one of them look for it. They are
+// found again after an hour, and keep their tunnel while it is used.
+func TestKnockOpensBothNATs(t *testing.T) {
+	for _, ports := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 2, "")
+			n := &nats{at: map[netip.Addr]bool{}, ports: ports, sent: map[[2]netip.AddrPort]time.Time{}}
+			for i := range 2 {
+				n.at[netip.AddrFrom4([4]byte{198, 51, 100, byte(i + 1)})] = true
+			}
+			pass := watcher(n.pass)
+			w.watch.Store(&pass)
+			web, app := w.behindNAT("web", "web-1"), w.behindNAT("app", "app-1")
+			w.namesRelays(app, 2)
+			for range 2 {
+				if r := w.pingVia(web, "app-1", 10*time.Second); r.Route != control.RouteRelayed {
+					t.Fatalf("ping went %s through two NATs", r.Route)
+				}
+				began := time.Now()
+				w.eventually("the tunnel is direct", time.Minute, func() bool {
+					return w.pingVia(web, "app-1", 6*time.Second).Route == control.RouteDirect
+				})
+				t.Logf("direct after %v", time.Since(began).Round(time.Second))
+				for range 30 {
+					time.Sleep(20 * time.Second)
+					if r := w.pingVia(web, "app-1", 6*time.Second); r.Route != control.RouteDirect {
+						t.Fatalf("ping went %s", r.Route)
+					}
+				}
+				time.Sleep(10 * time.Minute) // idle, and the NATs stay open
+				if r := w.pingVia(web, "app-1", time.Second); r.Route != control.RouteDirect {
+					t.Fatalf("after a pause ping went %s", r.Route)
+				}
+				time.Sleep(time.Hour) // the tunnel ends, the NATs close
+			}
+		})
+	}
 }
 
 // TestMachineWithoutNATAsksARelayWhenItHasTo: it holds nothing before, and nothing long

@@ -75,10 +75,12 @@ type tunnel struct {
 	doubted     bool      // and the peer has not shown since that it has them
 	wantedSince time.Time // first packet that asked for a connection and got none yet
 
-	relays       []service.ContactRelay // the peer's, for the exchange under way
+	relays       []service.ContactRelay // the peer's, as its contact record named them last
 	relayAt      time.Time              // when to ask them; zero: not to, or done
 	directAt     time.Time              // when to look for a direct way; zero: it has one
 	wasDirect    bool                   // it has had one
+	keepAt       time.Time              // when to look whether our NAT needs a keepalive; zero: it does not
+	knockedAt    time.Time              // when its peer's knock was last answered
 	tryingDirect bool                   // the exchange under way goes without relays, and may fail
 
 	// guarded by stagedMu

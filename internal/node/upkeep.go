@@ -20,6 +20,7 @@ func (n *Node) upkeep(now time.Time) {
 		n.tendLife(t, now)
 		n.tendLiveness(t, now)
 		n.tendRelayed(t, now)
+		n.tendNAT(t, now)
 		n.tendMTU(t, now)
 		if len(t.pairs) == 0 && t.state == tunnelIdle && !t.hasStaged() {
 			delete(n.active, t)
@@ -194,6 +195,7 @@ func (n *Node) nextLook(t *tunnel, now time.Time) time.Time {
 		earliest(t.mtu.machine.Deadline())
 	}
 	earliest(t.relayAt)
+	earliest(t.keepAt)
 	if t.current() != nil {
 		earliest(t.directAt)
 	}

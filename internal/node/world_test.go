@@ -43,11 +43,11 @@ type world struct {
 	change func(h *service.HandOver) // of super peers that are started from now on
 	node   func(c *Config)           // of nodes that are started from now on
 	at     netip.Addr                // where they are; zero: an address of their own
-	watch  atomic.Pointer[watcher]   // sees each datagram; must not send any
+	watch  atomic.Pointer[watcher]   // sees each datagram, and drops it by returning false; must not send any
 	mu     sync.Mutex                // held by super peers that read supers, and while it changes
 }
 
-type watcher func(from, to netip.AddrPort, b []byte)
+type watcher func(from, to netip.AddrPort, b []byte) bool
 
 type superProc struct {
 	sp       *superpeer.SuperPeer
@@ -90,10 +90,8 @@ func newWorldOf(t *testing.T, supers int, change func(*owner.Options)) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &world{t: t, ctx: ctx, log: slog.New(slog.DiscardHandler)}
 	w.net = simnet.New(simnet.Config{Seed: 1, Link: simnet.Link{Latency: time.Millisecond}, Intercept: func(from, to netip.AddrPort, b []byte) bool {
-		if watch := w.watch.Load(); watch != nil {
-			(*watch)(from, to, b)
-		}
-		return true
+		watch := w.watch.Load()
+		return watch == nil || (*watch)(from, to, b)
 	}})
 	if os.Getenv("ICVPN_TEST_LOG") != "" {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -48,7 +48,7 @@ type Handlers struct {
 	Control func(o seal.Opened, from netip.AddrPort)
 	// Relayed borrows a message that begins with a relayed datagram, until it returns.
 	// What else it holds, if it is a train, is the handler's to judge. May be nil; then
-	// it is counted. What is relayed to this process never gets here: relay.Conn.
+	// it is junk. What is relayed to this process never gets here: relay.Conn.
 	Relayed func(ms []underlay.Message)
 	// Unknown hears that there was a control datagram under a key that no ring ever
 	// had; it is counted already, and anybody can send one. May be nil.
@@ -61,8 +61,6 @@ type Handlers struct {
 // Stats counts what Port itself drops. Sealing counts in seal.Stats.
 type Stats struct {
 	Junk, Keepalives atomic.Uint64
-	// Unrelayed are relayed datagrams that came to a process that is no relay.
-	Unrelayed atomic.Uint64
 }
 
 // Port conducts one socket pair. Make one with New; Run starts it.
@@ -235,8 +233,6 @@ func (p *Port) other(d []byte, from netip.AddrPort, h Handlers) {
 		case drop == seal.DropUnknown && h.Unknown != nil:
 			h.Unknown()
 		}
-	case underlay.Relayed:
-		p.stats.Unrelayed.Add(1)
 	case underlay.Keepalive:
 		p.stats.Keepalives.Add(1)
 	default:

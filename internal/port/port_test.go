@@ -390,7 +390,7 @@ func FuzzReflect(f *testing.F) {
 }
 
 // TestRelayedGoesToTheRelay: whole messages, ESP around them stays in order, and who is
-// no relay counts them.
+// no relay takes them for junk.
 func TestRelayedGoesToTheRelay(t *testing.T) {
 	relayed := append([]byte{0, 0, 0, 0, 0x80, 0, 0, 0}, make([]byte, 17)...)
 	esp := []byte{1, 2, 3, 4, 0, 0, 0, 1}
@@ -413,7 +413,7 @@ func TestRelayedGoesToTheRelay(t *testing.T) {
 	}
 	h.Relayed = nil
 	p.dispatch([]underlay.Message{message(train, len(relayed))}, h)
-	if n := p.Stats().Unrelayed.Load(); n != 2 {
+	if n := p.Stats().Junk.Load(); n != 2 {
 		t.Errorf("%d relayed datagrams counted, want 2", n)
 	}
 }
