@@ -33,6 +33,7 @@
 //     refused, an *UnavailableError says so in one sentence. TUN devices also
 //     need an openable /dev/net/tun: CheckTUN.
 //
-// Non-goals: delay and loss (see underlay/simnet), NAT, other systems than
-// Linux.
+// A host can be made a NAT with one machine behind it: Host.BehindNAT.
+//
+// Non-goals: delay and loss (see underlay/simnet), other systems than Linux.
 package lab

@@ -119,9 +119,10 @@ type Lab struct {
 	byName map[string]*Host
 	ipv6   bool
 
-	mu        sync.Mutex // guards processes, captures, closed
+	mu        sync.Mutex // guards what follows
 	processes map[*Process]struct{}
 	captures  map[*Capture]struct{}
+	inner     []*Host // behind NATs
 	closed    bool
 }
 
@@ -382,7 +383,7 @@ func (l *Lab) Close() error {
 	for c := range captures {
 		errs = append(errs, c.Close())
 	}
-	for _, h := range l.hosts {
+	for _, h := range append(l.inner, l.hosts...) {
 		errs = append(errs, h.ns.close())
 	}
 	errs = append(errs, l.router.close())
