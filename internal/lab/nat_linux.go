@@ -109,7 +109,7 @@ func be32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 
 // attr is one netlink attribute, padded.
 func attr(typ uint16, data []byte) []byte {
-	b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofNlAttr+len(data))) //nolint:gosec // some bytes
+	b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofNlAttr+len(data)))
 	b = append(binary.NativeEndian.AppendUint16(b, typ), data...)
 	return append(b, make([]byte, -len(b)&3)...)
 }
@@ -142,10 +142,10 @@ func nftables(ms ...nfMessage) error {
 	all = append(all, nfMessage{typ: unix.NFNL_MSG_BATCH_END, body: bracket})
 	var b []byte
 	for i, m := range all {
-		b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(m.body))) //nolint:gosec // some bytes
+		b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(m.body)))
 		b = binary.NativeEndian.AppendUint16(b, m.typ)
 		b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|m.flags)
-		b = binary.NativeEndian.AppendUint32(b, uint32(i+1)) //nolint:gosec // some messages
+		b = binary.NativeEndian.AppendUint32(b, uint32(i+1))
 		b = append(append(b, 0, 0, 0, 0), m.body...)
 	}
 	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -163,8 +163,8 @@ func nftables(ms ...nfMessage) error {
 			if size < unix.SizeofNlMsghdr+4 || size > len(rest) {
 				return errors.New("nftables: a broken answer")
 			}
-			if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 { //nolint:gosec // an errno, negative
-				return fmt.Errorf("nftables: message %d: %w", binary.NativeEndian.Uint32(rest[8:]), unix.Errno(-code)) //nolint:gosec // see above
+			if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 {
+				return fmt.Errorf("nftables: message %d: %w", binary.NativeEndian.Uint32(rest[8:]), unix.Errno(-code))
 			}
 			acks++
 			rest = rest[min((size+3)&^3, len(rest)):]

@@ -171,7 +171,7 @@ func (n *Node) usable(all []netip.AddrPort) (out []netip.AddrPort) {
 // exchange begins a key exchange with the peer at its endpoints. If those stay silent it
 // goes on through relays.
 func (n *Node) exchange(t *tunnel, endpoints []netip.AddrPort, relays []service.ContactRelay) {
-	t.endpoints, t.relays = endpoints, relays
+	t.endpoints, t.relays, t.tryingDirect = endpoints, relays, false
 	if t.state != tunnelUp {
 		t.state = tunnelExchange
 	}
@@ -208,7 +208,7 @@ func (n *Node) initiateAt(t *tunnel, endpoints []netip.AddrPort, rekeyID *[8]byt
 // waited are dropped: their senders send again.
 func (n *Node) failed(t *tunnel, why string) {
 	t.failure = why
-	t.rekeying, t.relayAt, t.relays = false, time.Time{}, nil
+	t.rekeying, t.tryingDirect, t.relayAt, t.relays = false, false, time.Time{}, nil
 	if t.current() != nil { // a rekey failed; the old pair lives on until its end
 		t.state = tunnelUp
 		t.retryAt = time.Now().Add(rekeyRetry)
@@ -241,7 +241,7 @@ func (n *Node) onFailed(f keyex.Failure) {
 	t := n.tunnels[f.PID]
 	switch {
 	case t == nil:
-	case t.tryingDirect: // it goes on through its relay
+	case t.tryingDirect && t.current() != nil: // it goes on through its relay
 		t.rekeying, t.tryingDirect = false, false
 		n.log.Debug("no direct way yet", "peer", t.name(), "err", f.Error())
 	case n.before(f) && len(t.endpoints) > 0:

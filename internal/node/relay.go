@@ -170,7 +170,7 @@ func (n *Node) relayAddr(pid id.ID) (netip.AddrPort, bool) {
 			known = &relaySuper{sp.Endpoints, port.NewResolver(sp.Endpoints)}
 			n.relaying.supers[pid] = known
 		}
-		addrs := n.usable(known.resolver.Addrs())
+		addrs := n.ofOurFamilies(n.usable(known.resolver.Addrs()))
 		if _, held, ok := n.relaying.holdings.Held(pid); ok && slices.Contains(addrs, held) {
 			return held, true
 		}
@@ -189,6 +189,19 @@ func (n *Node) relayAddr(pid id.ID) (netip.AddrPort, bool) {
 		}
 	}
 	return netip.AddrPort{}, false
+}
+
+// ofOurFamilies leaves out addresses of a family in which nobody has seen us, unless that
+// leaves none.
+func (n *Node) ofOurFamilies(all []netip.AddrPort) []netip.AddrPort {
+	seen := n.observed.all()
+	ours := slices.DeleteFunc(slices.Clone(all), func(a netip.AddrPort) bool {
+		return !slices.ContainsFunc(seen, func(s netip.AddrPort) bool { return s.Addr().Is4() == a.Addr().Is4() })
+	})
+	if len(ours) == 0 {
+		return all
+	}
+	return ours
 }
 
 // wantRelay asks for an allocation, or keeps the one that there is, unless the relay rests.

@@ -211,6 +211,31 @@ func TestKnockOpensBothNATs(t *testing.T) {
 	}
 }
 
+// TestTunnelThatEndsWhileItLooksForTheDirectWay comes back through its relay: the exchange
+// that was to find the direct way becomes the one that is needed.
+func TestTunnelThatEndsWhileItLooksForTheDirectWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web, app := w.behindNAT("web", "web-1"), w.behindNAT("app", "app-1")
+		w.apart(web, app, true)
+		w.namesRelays(app, 1)
+		w.pingVia(web, "app-1", 10*time.Second)
+		looks := func() (yes bool) {
+			web.onControlLoop(w, func() { yes = web.tunnels[app.self].tryingDirect })
+			return yes
+		}
+		w.eventually("it looks for the direct way", time.Minute, looks)
+		app.onControlLoop(w, func() { app.deleteTunnel(app.tunnels[web.self]) })
+		w.eventually("the tunnel has ended", time.Second, func() bool { return web.pairWith(w, app) == nil })
+		if !looks() {
+			t.Fatal("it does not look any more: the test proves nothing")
+		}
+		if r := w.pingVia(web, "app-1", 6*time.Second); r.Route != control.RouteRelayed {
+			t.Errorf("ping went %s", r.Route)
+		}
+	})
+}
+
 // TestMachineWithoutNATAsksARelayWhenItHasTo: it holds nothing before, and nothing long
 // after.
 func TestMachineWithoutNATAsksARelayWhenItHasTo(t *testing.T) {

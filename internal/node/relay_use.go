@@ -95,7 +95,7 @@ func (n *Node) tryDirect(t *tunnel, p *saPair) {
 			}
 			t.rekeying, t.tryingDirect = true, true
 			own := n.endpoints()
-			n.sendNotice(t, p, noticeKnock, uint16(len(own)), own...) //nolint:gosec // MaxPaths at most
+			n.sendNotice(t, p, noticeKnock, uint16(len(own)), own...)
 			id := p.result.RekeyID
 			n.initiateAt(t, c.Endpoints, &id, n.ring.Current(time.Now()))
 		})

@@ -419,7 +419,7 @@ func TestSilentRelayIsLostAndUnwantedOneLetGo(t *testing.T) {
 		t.Error("there is a way through a lost relay")
 	}
 	ms := []underlay.Message{{Buf: []byte{1}, N: 1, Addr: v}, {Buf: []byte{2}, N: 1, Addr: at}}
-	if n, err := m.conn.WriteBatch(ms); n != 1 || err != nil || ms[0].Err != ErrNoAllocation || ms[1].Err != nil { //nolint:errorlint // this very value
+	if n, err := m.conn.WriteBatch(ms); n != 1 || err != nil || ms[0].Err != ErrNoAllocation || ms[1].Err != nil {
 		t.Errorf("sent %d, %v, %v", n, err, ms[0].Err)
 	}
 	b.settle(m, m.Want(b.now, b.self, at, b.now.Add(time.Minute)))
@@ -514,7 +514,7 @@ func TestRefusedMessagesKeepTheirErrors(t *testing.T) {
 	long := make([]byte, 11)
 	ms := []underlay.Message{{Buf: long, N: 10, Addr: to}, {Buf: long, N: 11, Addr: to}, {Buf: long, N: 1, Addr: virtual(ID{5}, 999)}, {Buf: long, N: 3, Addr: to}}
 	n, err := m.conn.WriteBatch(ms)
-	if n != 2 || err != nil || ms[0].Err != nil || ms[1].Err != underlay.ErrTooLong || ms[2].Err != ErrNoAllocation || ms[3].Err != nil { //nolint:errorlint // these very values
+	if n != 2 || err != nil || ms[0].Err != nil || ms[1].Err != underlay.ErrTooLong || ms[2].Err != ErrNoAllocation || ms[3].Err != nil {
 		t.Errorf("%d, %v: %v %v %v %v", n, err, ms[0].Err, ms[1].Err, ms[2].Err, ms[3].Err)
 	}
 }

@@ -59,27 +59,22 @@ type allocation struct {
 
 // bucket is a token bucket of bytes.
 type bucket struct {
-	tokens int
+	tokens float64
 	at     time.Time
 }
 
 // take takes n bytes if they are there.
 func (b *bucket) take(now time.Time, n, perSecond, burst int) bool {
-	switch since := now.Sub(b.at); {
-	case b.at.IsZero() || since > time.Minute: // and nothing overflows below
-		b.tokens, b.at = burst, now
-	case since > 0:
-		// What is less than a byte is not lost: at moves by what was added.
-		add := int(int64(since) * int64(perSecond) / int64(time.Second))
-		if add > 0 {
-			b.tokens = min(b.tokens+add, burst)
-			b.at = b.at.Add(time.Duration(int64(add) * int64(time.Second) / int64(perSecond)))
-		}
+	if b.at.IsZero() {
+		b.tokens, b.at = float64(burst), now
 	}
-	if b.tokens < n {
+	if since := now.Sub(b.at); since > 0 {
+		b.tokens, b.at = min(b.tokens+since.Seconds()*float64(perSecond), float64(burst)), now
+	}
+	if b.tokens < float64(n) {
 		return false
 	}
-	b.tokens -= n
+	b.tokens -= float64(n)
 	return true
 }
 
