@@ -228,11 +228,10 @@ func TestOnlyItsMemberUsesAnAllocation(t *testing.T) {
 	if out := b.forward(datagram(alice.addr, good)); len(out) != 1 {
 		t.Error("not forwarded within the allocation's life")
 	}
+	b.settle(carol, carol.Tick(b.now))
 	b.now = b.now.Add(1)
 	b.dropped(DropUnknown, datagram(alice.addr, good))
-	b.join(alice)
-	b.settle(alice, alice.Tick(b.now))
-	b.dropped(DropDestination, datagram(alice.addr, good)) // bob is not there any more
+	b.dropped(DropDestination, datagram(carol.addr, append(appendHeader(nil, c, d), 1))) // bob is not there any more
 }
 
 func TestServicesOfOnePortAreApart(t *testing.T) {
@@ -320,6 +319,14 @@ func TestAMemberMovesItsAllocation(t *testing.T) {
 		t.Errorf("relayed: %+v", out)
 	}
 	b.dropped(DropForged, datagram(netip.MustParseAddrPort("198.51.100.1:4500"), append(appendHeader(nil, c, a), 1)))
+	// At once, too, for its process has started again.
+	again := b.memberAs("198.51.100.1:44444", alice.cfg.Key)
+	if name := b.join(again); name != a {
+		t.Errorf("one member has %v and %v", a, name)
+	}
+	if out := b.forward(datagram(bob.addr, append(appendHeader(nil, a, c), 1))); len(out) != 1 || out[0].Addr != again.addr {
+		t.Errorf("relayed: %+v", out)
+	}
 	// A relay that restarts gives the same names.
 	key := newKey(t)
 	b.relay = b.table.Relay(service, key, b.relay.isMember)
@@ -393,8 +400,28 @@ func TestSignaturesAreBounded(t *testing.T) {
 	if s := b.table.Stats(); s.Requested(Unproved) != networkBurst || s.Requested(Limited) != networkBurst {
 		t.Errorf("%d looked at, %d not", s.Requested(Unproved), s.Requested(Limited))
 	}
-	// One that was granted a moment ago costs no signature.
-	b.join(b.member("203.0.113.1:1"))
+	// One that was granted a moment ago costs no signature, and gains no time.
+	other := b.member("203.0.113.1:1")
+	b.join(other)
+	q.Key, q.Token = other.cfg.Key.Public().(ed25519.PublicKey), other.of[b.self].token
+	if a, ok := parseAnswer(b.relay.Answer(b.now.Add(refreshEvery/2-1), encode(q), other.addr)); !ok || a.Status != statusHeld {
+		t.Errorf("repeated at once: %v, %v", a.Status, ok)
+	}
+	if b.relay.Answer(b.now.Add(refreshEvery/2), encode(q), other.addr) != nil {
+		t.Error("a bad signature is answered later")
+	}
+	if n := len(b.table.of); n != 1 || !b.table.of[allocationOf(b.relay.key, service, pidOf(other.cfg.Key))].expires.Equal(b.now.Add(Life)) {
+		t.Error("an allocation was prolonged without a signature")
+	}
+}
+
+func TestNobodyAsksThroughARelay(t *testing.T) {
+	b := newBench(t, Limits{})
+	m := b.member("198.51.100.1:4500")
+	q := m.Want(b.now, b.self, at, b.now.Add(time.Hour)).Send[0]
+	if b.relay.Answer(b.now, q.Payload, virtual(ID{5}, 1)) != nil || b.table.Stats().Requested(Malformed) != 1 {
+		t.Error("a question that came through a relay is answered")
+	}
 }
 
 func TestSilentRelayIsLostAndUnwantedOneLetGo(t *testing.T) {
