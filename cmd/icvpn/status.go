@@ -121,6 +121,7 @@ func (a *app) printStatus(s control.Status) {
 	}
 	row("listens on", strings.Join(s.Listen, ", "))
 	row("seen as", strings.Join(s.Endpoints, ", "))
+	row("relays", strings.Join(s.Relays, ", "))
 	row("super peer", s.SuperPeer)
 	if s.Epoch != 0 {
 		row("epoch", fmt.Sprint(s.Epoch))

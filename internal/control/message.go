@@ -57,6 +57,7 @@ type Status struct {
 	Epoch             uint32            `json:"epoch"`
 	CredentialExpires time.Time         `json:"credential_expires,omitzero"`
 	Helper            *Helper           `json:"helper,omitempty"` // if this machine is one
+	Relays            []string          `json:"relays,omitempty"` // through which others reach it, behind a NAT
 	PeersKnown        int               `json:"peers_known"`
 	PeersUp           int               `json:"peers_up"`
 	RxPackets         uint64            `json:"rx_packets"`

@@ -265,6 +265,16 @@ func (n *Node) nameHomes() {
 	}
 }
 
+// homeAddrs are where our relays are, for people. Control loop only.
+func (n *Node) homeAddrs() (all []string) {
+	for _, pid := range n.relaying.homes {
+		if _, addr, ok := n.relaying.holdings.Held(pid); ok {
+			all = append(all, addr.String())
+		}
+	}
+	return all
+}
+
 // contactRelays are those to name in the contact record.
 func (n *Node) contactRelays() []service.ContactRelay {
 	if named := n.relaying.named.Load(); named != nil {

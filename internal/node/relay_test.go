@@ -98,6 +98,9 @@ func TestRelayCarriesWhatCannotGoDirectly(t *testing.T) {
 		if relayed.Load() == 0 || clear.Load() != 0 {
 			t.Errorf("%d datagrams relayed, %d of them in the clear", relayed.Load(), clear.Load())
 		}
+		if s, err := app.Status(w.ctx); err != nil || len(s.Relays) != 2 || !slices.Contains(s.Relays, r.Path) {
+			t.Errorf("app's status names the relays %v, %v", s.Relays, err)
+		}
 		peers, err := app.Peers(w.ctx)
 		if i := slices.IndexFunc(peers, func(p control.Peer) bool { return p.Name == "web-1" }); err != nil || i < 0 || peers[i].Route != control.RouteRelayed {
 			t.Errorf("app's peers: %+v, %v", peers, err)

@@ -57,6 +57,7 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	names := control.Names{}
 	names.Add(s.Name, s.PID)
 	err := n.call(ctx, func() {
+		s.Relays = n.homeAddrs()
 		if n.leaving {
 			s.State = control.StateLeaving
 		}
