@@ -37,15 +37,16 @@ type Holdings struct {
 
 // holding is our allocation at one relay, or the search for it.
 type holding struct {
-	relay id.ID
-	addr  netip.AddrPort
-	until time.Time   // wanted so long
-	tx    [txLen]byte // of the question that waits for an answer, zero for none
-	token []byte
-	tries int       // sent since the last answer
-	next  time.Time // when to ask again
-	name  ID        // zero: none yet
-	n     uint16    // what virtual addresses have as their port
+	relay  id.ID
+	addr   netip.AddrPort
+	until  time.Time   // wanted so long
+	tx     [txLen]byte // of the question that waits for an answer, zero for none
+	token  []byte
+	tries  int       // sent since the last answer, 0 if none is awaited
+	proofs int       // asked for since the last allocation
+	next   time.Time // when to ask again
+	name   ID        // zero: none yet
+	n      uint16    // what virtual addresses have as their port
 }
 
 // Query is a datagram to seal as seal.TypeRelay, padded to seal.PadQuery, and to send.
@@ -120,15 +121,18 @@ func (h *Holdings) learn(now time.Time, had *holding, a answer, out *Output) {
 	had.token, had.tx = bytes.Clone(a.Token), [txLen]byte{}
 	switch a.Status {
 	case statusHeld:
-		had.tries, had.next = 0, now.Add(refreshEvery)
+		had.tries, had.proofs, had.next = 0, 0, now.Add(refreshEvery)
 		if name := ID(a.Allocation); name != had.name {
 			had.name, had.n = name, h.number()
 			h.show()
 			out.Held = append(out.Held, had.relay)
 		}
 	case statusProve:
-		// At once, but no more often than silence would have been answered: a relay
-		// that wants proof for ever is given up, too.
+		if had.proofs++; had.proofs > maxProofs {
+			h.lose(had, out)
+			return
+		}
+		had.tries = 0
 		h.ask(now, had, out)
 	case statusBusy:
 		h.lose(had, out)

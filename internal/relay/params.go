@@ -53,8 +53,11 @@ const (
 	refreshEvery = 20 * time.Second
 	// maxHoldings bounds the relays where a machine has allocations.
 	maxHoldings = 16
+	// maxProofs is how often in a row a relay may ask for proof: its token may have been
+	// the last of a minute, or its key new.
+	maxProofs = 3
 )
 
 // askWaits are the times between two repetitions of a question; after the last the
-// relay is given up.
-var askWaits = [...]time.Duration{500 * time.Millisecond, time.Second, time.Second, 2 * time.Second}
+// relay is given up. With 30 % loss each way one refresh in 60 fails.
+var askWaits = [...]time.Duration{500 * time.Millisecond, time.Second, time.Second, 2 * time.Second, 2 * time.Second, 3 * time.Second}
