@@ -43,7 +43,7 @@ type Table struct {
 	total    bucket
 	swept    time.Time
 	requests *rate.Limiter
-	networks [networkBuckets]*rate.Limiter
+	networks map[uint64]*rate.Limiter // networkBuckets at most, made when needed: most processes relay nothing
 }
 
 // allocation is one member's. Guarded by Table.mu.
@@ -81,9 +81,7 @@ func (b *bucket) take(now time.Time, n, perSecond, burst int) bool {
 // NewTable returns an empty table. key is random and secret.
 func NewTable(key [32]byte, l Limits) *Table {
 	t := &Table{limits: l.withDefaults(), tokens: tokens{key}, seed: maphash.MakeSeed(), of: map[ID]*allocation{}, requests: rate.NewLimiter(totalRate, totalBurst)}
-	for i := range t.networks {
-		t.networks[i] = rate.NewLimiter(networkRate, networkBurst)
-	}
+	t.networks = map[uint64]*rate.Limiter{}
 	t.outs.New = func() any {
 		out := make([]underlay.Message, 0, forwardBatch)
 		return &out
@@ -200,6 +198,11 @@ func (t *Table) mayVerify(now time.Time, from netip.Addr) bool {
 	}
 	network, _ := from.Prefix(bits)
 	at := maphash.Comparable(t.seed, network) % networkBuckets
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.networks[at] == nil {
+		t.networks[at] = rate.NewLimiter(networkRate, networkBurst)
+	}
 	return t.networks[at].AllowN(now, 1) && t.requests.AllowN(now, 1)
 }
 
