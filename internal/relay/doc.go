@@ -1,6 +1,6 @@
 // Package relay carries datagrams between two machines that cannot reach each other:
 // what a relay does, and what a machine that uses one does. Wire page:
-// docs/protocol/relay.md; why so: docs/adr/0026-relays.md.
+// docs/protocol/relay.md; why so: docs/adr/0027-relays.md.
 //
 //	A ──────────────── relay ──────────────── B
 //	  ask, token, signed ─> allocation of A     allocation of B <─ the same
