@@ -18,7 +18,8 @@ import (
 //
 // Every member can fill a set, so each type has its own, and in one that is half
 // full no source has more than 1/sourceShare of the room: a member that floods
-// from its own addresses shuts out itself.
+// from its own addresses shuts out itself. Peers behind relays are sources each, but a
+// relay can invent them: together they never have more than 1/relayedShare.
 type nonceSet struct {
 	limit int
 
@@ -29,25 +30,43 @@ type nonceSet struct {
 type generation struct {
 	number uint64
 	seen   map[uint64]struct{}
-	from   map[uint64]int // entries by source; no more of them than entries
+	from   map[source]int // entries by source; no more of them than entries
+	// relayed is how many of them came through relays.
+	relayed int
 }
 
 // sourceShare is the part of a set that one source may take once it is half
-// full.
-const sourceShare = 16
+// full, relayedShare that of all that comes through relays.
+const (
+	sourceShare  = 16
+	relayedShare = 4
+)
 
-// sourceOf is what a member cannot vary freely in its address: IPv4, or the /64
-// of IPv6.
-func sourceOf(a netip.Addr) uint64 {
+// source is what a member cannot vary freely in its address: IPv4, or the /64 of
+// IPv6; of a peer behind a relay its allocation there.
+type source struct {
+	relayed bool
+	of      uint64
+}
+
+// relayedPrefix is the first half of the addresses that stand for peers behind relays:
+// nobody's, RFC 6666 (docs/protocol/relay.md).
+const relayedPrefix = 0x0100_0000_0000_0000
+
+func sourceOf(a netip.Addr) source {
 	switch a = a.Unmap(); {
 	case a.Is4():
 		b := a.As4()
-		return uint64(binary.BigEndian.Uint32(b[:]))
+		return source{of: uint64(binary.BigEndian.Uint32(b[:]))}
 	case a.Is6():
 		b := a.As16()
-		return binary.BigEndian.Uint64(b[:])
+		network := binary.BigEndian.Uint64(b[:])
+		if network == relayedPrefix {
+			return source{relayed: true, of: binary.BigEndian.Uint64(b[8:])}
+		}
+		return source{of: network}
 	}
-	return 0
+	return source{}
 }
 
 type nonceVerdict uint8
@@ -62,7 +81,7 @@ const (
 // add looks nonce up and remembers it. 64 of its 192 random bits are kept: a
 // chance hit drops one honest datagram in 2^47, and nobody can aim at a nonce
 // that is not drawn yet.
-func (s *nonceSet) add(ms uint64, nonce []byte, source uint64) nonceVerdict {
+func (s *nonceSet) add(ms uint64, nonce []byte, from source) nonceVerdict {
 	number := ms / uint64(generationSpan.Milliseconds())
 	key := binary.BigEndian.Uint64(nonce)
 	s.mu.Lock()
@@ -76,15 +95,21 @@ func (s *nonceSet) add(ms uint64, nonce []byte, source uint64) nonceVerdict {
 	}
 	if g.seen == nil || g.number != number {
 		// A new map, not a cleared one: a burst's memory is given back.
-		*g = generation{number: number, seen: make(map[uint64]struct{}), from: make(map[uint64]int)}
+		*g = generation{number: number, seen: make(map[uint64]struct{}), from: make(map[source]int)}
 	}
 	if _, ok := g.seen[key]; ok {
 		return nonceSeen
 	}
-	if len(g.seen) >= s.limit || 2*len(g.seen) >= s.limit && sourceShare*g.from[source] >= s.limit {
+	if len(g.seen) >= s.limit || 2*len(g.seen) >= s.limit && sourceShare*g.from[from] >= s.limit {
 		return nonceFull
 	}
+	if from.relayed {
+		if relayedShare*g.relayed >= s.limit || 2*relayedShare*g.relayed >= s.limit && relayedShare*sourceShare*g.from[from] >= s.limit {
+			return nonceFull
+		}
+		g.relayed++
+	}
 	g.seen[key] = struct{}{}
-	g.from[source]++
+	g.from[from]++
 	return nonceNew
 }

@@ -108,7 +108,7 @@ func TestDefaultSetHolds65536NoncesInEachGeneration(t *testing.T) {
 			if i == 65536 {
 				want = nonceFull
 			}
-			if got := r.seen[TypeDHT].add(g*span, nonce[:], i); got != want {
+			if got := r.seen[TypeDHT].add(g*span, nonce[:], source{of: i}); got != want {
 				t.Fatalf("nonce %d of generation %d: %v", i, g, got)
 			}
 		}
@@ -131,7 +131,7 @@ func TestNonceSetKeepsTheLaterGeneration(t *testing.T) {
 		{1 * span, nonceNew}, // the clock was set back by 20 minutes: start anew
 		{1 * span, nonceSeen},
 	} {
-		if got := s.add(step.at, nonce, 0); got != step.want {
+		if got := s.add(step.at, nonce, source{}); got != step.want {
 			t.Fatalf("step %d: %v, want %v", i, got, step.want)
 		}
 	}
@@ -161,10 +161,46 @@ func TestNonceSetAgainstDumbTwin(t *testing.T) {
 		if twin[e] {
 			want = nonceSeen
 		}
-		if got := s.add(e[0], nonce, 0); got != want {
+		if got := s.add(e[0], nonce, source{}); got != want {
 			t.Fatalf("at %d, stamp %d: %v, want %v", clock, e[0], got, want)
 		}
 		twin[e] = true
 		sent = append(sent, e)
+	}
+}
+
+// Peers behind relays have addresses of one prefix. Each is a source of its own, and all
+// of them together, whom a relay that lies can invent, have a part.
+func TestFloodThroughARelayShutsOutItself(t *testing.T) {
+	s := nonceSet{limit: 16384}
+	n := uint64(0)
+	add := func(from netip.Addr) nonceVerdict {
+		n++
+		return s.add(1_700_000_000_000, binary.BigEndian.AppendUint64(nil, n), sourceOf(from))
+	}
+	behind := func(allocation uint64) netip.Addr {
+		var a [16]byte
+		a[0] = 1
+		binary.BigEndian.PutUint64(a[8:], allocation)
+		return netip.AddrFrom16(a)
+	}
+	direct := netip.MustParseAddr("203.0.113.5")
+	for range s.limit {
+		add(behind(1))
+	}
+	if v := add(behind(2)); v != nonceNew {
+		t.Errorf("another peer behind a relay: verdict %d, want %d", v, nonceNew)
+	}
+	for i := range uint64(s.limit) {
+		add(behind(3 + i))
+	}
+	if got := s.gens[0].relayed + s.gens[1].relayed; got != s.limit/relayedShare {
+		t.Errorf("%d of %d came through relays, want %d", got, s.limit, s.limit/relayedShare)
+	}
+	if v := add(direct); v != nonceNew {
+		t.Errorf("a peer that comes directly: verdict %d, want %d", v, nonceNew)
+	}
+	if sourceOf(behind(uint64(203<<24|113<<8|5))) == sourceOf(direct) {
+		t.Error("a peer behind a relay shares a place with a direct one")
 	}
 }
