@@ -15,7 +15,7 @@ import (
 
 func (n *node) remembers() int {
 	return len(n.own) + len(n.awaiting) + len(n.timers) + len(n.spis) + n.halves.halves.len() + len(n.halves.perSrc) +
-		len(n.halves.perRelay) + n.quota.seen.len() + n.answers.len() + len(n.perPeer) + n.creds.known.len()
+		len(n.halves.perRelay) + n.quota.seen.len() + len(n.quota.perRelay) + n.answers.len() + len(n.perPeer) + n.creds.known.len()
 }
 
 func ipv4(i int) Path {
@@ -153,6 +153,48 @@ func TestSourceQuotaBoundsSignatureChecks(t *testing.T) {
 	}
 	if q.allow(testEpoch, ipv4(maxSources).source()) || !q.allow(testEpoch.Add(sourceWindow), ipv4(maxSources).source()) {
 		t.Error("the table of sources is not bounded, or does not empty")
+	}
+}
+
+// A relay that lies sees the cookies of all allocations that it makes up. They
+// cost no more signatures than one relay may, and none of the table that others need.
+func TestRelayWithMadeUpAllocationsDoesNotTakeTheQuotaOfAll(t *testing.T) {
+	q, now := newRequestQuota(), testEpoch
+	via := func(host, allocation int) source {
+		p := ipv4(host)
+		p.Relay = fmt.Sprint(allocation)
+		return p.source()
+	}
+	const relays = 16
+	for host := range relays {
+		passed := 0
+		for i := range maxSources {
+			if q.allow(now, via(host, i)) {
+				passed++
+			}
+		}
+		if passed != requestsPerRelayHost {
+			t.Errorf("%d M3s through relay %d get as far as a signature, want %d", passed, host, requestsPerRelayHost)
+		}
+	}
+	for i := range maxSources / 2 {
+		if !q.allow(now, ipv4(1000+i).source()) {
+			t.Fatalf("direct peer %d is refused: relays have filled the table", i)
+		}
+	}
+	// Many M3s of few allocations count as much as one each of many.
+	now = now.Add(sourceWindow)
+	passed := 0
+	for i := range 2 * requestsPerRelayHost {
+		if q.allow(now, via(1, i/requestsPerRelay)) {
+			passed++
+		}
+	}
+	if passed != requestsPerRelayHost {
+		t.Errorf("%d M3s in the next window, want %d", passed, requestsPerRelayHost)
+	}
+	if q.seen.expire(now.Add(sourceWindow)); len(q.perRelay) != 0 {
+		t.Errorf("%d relays are remembered", len(q.perRelay))
 	}
 }
 

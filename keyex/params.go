@@ -94,8 +94,14 @@ const (
 	// one address may cost is 64 verifications in 2 s, about 5 ms.
 	sourceWindow      = 2 * time.Second
 	requestsPerSource = 64
-	requestsPerRelay  = 16
+	requestsPerRelay  = 4
 	maxSources        = 4096
+
+	// requestsPerRelayHost is of all allocations at one relay, which may make them
+	// up. A machine has 16 relays at most (internal/relay), which then take half of
+	// the table. An allocation's quota is one member's, and what one exchange
+	// needs, so that it takes many members to use up an honest relay's.
+	requestsPerRelayHost = 128
 
 	// fragmentsPerRelayHost keeps one relay from filling all buffers with
 	// allocations it makes up.

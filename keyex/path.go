@@ -48,25 +48,42 @@ func (p Path) source() source {
 // requestQuota limits how many M3s of a source may get as far as a signature
 // check, in windows that begin with the first one.
 type requestQuota struct {
-	seen *bounded[source, *int]
+	seen     *bounded[source, *int]
+	perRelay map[netip.Prefix]int // M3s of all allocations at one relay that are in seen
 }
 
 func newRequestQuota() requestQuota {
-	return requestQuota{newBounded[source, *int](maxSources, sourceWindow, nil)}
+	q := requestQuota{perRelay: make(map[netip.Prefix]int)}
+	q.seen = newBounded(maxSources, sourceWindow, func(s source, n *int) {
+		if s.relay != "" {
+			add(q.perRelay, s.prefix, -*n)
+		}
+	})
+	return q
 }
 
 func (q requestQuota) allow(now time.Time, s source) bool {
+	n, ok := q.seen.get(now, s)
 	limit := requestsPerSource
 	if s.relay != "" {
 		limit = requestsPerRelay
+		// Before it takes a place: what a relay makes up must not fill the table.
+		if q.perRelay[s.prefix] >= requestsPerRelayHost {
+			return false
+		}
 	}
-	n, ok := q.seen.get(now, s)
 	if !ok {
 		n = new(int)
 		if !q.seen.put(now, s, n) {
 			return false
 		}
 	}
+	if *n >= limit {
+		return false
+	}
 	*n++
-	return *n <= limit
+	if s.relay != "" {
+		add(q.perRelay, s.prefix, 1)
+	}
+	return true
 }
