@@ -13,7 +13,7 @@ const (
 	DropForged           // it did not come from the address of the allocation
 	DropDestination      // no such allocation in that service, or the sender's own
 	DropQuota            // more than one member may send
-	DropTotal            // more than is relayed in all
+	DropTotal            // more than is relayed in all, or of one service beside others
 
 	dropEnd
 )
@@ -46,7 +46,7 @@ const (
 	Stranger                 // of nobody who is a member
 	Unproved                 // a bad signature
 	Limited                  // too many signatures to look at
-	Full                     // no place
+	Full                     // no place, for this service
 
 	requestEnd
 )

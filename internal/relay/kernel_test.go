@@ -41,8 +41,9 @@ func newLoopback(t testing.TB, l Limits) *loopback {
 	n.to = virtual(ID{2}, 1)
 	table := NewTable([32]byte{}, l)
 	now := time.Now()
-	table.hold(now, ID{1}, service, service, a)
-	table.hold(now, ID{2}, service, service, b)
+	of := table.part(service)
+	table.hold(now, ID{1}, of, service, a)
+	table.hold(now, ID{2}, of, service, b)
 	go func() {
 		ms := underlay.NewBatch(underlay.BatchSize, underlay.TrainBuffer)
 		for r := n.relay.Readers()[0]; ; {

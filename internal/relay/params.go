@@ -31,7 +31,8 @@ const (
 
 // We chose:
 const (
-	// maxAllocations of all services of a port.
+	// maxAllocations of all services of a port, which have parts in it and in the total
+	// rate (see part).
 	maxAllocations = 4096
 	// Rate and Burst, in bytes, are of one member's datagrams; TotalRate and
 	// TotalBurst of all. What a member receives has no limit of its own: others could

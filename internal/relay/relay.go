@@ -13,6 +13,7 @@ import (
 type Relay struct {
 	table    *Table
 	service  id.ID
+	part     *part
 	self     id.ID
 	key      []byte // of the names of allocations
 	isMember func(id.ID) bool
@@ -22,7 +23,7 @@ type Relay struct {
 // this identity key. isMember says whose allocations it makes; it must be quick.
 func (t *Table) Relay(service id.ID, key ed25519.PrivateKey, isMember func(id.ID) bool) *Relay {
 	return &Relay{
-		table: t, service: service, self: id.FromKey(key.Public().(ed25519.PublicKey)),
+		table: t, service: service, part: t.part(service), self: id.FromKey(key.Public().(ed25519.PublicKey)),
 		key: allocationKey(key.Seed()), isMember: isMember,
 	}
 }
@@ -52,7 +53,7 @@ func (r *Relay) Answer(now time.Time, payload []byte, from netip.AddrPort) []byt
 		return nil
 	}
 	a := allocationOf(r.key, r.service, pid)
-	if r.table.holds(now, a, r.service, pid, from) {
+	if r.table.holds(now, a, r.part, pid, from) {
 		r.table.count(Granted)
 		return r.answer(now, q, from, statusHeld, a[:])
 	}
@@ -66,7 +67,7 @@ func (r *Relay) Answer(now time.Time, payload []byte, from netip.AddrPort) []byt
 		return nil
 	}
 	// 5. A place.
-	if !r.table.hold(now, a, r.service, pid, from) {
+	if !r.table.hold(now, a, r.part, pid, from) {
 		r.table.count(Full)
 		return r.answer(now, q, from, statusBusy, []byte{})
 	}

@@ -388,6 +388,88 @@ func TestAFullTableMakesRoomForNobodyButTime(t *testing.T) {
 	}
 }
 
+// shared is a table of two services with some allocations each, numbered from 0.
+func shared(l Limits, held ...int) (t *Table, parts []*part, hold func(service, n int) bool) {
+	t = NewTable([32]byte{7}, l)
+	for s := range held {
+		parts = append(parts, t.part(id.ID{byte(s + 1)}))
+	}
+	hold = func(s, n int) bool {
+		return t.hold(t0, ID{byte(s + 1), byte(n)}, parts[s], id.ID{byte(s + 1), byte(n)}, sharedAddr(s, n))
+	}
+	for s, n := range held {
+		for i := range n {
+			hold(s, i)
+		}
+	}
+	return t, parts, hold
+}
+
+func sharedAddr(service, n int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(service), byte(n)}), 4500)
+}
+
+func TestAServiceDoesNotTakeTheAllocationsOfAnother(t *testing.T) {
+	table, parts, hold := shared(Limits{Allocations: 64}, 64, 0)
+	if parts[0].held != 48 {
+		t.Errorf("the first service holds %d of 64, want all but the other's part", parts[0].held)
+	}
+	for i := range 16 {
+		if !hold(1, i) {
+			t.Fatalf("the other service's member %d gets no allocation", i)
+		}
+	}
+	if hold(1, 16) || hold(0, 100) || len(table.of) != 64 {
+		t.Errorf("%d allocations of 64", len(table.of))
+	}
+	// What has ended makes room, whoever had it.
+	if !table.hold(t0.Add(Life), ID{9}, parts[1], id.ID{9}, at) || parts[0].held != 0 || parts[1].held != 1 {
+		t.Errorf("%d and %d are held after all have ended", parts[0].held, parts[1].held)
+	}
+	if _, parts, _ = shared(Limits{Allocations: 64}, 65); parts[0].held != 64 {
+		t.Errorf("a service alone holds %d of 64", parts[0].held)
+	}
+}
+
+func TestAServiceDoesNotTakeTheRateOfAnother(t *testing.T) {
+	const size = 1000
+	table, _, _ := shared(Limits{Rate: 1 << 30, Burst: 1 << 30, TotalRate: 100 * size, TotalBurst: 80 * size}, 2, 2)
+	// passes says how much of n datagrams of a service is relayed.
+	passes := func(now time.Time, s, n int) (passed int) {
+		b := append(appendHeader(nil, ID{byte(s + 1), 1}, ID{byte(s + 1), 0}), make([]byte, size-HeaderLen)...)
+		for range n {
+			table.Forward(now, []underlay.Message{datagram(sharedAddr(s, 0), b)}, func(ms []underlay.Message) (int, error) { passed += len(ms); return len(ms), nil })
+		}
+		return passed
+	}
+	if n := passes(t0, 0, 1000); n != 60 {
+		t.Errorf("a service that floods has a burst of %d, want half and its part of the other half", n)
+	}
+	if n := passes(t0, 1, 1000); n != 20 {
+		t.Errorf("beside it the other one has a burst of %d, want its part", n)
+	}
+	// Both in a flood, one always first: the second one has its part, a quarter. Alone the
+	// first one has all, once the half that nobody may touch is full again.
+	first, second := 0, 0
+	for i := range 1000 {
+		now := t0.Add(time.Duration(i+1) * 10 * time.Millisecond)
+		first, second = first+passes(now, 0, 10), second+passes(now, 1, 10)
+	}
+	if first < 700 || first > 760 || second < 240 || second > 260 {
+		t.Errorf("%d and %d in ten seconds of 100", first, second)
+	}
+	first = 0
+	for i := range 1000 {
+		first += passes(t0.Add(10*time.Second+time.Duration(i+1)*10*time.Millisecond), 0, 10)
+	}
+	if first < 980 {
+		t.Errorf("a service whose neighbour is silent has %d in ten seconds of 100", first)
+	}
+	if n := passes(t0.Add(20*time.Second), 1, 1000); n != 20 {
+		t.Errorf("and then its neighbour has a burst of %d", n)
+	}
+}
+
 func TestSignaturesAreBounded(t *testing.T) {
 	b := newBench(t, Limits{})
 	m := b.member("198.51.100.1:4500")

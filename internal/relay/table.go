@@ -40,6 +40,7 @@ type Table struct {
 
 	mu       sync.Mutex
 	of       map[ID]*allocation
+	parts    map[id.ID]*part // by service
 	total    bucket
 	swept    time.Time
 	requests *rate.Limiter
@@ -51,10 +52,19 @@ type Table struct {
 // Invariant: addr has shown that it receives there, by a token, and pid's key has
 // signed that token.
 type allocation struct {
-	service, pid id.ID
-	addr         netip.AddrPort
-	expires      time.Time
-	sends        bucket
+	of      *part
+	pid     id.ID
+	addr    netip.AddrPort
+	expires time.Time
+	sends   bucket
+}
+
+// part is what one service is sure of: with n services the n-th part of a half of the
+// allocations, the rate and the burst. The other half is for whoever comes; a service
+// alone has all. Guarded by Table.mu.
+type part struct {
+	held  int // allocations
+	sends bucket
 }
 
 // bucket is a token bucket of bytes.
@@ -63,14 +73,19 @@ type bucket struct {
 	at     time.Time
 }
 
-// take takes n bytes if they are there.
-func (b *bucket) take(now time.Time, n, perSecond, burst int) bool {
+// fill adds what time has brought.
+func (b *bucket) fill(now time.Time, perSecond, burst int) {
 	if b.at.IsZero() {
 		b.tokens, b.at = float64(burst), now
 	}
 	if since := now.Sub(b.at); since > 0 {
 		b.tokens, b.at = min(b.tokens+since.Seconds()*float64(perSecond), float64(burst)), now
 	}
+}
+
+// take takes n bytes if they are there.
+func (b *bucket) take(now time.Time, n, perSecond, burst int) bool {
+	b.fill(now, perSecond, burst)
 	if b.tokens < float64(n) {
 		return false
 	}
@@ -81,7 +96,7 @@ func (b *bucket) take(now time.Time, n, perSecond, burst int) bool {
 // NewTable returns an empty table. key is random and secret.
 func NewTable(key [32]byte, l Limits) *Table {
 	t := &Table{limits: l.withDefaults(), tokens: tokens{key}, seed: maphash.MakeSeed(), of: map[ID]*allocation{}, requests: rate.NewLimiter(totalRate, totalBurst)}
-	t.networks = map[uint64]*rate.Limiter{}
+	t.networks, t.parts = map[uint64]*rate.Limiter{}, map[id.ID]*part{}
 	t.outs.New = func() any {
 		out := make([]underlay.Message, 0, forwardBatch)
 		return &out
@@ -139,31 +154,68 @@ func (t *Table) routeLocked(now time.Time, d []byte, from netip.AddrPort) (to ne
 		return to, DropUnknown
 	case src.addr != from:
 		return to, DropForged
-	case dst == nil || !now.Before(dst.expires) || dst == src || dst.service != src.service:
+	case dst == nil || !now.Before(dst.expires) || dst == src || dst.of != src.of:
 		return to, DropDestination
 	case !src.sends.take(now, len(d), t.limits.Rate, t.limits.Burst):
 		return to, DropQuota
-	case !t.total.take(now, len(d), t.limits.TotalRate, t.limits.TotalBurst):
+	case !t.takeLocked(now, src.of, len(d)):
 		return to, DropTotal
 	}
 	return dst.addr, dropNone
 }
 
-// hold makes an allocation, or prolongs it, and moves it to where its member is now.
-// It is false when there is no place.
-func (t *Table) hold(now time.Time, a ID, service, pid id.ID, addr netip.AddrPort) bool {
+// takeLocked takes n bytes of what is relayed in all, if a service may. What it is sure of
+// is there: others go below the half only with their parts, which hold no more than that
+// half, and fill half as fast.
+func (t *Table) takeLocked(now time.Time, of *part, n int) bool {
+	perSecond, burst := t.limits.TotalRate, t.limits.TotalBurst
+	t.total.fill(now, perSecond, burst)
+	if all := len(t.parts); all > 1 && t.total.tokens < float64(burst/2+n) && !of.sends.take(now, n, perSecond/(2*all), burst/(2*all)) {
+		return false
+	}
+	return t.total.take(now, n, perSecond, burst)
+}
+
+// roomLocked says whether a service may have one allocation more. Each other one keeps
+// what it has, or what it is sure of if that is more.
+func (t *Table) roomLocked(of *part) bool {
+	need, sure := of.held+1, t.limits.Allocations/(2*len(t.parts))
+	for _, other := range t.parts {
+		if other != of {
+			need += max(other.held, sure)
+		}
+	}
+	return need <= t.limits.Allocations
+}
+
+// part returns that of a service, which is one of those that share the table from now on.
+func (t *Table) part(service id.ID) *part {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sweepLocked(now)
+	of := t.parts[service]
+	if of == nil {
+		of = new(part)
+		t.parts[service] = of
+	}
+	return of
+}
+
+// hold makes an allocation, or prolongs it, and moves it to where its member is now.
+// It is false when there is no place.
+func (t *Table) hold(now time.Time, a ID, of *part, pid id.ID, addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweepLocked(now, of)
 	had := t.of[a]
 	switch {
-	case had == nil && len(t.of) >= t.limits.Allocations:
+	case had == nil && !t.roomLocked(of):
 		return false
 	case had == nil:
-		had = &allocation{service: service, pid: pid}
+		had = &allocation{of: of, pid: pid}
 		t.of[a] = had
+		of.held++
 		t.stats.Allocations.Store(int64(len(t.of)))
-	case had.service != service || had.pid != pid:
+	case had.of != of || had.pid != pid:
 		return false // once in 2^64 / 4096 members
 	}
 	had.addr, had.expires = addr, now.Add(Life)
@@ -172,20 +224,27 @@ func (t *Table) hold(now time.Time, a ID, service, pid id.ID, addr netip.AddrPor
 
 // holds says whether a member has an allocation there with most of its time left, so that
 // another signature would change nothing.
-func (t *Table) holds(now time.Time, a ID, service, pid id.ID, addr netip.AddrPort) bool {
+func (t *Table) holds(now time.Time, a ID, of *part, pid id.ID, addr netip.AddrPort) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	had := t.of[a]
-	return had != nil && had.service == service && had.pid == pid && had.addr == addr && had.expires.Sub(now) > Life-refreshEvery/2
+	return had != nil && had.of == of && had.pid == pid && had.addr == addr && had.expires.Sub(now) > Life-refreshEvery/2
 }
 
-// sweepLocked forgets what has ended: at once when there is no place, else now and then.
-func (t *Table) sweepLocked(now time.Time) {
-	if now.Sub(t.swept) < sweepEvery && (len(t.of) < t.limits.Allocations || now.Sub(t.swept) < time.Second) {
+// sweepLocked forgets what has ended: at once when there is no place for a service, else
+// now and then.
+func (t *Table) sweepLocked(now time.Time, of *part) {
+	if now.Sub(t.swept) < sweepEvery && (now.Sub(t.swept) < time.Second || t.roomLocked(of)) {
 		return
 	}
 	t.swept = now
-	maps.DeleteFunc(t.of, func(_ ID, a *allocation) bool { return !now.Before(a.expires) })
+	maps.DeleteFunc(t.of, func(_ ID, a *allocation) bool {
+		ended := !now.Before(a.expires)
+		if ended {
+			a.of.held--
+		}
+		return ended
+	})
 	t.stats.Allocations.Store(int64(len(t.of)))
 }
 
