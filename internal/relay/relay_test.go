@@ -560,6 +560,11 @@ func TestAnswersOfOthersAreIgnored(t *testing.T) {
 	if out := m.Receive(b.now, at, a); len(out.Send) != 0 {
 		t.Error("an answer counts twice")
 	}
+	// The name of no allocation is none.
+	nobody := answer{Ver: version, Tx: make([]byte, txLen), Status: statusHeld, Token: make([]byte, tokenLen), Allocation: make([]byte, idLen)}
+	if IsAnswer(wire.Marshal(nobody)) {
+		t.Error("the zero ID is held")
+	}
 	// A relay that asks for proof for ever is given up.
 	var lost []id.ID
 	for q := m.Tick(b.now.Add(time.Second)).Send; len(lost) == 0; {

@@ -55,7 +55,7 @@ type answer struct {
 	Tx         []byte
 	Status     status
 	Token      []byte // 16 bytes: for the next query
-	Allocation []byte // 8 bytes, none unless statusHeld
+	Allocation []byte // 8 bytes, not zero; none unless statusHeld
 }
 
 func parseQuery(b []byte) (q query, ok bool) {
@@ -76,7 +76,7 @@ func parseAnswer(b []byte) (a answer, ok bool) {
 		return a, false
 	}
 	if a.Status == statusHeld {
-		return a, len(a.Allocation) == idLen
+		return a, len(a.Allocation) == idLen && !ID(a.Allocation).IsZero()
 	}
 	return a, len(a.Allocation) == 0
 }
