@@ -1,7 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"crypto/rand"
+	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
@@ -63,6 +65,7 @@ type relaying struct {
 	conn  *relay.Conn
 	table *relay.Table // what we relay ourselves
 	desk  *relay.Relay
+	seed  maphash.Seed // of the order of relays
 
 	named atomic.Pointer[[]service.ContactRelay] // in our contact record
 
@@ -89,6 +92,7 @@ type relaySuper struct {
 // newRelaying makes what stands between the port and its sockets.
 func (n *Node) newRelaying() {
 	r := &n.relaying
+	r.seed = maphash.MakeSeed()
 	var key [32]byte
 	rand.Read(key[:])
 	r.conn = relay.NewConn(n.cfg.UDP)
@@ -138,7 +142,8 @@ func (n *Node) shown(a netip.AddrPort) (string, control.Route) {
 func passesRelays(t seal.Type) bool { return t == seal.TypeKE || t == seal.TypeProbe }
 
 // relayCandidates are the relays we may use: super peers, then helpers. Which first is
-// another question for each machine, and always the same.
+// another question for each machine, and always the same as long as it runs. Nobody knows
+// the answer beforehand, so that nobody makes itself a key that is a victim's first relay.
 func (n *Node) relayCandidates() (all []id.ID) {
 	now := n.now().Unix()
 	for _, sp := range n.trust().Descriptor.SuperPeers {
@@ -146,16 +151,20 @@ func (n *Node) relayCandidates() (all []id.ID) {
 			all = append(all, sp.PID())
 		}
 	}
-	nearest := func(a, b id.ID) int { return a.Distance(n.self).Compare(b.Distance(n.self)) }
-	slices.SortFunc(all, nearest)
+	slices.SortFunc(all, n.relaying.order)
 	supers := len(all)
 	for _, h := range n.helperView().proved {
 		if h.Roles.Has(directory.HelperRelay) && !slices.Contains(all, h.PID) {
 			all = append(all, h.PID)
 		}
 	}
-	slices.SortFunc(all[supers:], nearest)
+	slices.SortFunc(all[supers:], n.relaying.order)
 	return all
+}
+
+// order compares relays.
+func (r *relaying) order(a, b id.ID) int {
+	return cmp.Compare(maphash.Comparable(r.seed, a), maphash.Comparable(r.seed, b))
 }
 
 // relayAddr returns where a relay is, by the descriptor, or as a helper that has proved its

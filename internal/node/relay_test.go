@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"icvpn/internal/control"
+	"icvpn/internal/id"
 	"icvpn/internal/port"
 	"icvpn/internal/relay"
 	"icvpn/internal/seal"
@@ -336,6 +338,32 @@ func TestHelpersRelay(t *testing.T) {
 			t.Errorf("ping went %s by %q", r.Route, r.Path)
 		}
 	})
+}
+
+// TestNoHelperMakesItselfTheFirstRelay: the nearest PID, which a key can be made for, is first
+// no more often than others, and a machine keeps to its order.
+func TestNoHelperMakesItselfTheFirstRelay(t *testing.T) {
+	const helpers, machines = 32, 320
+	first := 0
+	for range machines {
+		r := relaying{seed: maphash.MakeSeed()}
+		all := make([]id.ID, helpers)
+		for i := range all {
+			all[i][len(all[i])-1] = byte(i) // the machine itself is 0: in the order of their distance
+		}
+		slices.SortFunc(all, r.order)
+		if all[0] == (id.ID{}) {
+			first++
+		}
+		again := slices.Clone(all)
+		slices.Reverse(again)
+		if slices.SortFunc(again, r.order); !slices.Equal(again, all) {
+			t.Fatal("a machine has two orders")
+		}
+	}
+	if first > 4*machines/helpers {
+		t.Errorf("the nearest helper is first for %d of %d machines", first, machines)
+	}
 }
 
 // relayHelpers are the helpers that a machine may use as relays.
