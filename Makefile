@@ -82,7 +82,7 @@ race: go ## under the race detector, long tests shortened
 	$(RACE) -cpu 1 $(filter $(BUBBLES),$(EVERY))
 
 smoke-fuzz: go
-	@.ci/fuzz 3s '$(STRANGERS)'
+	@.ci/fuzz 1s '$(STRANGERS)'
 
 fuzz: go ## every fuzz target for FUZZTIME (10s); FUZZ=PATTERN chooses
 	@.ci/fuzz $(FUZZTIME) '$(FUZZ)'

@@ -102,7 +102,7 @@ func TestTrainsCrossTheKernel(t *testing.T) {
 func BenchmarkRelay(b *testing.B) {
 	for _, size := range []int{200, 1400} {
 		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
-			n := newLoopback(b, Limits{Rate: 1 << 40, Burst: 1 << 40, TotalRate: 1 << 40, TotalBurst: 1 << 40})
+			n := newLoopback(b, Limits{Rate: 1 << 30, Burst: 1 << 30, TotalRate: 1 << 30, TotalBurst: 1 << 30})
 			var got atomic.Int64
 			go func() {
 				ms := underlay.NewBatch(underlay.BatchSize, underlay.TrainBuffer)

@@ -637,7 +637,7 @@ func TestNothingIsAllocatedPerDatagram(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector's pools forget at random")
 	}
-	b := newBench(t, Limits{Rate: 1 << 40, TotalRate: 1 << 40, Burst: 1 << 50, TotalBurst: 1 << 50})
+	b := newBench(t, Limits{Rate: 1 << 30, TotalRate: 1 << 30, Burst: 1 << 30, TotalBurst: 1 << 30})
 	alice, bob := b.member("198.51.100.1:4500"), b.member("203.0.113.9:61000")
 	a, c := b.join(alice), b.join(bob)
 	ms := []underlay.Message{datagram(alice.addr, append(appendHeader(nil, c, a), make([]byte, 1000)...))}
