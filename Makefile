@@ -27,7 +27,7 @@ export MAKE_TARGET ?= $(firstword $(MAKECMDGOALS))
 FUZZTIME ?= 10s
 FUZZ     ?= .
 # Parsers of bytes that anybody, or any member, can send.
-STRANGERS := (abe|admission|esp|keyex|overlay|datapath|filter|ippkt|keypool|manual|offload|port|provision|relay|seal|service|underlay|wire) Fuzz
+STRANGERS := (abe|admission|directory|esp|keyex|overlay|datapath|filter|ippkt|keypool|manual|node|offload|port|provision|relay|seal|service|underlay|wire) Fuzz
 
 EVERY = $(patsubst icvpn/%,./%,$(shell $(GO) list ./...))
 # Tests with processes of the binary: alone, for they starve each other, and not
