@@ -56,8 +56,9 @@ func Certificate(key ed25519.PrivateKey, now time.Time) tls.Certificate {
 // MutualTLS returns the configuration of either end of a connection that is no
 // admission: alpn says what. Both ends show their keys and sign the transcript (RFC
 // 8446, Section 4.4.3), which nobody can replay or relay; check says whether the
-// other one's key is good, before the handshake ends. The key exchange is
-// X25519MLKEM768 and nothing else.
+// other one's key is good, before the handshake ends. crypto/tls asks it before the
+// other end has shown that it holds the key, so its answer is anybody's to learn. The
+// key exchange is X25519MLKEM768 and nothing else.
 func MutualTLS(own tls.Certificate, alpn string, check func(ed25519.PublicKey) error) *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS13, NextProtos: []string{alpn},

@@ -1,11 +1,9 @@
 package directory
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 
 	"icvpn/internal/id"
@@ -95,8 +93,12 @@ func parseRequest(b []byte) (req Request, err error) {
 	n, once := 0, map[id.ID]bool{}
 	for _, of := range req.Of {
 		n += len(of.Shards)
-		if once[of.Issuer] || !slices.IsSortedFunc(of.Shards, func(a, b Version) int { return cmp.Compare(a.Number, b.Number) }) ||
-			len(slices.CompactFunc(slices.Clone(of.Shards), func(a, b Version) bool { return a.Number == b.Number })) != len(of.Shards) {
+		for i := 1; i < len(of.Shards); i++ {
+			if of.Shards[i].Number <= of.Shards[i-1].Number {
+				return Request{}, errBulk
+			}
+		}
+		if once[of.Issuer] {
 			return Request{}, errBulk
 		}
 		once[of.Issuer] = true

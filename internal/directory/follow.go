@@ -74,7 +74,6 @@ type Follower struct {
 	mu     sync.Mutex
 	reader *Reader
 	ends   int64 // of the newest root
-	whole  bool  // was read once
 
 	looked time.Time // for a root everywhere, last; guarded by turn
 }
@@ -153,7 +152,6 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 	gone, err := f.reader.OnRoot(root)
 	if err == nil {
 		f.ends = root.Expires
-		f.whole = f.whole || f.reader.Covered()
 	}
 	f.mu.Unlock()
 	if err != nil {
@@ -177,7 +175,7 @@ func (f *Follower) poll(ctx context.Context, cheap bool) (changed bool, err erro
 func (f *Follower) Whole() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.whole
+	return f.reader.Whole()
 }
 
 // CompleteSince says whether everything was read of a root from at or later.
@@ -255,7 +253,6 @@ func (f *Follower) Fetch(ctx context.Context, urgent bool, most int) (read int, 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reader.Settle()
-	f.whole = f.whole || f.reader.Covered()
 	return read, err
 }
 
@@ -311,13 +308,7 @@ func (f *Follower) TakeSealed(ctx context.Context, ref Ref, sealed []byte) error
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := f.take(ref, sealed); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.whole = f.whole || f.reader.Covered()
-	return nil
+	return f.take(ref, sealed)
 }
 
 // take opens a shard that matches its reference and hands it on.

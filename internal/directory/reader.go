@@ -14,6 +14,7 @@ import (
 //	OnRoot ─> Wanted ─> (fetch, Ref.Check, OpenShard) ─> OnShard ─> Complete
 type Reader struct {
 	seq    int64             // of the newest root, -1 at first
+	whole  bool              // every shard of a root was read in some version, once
 	named  []Ref             // by the newest root
 	have   map[uint32]int64  // sequence number of each shard read, whether it is still named or not
 	missed map[uint32]int    // how often a shard could not be read lately
@@ -47,6 +48,7 @@ func (r *Reader) OnRoot(root *Root) (gone []uint32, err error) {
 		}
 	}
 	r.seq, r.named = root.Seq, root.Shards
+	r.look()
 	return gone, nil
 }
 
@@ -100,14 +102,18 @@ func (r *Reader) OnShard(ref Ref) bool {
 	}
 	r.have[ref.Number] = ref.Seq
 	delete(r.missed, ref.Number)
+	r.look()
 	return true
 }
 
-// Covered says whether every shard of the newest root was read in some version: who
-// is missing then came lately.
-func (r *Reader) Covered() bool {
-	return r.seq >= 0 && !slices.ContainsFunc(r.named, func(ref Ref) bool { _, ok := r.have[ref.Number]; return !ok })
+// look notes whether nothing is unread any more.
+func (r *Reader) look() {
+	r.whole = r.whole || !slices.ContainsFunc(r.named, func(ref Ref) bool { _, ok := r.have[ref.Number]; return !ok })
 }
+
+// Whole says whether the directory was read from end to end, once: who is missing then
+// came lately.
+func (r *Reader) Whole() bool { return r.whole }
 
 // Complete says whether every shard of the newest root was read.
 func (r *Reader) Complete() bool {
