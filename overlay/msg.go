@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"icvpn/internal/id"
+	"icvpn/internal/wire"
 )
 
 // Node is a member of the overlay at an address.
@@ -339,11 +340,8 @@ func readNodes(b []byte) []Node {
 func dialable(a netip.AddrPort) bool {
 	ip := a.Addr()
 	return a.Port() != 0 && ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() &&
-		!(ip.Is4() && (ip.As4()[0] == 0 || ip.As4()[0] >= 240)) && ip.Zone() == "" && !discard.Contains(ip)
+		!(ip.Is4() && (ip.As4()[0] == 0 || ip.As4()[0] >= 240)) && ip.Zone() == "" && !wire.Discard.Contains(ip)
 }
-
-// discard is nobody's (RFC 6666).
-var discard = netip.MustParsePrefix("100::/64")
 
 // IsAnswer says whether a datagram of this overlay answers a query. It borrows
 // pkt.

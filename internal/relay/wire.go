@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net/netip"
@@ -113,26 +112,16 @@ func parseHeader(b []byte) (to, from ID, ok bool) {
 	return ID(b[8 : 8+idLen]), ID(b[8+idLen : HeaderLen]), true
 }
 
-// virtualPrefix is the first half of RFC 6666's discard prefix.
-var virtualPrefix = [8]byte{0x01}
-
 // virtual returns the address that stands for an allocation of a peer at the relay of
 // our allocation number n.
 func virtual(peer ID, n uint16) netip.AddrPort {
-	var a [16]byte
-	copy(a[:8], virtualPrefix[:])
+	a := wire.Discard.Addr().As16()
 	copy(a[8:], peer[:])
 	return netip.AddrPortFrom(netip.AddrFrom16(a), n)
 }
 
 // IsVirtual says whether an address stands for a peer behind a relay.
-func IsVirtual(a netip.AddrPort) bool {
-	if !a.Addr().Is6() {
-		return false
-	}
-	b := a.Addr().As16()
-	return binary.BigEndian.Uint64(b[:8]) == binary.BigEndian.Uint64(virtualPrefix[:])
-}
+func IsVirtual(a netip.AddrPort) bool { return wire.Discard.Contains(a.Addr()) }
 
 // peerOf returns the allocation in a virtual address.
 func peerOf(a netip.AddrPort) ID {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
+
+	"icvpn/internal/wire"
 )
 
 // nonceSet remembers the nonces of the window in two generations.
@@ -49,10 +51,6 @@ type source struct {
 	of      uint64
 }
 
-// relayedPrefix is the first half of the addresses that stand for peers behind relays:
-// nobody's, RFC 6666 (docs/protocol/relay.md).
-const relayedPrefix = 0x0100_0000_0000_0000
-
 func sourceOf(a netip.Addr) source {
 	switch a = a.Unmap(); {
 	case a.Is4():
@@ -60,11 +58,10 @@ func sourceOf(a netip.Addr) source {
 		return source{of: uint64(binary.BigEndian.Uint32(b[:]))}
 	case a.Is6():
 		b := a.As16()
-		network := binary.BigEndian.Uint64(b[:])
-		if network == relayedPrefix {
+		if wire.Discard.Contains(a) {
 			return source{relayed: true, of: binary.BigEndian.Uint64(b[8:])}
 		}
-		return source{of: network}
+		return source{of: binary.BigEndian.Uint64(b[:])}
 	}
 	return source{}
 }

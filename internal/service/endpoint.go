@@ -1,6 +1,10 @@
 package service
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"icvpn/internal/wire"
+)
 
 // metadata are addresses at which clouds serve secrets to their machines; an
 // endpoint there would make us a confused deputy. Those that are link-local,
@@ -16,7 +20,6 @@ var metadata = []netip.Addr{
 var (
 	reserved4   = netip.MustParsePrefix("240.0.0.0/4") // RFC 1112; holds the broadcast address
 	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")   // RFC 1122, Section 3.2.1.3
-	discard     = netip.MustParsePrefix("100::/64")    // RFC 6666
 )
 
 // UsableAddr says whether a may be the address of a peer: unicast, and neither
@@ -31,7 +34,7 @@ func UsableAddr(a netip.Addr) bool {
 			return false
 		}
 	}
-	return !reserved4.Contains(a) && !thisNetwork.Contains(a) && !discard.Contains(a)
+	return !reserved4.Contains(a) && !thisNetwork.Contains(a) && !wire.Discard.Contains(a)
 }
 
 // UsableEndpoint says whether a peer may be asked to send to e. The conductor
