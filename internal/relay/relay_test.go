@@ -745,3 +745,15 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// The port tells relayed datagrams apart by package underlay's constants, which has to
+// know them without this package.
+func TestPortKnowsTheHeader(t *testing.T) {
+	head := appendHeader(nil, ID{1}, ID{2})
+	if k := underlay.Classify(head); len(head) != HeaderLen || k == underlay.Relayed {
+		t.Errorf("a header of %d bytes without content is %v", len(head), k)
+	}
+	if k := underlay.Classify(append(head, 7)); k != underlay.Relayed {
+		t.Errorf("a relayed datagram is %v", k)
+	}
+}
