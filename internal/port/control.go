@@ -58,8 +58,7 @@ func (d DHT) Deliver(o *overlay.Overlay, in seal.Opened, from netip.AddrPort) {
 // IsAnswer says which authentic datagrams may pass a full nonce set: those that
 // answer something of ours, so that playing them again gains nothing. The
 // overlay, reflection and relays' askers match answers to their queries; M2 to M4 of a
-// key exchange, told by
-// their first byte, are matched to its transcript and cookie.
+// key exchange, told by their first byte, are matched to its transcript and cookie.
 func IsAnswer(typ seal.Type, payload []byte) bool {
 	switch typ {
 	case seal.TypeDHT:
