@@ -108,7 +108,7 @@ func (s *Server) checkContinue(now time.Time, c *shown) (err error) {
 		err = fmt.Errorf("admission: ticket of %v used without its session key", t.PID)
 	case !verifyContinue(b, m, s.service.ID, pid):
 		err = fmt.Errorf("admission: ticket of %v used without its identity key", t.PID)
-	case !s.issued(now, t):
+	case !issued(s.service, now, t):
 		err = fmt.Errorf("admission: ticket of %v was not issued by a super peer that may admit", t.PID)
 	}
 	if err != nil {
@@ -119,20 +119,21 @@ func (s *Server) checkContinue(now time.Time, c *shown) (err error) {
 
 // issued says whether t is of a super peer that may admit now. The seal does not
 // show that: its key is shared, and outlives the trust in who had it.
-func (s *Server) issued(now time.Time, t *Ticket) bool {
-	if s.service.Issuer == nil {
+func issued(s *Service, now time.Time, t *Ticket) bool {
+	if s.Issuer == nil {
 		return false
 	}
-	key, ok := s.service.Issuer(t.Issuer, now)
-	return ok && t.issuedBy(key, s.service.Key, s.service.ID)
+	key, ok := s.Issuer(t.Issuer, now)
+	return ok && t.issuedBy(key, s.Key, s.ID)
 }
 
-func (s *Server) newTicket(g *Granted) []byte {
+// newTicket makes the ticket that goes with a grant.
+func newTicket(s *Service, who *Authenticated, g *Granted) []byte {
 	t := Ticket{
-		PID: s.who.PID, SecretID: s.who.SecretID, Admitted: s.who.Admitted,
-		Memo: g.Memo, Expires: g.Expires, Key: s.who.Key,
+		PID: who.PID, SecretID: who.SecretID, Admitted: who.Admitted,
+		Memo: g.Memo, Expires: g.Expires, Key: who.Key,
 	}
 	rand.Read(t.ID[:])
 	defer t.Key.Wipe()
-	return sealTicket(&s.service.TicketKeys[0], s.service.ID, s.service.Key, &t)
+	return sealTicket(&s.TicketKeys[0], s.ID, s.Key, &t)
 }

@@ -66,6 +66,13 @@ const (
 	labelTicketKey       = "icvpn/1 ticket key"
 	labelTicketSignature = "icvpn/1 ticket signature"
 	labelTicketOwn       = "icvpn/1 own ticket"
+
+	labelDatagram        = "icvpn/1 datagram"
+	labelDatagramOffer   = "icvpn/1 datagram offer"
+	labelDatagramCookie  = "icvpn/1 datagram cookie"
+	labelDatagramRequest = "icvpn/1 datagram request"
+	labelDatagramRatchet = "icvpn/1 datagram ratchet"
+	labelDatagramGrant   = "icvpn/1 datagram grant"
 )
 
 // Limits of a frame's body in bytes. A machine's Limit is the largest of those

@@ -65,8 +65,11 @@ type Authenticated struct {
 	// the peer has Continued with one.
 	Admitted  time.Time
 	Continued bool
-	Key       Key // K_c: not to be kept
-	Exporter  [32]byte
+	// ByDatagram says that nothing has shown yet that the holder of IDKey has asked:
+	// it is the Backend's to find that out, from the request.
+	ByDatagram bool
+	Key        Key // K_c: not to be kept
+	Exporter   [32]byte
 }
 
 // Granted is a Provision hook's yes.
@@ -74,6 +77,13 @@ type Granted struct {
 	Bytes   []byte    // for the peer, opaque here; at most 255 KiB
 	Expires time.Time // of the session ticket made with it
 	Memo    []byte    // comes back with that ticket; at most 256 B
+}
+
+func (g *Granted) check(now time.Time) error {
+	if !g.Expires.After(now) || unixMs(g.Expires) > maxUnixMs || len(g.Memo) > limitMemo {
+		return errors.New("admission: grant's memo too long, or its expiry out of range")
+	}
+	return nil
 }
 
 // Backend decides. Its methods are called from Step and may block; a *Refusal
@@ -403,11 +413,11 @@ func (s *Server) grant(now time.Time, granted Granted, err error, from serverSta
 	if err != nil {
 		return s.hookFailed(err)
 	}
-	if !granted.Expires.After(now) || unixMs(granted.Expires) > maxUnixMs || len(granted.Memo) > limitMemo {
-		return s.hookFailed(errors.New("admission: grant's memo too long, or its expiry out of range"))
+	if err := granted.check(now); err != nil {
+		return s.hookFailed(err)
 	}
 	out := encode(TypeGrant, &grant{
-		Grant: granted.Bytes, Ticket: s.newTicket(&granted), Expires: unixMs(granted.Expires),
+		Grant: granted.Bytes, Ticket: newTicket(s.service, &s.who, &granted), Expires: unixMs(granted.Expires),
 	})
 	if len(out.Body) > limitGrant {
 		return s.hookFailed(errors.New("admission: grant too long"))

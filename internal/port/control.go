@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"icvpn/admission"
 	"icvpn/internal/relay"
 	"icvpn/internal/seal"
 	"icvpn/overlay"
@@ -57,7 +58,7 @@ func (d DHT) Deliver(o *overlay.Overlay, in seal.Opened, from netip.AddrPort) {
 
 // IsAnswer says which authentic datagrams may pass a full nonce set: those that
 // answer something of ours, so that playing them again gains nothing. The
-// overlay, reflection and relays' askers match answers to their queries; M2 to M4 of a
+// overlay, reflection, renewals and relays' askers match answers to their queries; M2 to M4 of a
 // key exchange, told by their first byte, are matched to its transcript and cookie.
 func IsAnswer(typ seal.Type, payload []byte) bool {
 	switch typ {
@@ -70,6 +71,8 @@ func IsAnswer(typ seal.Type, payload []byte) bool {
 		return ok
 	case seal.TypeRelay:
 		return relay.IsAnswer(payload)
+	case seal.TypeRenewal:
+		return admission.IsRenewalAnswer(payload)
 	}
 	return false
 }

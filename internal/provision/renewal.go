@@ -34,6 +34,15 @@ type Renewal struct {
 	Holds   Parts  // what the machine still has from before, and can still use
 }
 
+// Brief is the request of a machine that renews by datagram: it holds all parts,
+// and knows these documents of the owners.
+type Brief struct {
+	_                struct{} `cbor:",toarray"`
+	Version          uint8
+	Request          []byte // Request.Encode
+	Root, Descriptor uint64 // sequence numbers
+}
+
 // Renewed is the answer: a grant in which the parts in Kept are empty, because
 // they are those of the grant before.
 type Renewed struct {
@@ -45,6 +54,9 @@ type Renewed struct {
 
 // Encode returns the bytes to send.
 func (r Renewal) Encode() []byte { r.Version = version; return wire.Marshal(r) }
+
+// Encode returns the bytes to send.
+func (b Brief) Encode() []byte { b.Version = version; return wire.Marshal(b) }
 
 // Encode returns the bytes to send.
 func (r Renewed) Encode() []byte {
@@ -61,6 +73,15 @@ func ParseRenewal(b []byte) (r Renewal, q Request, err error) {
 		return checkVersion(r.Version)
 	})
 	if err != nil {
+		return r, q, err
+	}
+	q, err = ParseRequest(r.Request)
+	return r, q, err
+}
+
+// ParseBrief reads a Brief and the Request in it.
+func ParseBrief(b []byte) (r Brief, q Request, err error) {
+	if err = parse("renewal", b, &r, MaxRequest, func() error { return checkVersion(r.Version) }); err != nil {
 		return r, q, err
 	}
 	q, err = ParseRequest(r.Request)

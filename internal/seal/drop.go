@@ -12,8 +12,9 @@ const (
 	TypeProbe   Type = 3 // path probe outside a tunnel
 	TypeRelay   Type = 4 // relay signalling
 	TypeReflect Type = 5 // what is my public address
+	TypeRenewal Type = 6 // of a membership, at a super peer
 
-	typeEnd = 6
+	typeEnd = 7
 )
 
 func (t Type) valid() bool { return t >= TypeDHT && t < typeEnd }
@@ -23,7 +24,7 @@ func (t Type) String() string {
 	if !t.valid() {
 		return "unknown"
 	}
-	return [typeEnd]string{"", "dht", "ke", "probe", "relay", "reflect"}[t]
+	return [typeEnd]string{"", "dht", "ke", "probe", "relay", "reflect", "renewal"}[t]
 }
 
 // Drop is why Open refused a datagram. Peers never learn it.

@@ -292,8 +292,8 @@ func TestTypesAndServicesHaveKeysOfTheirOwn(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) != 5*2*2*2 {
-		t.Errorf("%d different keys, want 40", len(seen))
+	if len(seen) != 6*2*2*2 {
+		t.Errorf("%d different keys, want 48", len(seen))
 	}
 }
 
@@ -305,7 +305,7 @@ func TestNamesOfTypesAndDropsAreComplete(t *testing.T) {
 	for typ := TypeDHT; typ < typeEnd; typ++ {
 		seen[typ.String()] = true
 	}
-	if len(seen) != int(dropEnd)-1+5 || seen[""] || seen["unknown"] {
+	if len(seen) != int(dropEnd)-1+6 || seen[""] || seen["unknown"] {
 		t.Errorf("names: %v", seen)
 	}
 	if Type(9).String() != "unknown" || Drop(99).String() != "unknown" {

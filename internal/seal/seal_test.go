@@ -142,7 +142,7 @@ func TestSealRefusesBadArguments(t *testing.T) {
 		want    error
 	}{
 		"type 0":           {0, Newest, nil, 0, ErrType},
-		"type 6":           {6, Newest, nil, 0, ErrType},
+		"type 7":           {7, Newest, nil, 0, ErrType},
 		"long payload":     {TypeDHT, Newest, long, 0, ErrTooLong},
 		"long padding":     {TypeDHT, Newest, nil, MaxPayload + 1, ErrTooLong},
 		"epoch not known":  {TypeDHT, 9, nil, 0, ErrEpoch},
@@ -202,7 +202,7 @@ func TestOpenNamesTheReason(t *testing.T) {
 	wantDrop(t, r, start, with(0, 1), DropMarker)
 	wantDrop(t, r, start, with(3, 1), DropMarker)
 	wantDrop(t, r, start, with(4, 0), DropType)
-	wantDrop(t, r, start, with(4, 6), DropType)
+	wantDrop(t, r, start, with(4, 7), DropType)
 	wantDrop(t, r, start, with(4, byte(TypeKE)), DropUnknown)
 	wantDrop(t, r, start, with(5, b[5]^1), DropUnknown)
 	wantDrop(t, r, start, with(9, b[9]^1), DropForged)

@@ -81,6 +81,9 @@ func (a *authority) grant(who admission.Authenticated, sealed []byte, observed n
 	if err != nil {
 		return granted, secret, err
 	}
+	if err := a.claimed(who, req, now); err != nil {
+		return granted, secret, err
+	}
 	if err := a.wantReaders(labels, now); err != nil {
 		return granted, secret, err
 	}
@@ -154,6 +157,14 @@ func (a *authority) labels(who admission.Authenticated, req provision.Request, n
 	return labels, nil
 }
 
+// claimed says whether a request comes with the machine's own word.
+func (a *authority) claimed(who admission.Authenticated, req provision.Request, now time.Time) error {
+	if !req.Claim.Holds(who.IDKey, a.trust().Service, a.self().PID(), req.Instance, now.Unix()) {
+		return &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
+	}
+	return nil
+}
+
 // membership is what a machine is to get.
 type membership struct {
 	labels map[string]string
@@ -166,9 +177,6 @@ type membership struct {
 // is locked while it is signed and written. Release after Commit does nothing,
 // so it is the only way back.
 func (a *authority) admit(who admission.Authenticated, req provision.Request, what membership, now time.Time) (*service.Credential, []byte, error) {
-	if !req.Claim.Holds(who.IDKey, a.trust().Service, a.self().PID(), req.Instance, now.Unix()) {
-		return nil, nil, &admission.Refusal{Code: admission.CodeRequest, Detail: "its claim is not for this super peer, or not of now"}
-	}
 	if err := a.mayHandOut(now); err != nil {
 		return nil, nil, err
 	}

@@ -100,34 +100,73 @@ func (m memo) of(c *service.Credential, cohort bool) []byte {
 	return wire.Marshal(m)
 }
 
-// renew makes a machine with a ticket a member for another life. Whether its
-// secret still admits, and to which labels, is decided anew; what it has from
-// before is not made anew.
+// renewal is a machine with a ticket, and what it asks for.
+type renewal struct {
+	who    admission.Authenticated
+	ticket *admission.Ticket
+	before memo // that came with the ticket
+	req    provision.Request
+	holds  provision.Parts
+}
+
+// renew makes a machine with a ticket a member for another life.
 func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, request []byte, observed netip.Addr, now time.Time) (admission.Granted, error) {
-	var before memo
-	if err := wire.Unmarshal(t.Memo, &before, maxMemo); err != nil {
+	r := renewal{who: who, ticket: t}
+	if err := wire.Unmarshal(t.Memo, &r.before, maxMemo); err != nil {
 		return admission.Granted{}, fmt.Errorf("superpeer: memo: %w", err)
 	}
-	r, req, err := provision.ParseRenewal(request)
-	if err != nil {
-		return admission.Granted{}, &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	read := r.readWhole
+	if who.ByDatagram {
+		read = func(b []byte) error { return r.readBrief(b, a.trust()) }
 	}
-	if req.PID != who.PID {
-		return admission.Granted{}, &admission.Refusal{Code: admission.CodeRequest, Detail: "it names another peer"}
+	if err := read(request); err != nil {
+		return admission.Granted{}, err
 	}
-	labels, err := a.labels(who, req, now)
+	return a.extend(r, observed, now)
+}
+
+// readWhole reads a request that came over TLS.
+func (r *renewal) readWhole(request []byte) error {
+	asked, req, err := provision.ParseRenewal(request)
+	r.req, r.holds = req, asked.Holds
+	return r.check(err)
+}
+
+// check says what is wrong with the request, which was read with err.
+func (r *renewal) check(err error) error {
+	switch {
+	case err != nil:
+		return &admission.Refusal{Code: admission.CodeRequest, Detail: err.Error()}
+	case r.req.PID != r.who.PID:
+		return &admission.Refusal{Code: admission.CodeRequest, Detail: "it names another peer"}
+	}
+	return nil
+}
+
+// extend renews. Whether the secret still admits, and to which labels, is decided
+// anew; what the machine has from before is not made anew.
+func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admission.Granted, error) {
+	labels, err := a.labels(r.who, r.req, now)
 	if err != nil {
 		return admission.Granted{}, err
 	}
-	if err := a.mayIssue(t.Issuer, labels); err != nil {
-		return admission.Granted{}, err
-	}
-	former, listed := a.entryOf(who.PID, now)
-	if err := a.useTicket(t, before, req.Instance, former, listed, now); err != nil {
+	if err := a.mayIssue(r.ticket.Issuer, labels); err != nil {
 		return admission.Granted{}, err
 	}
 	m := a.memoOf(labels, now)
-	kept := m.holds(before) & r.Holds
+	kept := m.holds(r.before) & r.holds
+	former, listed := a.entryOf(r.who.PID, now)
+	if r.who.ByDatagram {
+		if err := a.brief(r, kept); err != nil {
+			return admission.Granted{}, err
+		}
+	}
+	if err := a.claimed(r.who, r.req, now); err != nil {
+		return admission.Granted{}, err
+	}
+	if err := a.useTicket(r.ticket, r.before, r.req.Instance, former, listed, now); err != nil {
+		return admission.Granted{}, err
+	}
 	if kept&provision.PartSealing == 0 {
 		if err := a.wantReaders(labels, now); err != nil {
 			return admission.Granted{}, err
@@ -135,12 +174,12 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	}
 	slot := prepared{Slot: &abe.Slot{}}
 	if kept&provision.PartKey != 0 {
-		slot.ID = abe.SlotID(before.Slot)
+		slot.ID = abe.SlotID(r.before.Slot)
 	} else if slot, err = a.slot(labels, now); err != nil {
 		return admission.Granted{}, err
 	}
-	spent := &ledger.Ticket{ID: t.ID, PID: t.PID, Instance: req.Instance, Expires: t.Expires.Unix()}
-	c, signed, err := a.admit(who, req, membership{labels: labels, slot: slot, ticket: spent}, now)
+	spent := &ledger.Ticket{ID: r.ticket.ID, PID: r.ticket.PID, Instance: r.req.Instance, Expires: r.ticket.Expires.Unix()}
+	c, signed, err := a.admit(r.who, r.req, membership{labels: labels, slot: slot, ticket: spent}, now)
 	if err != nil {
 		if kept&provision.PartKey == 0 {
 			a.giveBack(slot) // nobody has seen it
@@ -151,8 +190,11 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	if err != nil {
 		return admission.Granted{}, err
 	}
-	a.tellOfFormer(former, listed, req)
-	a.log.Info("renewed", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", who.SecretID, "from", observed)
+	if !r.who.ByDatagram { // a member that runs knows more of them than we
+		g.Entries = a.entries()
+	}
+	a.tellOfFormer(former, listed, r.req)
+	a.log.Info("renewed", "peer", c.Name, "pid", c.PID().Short(), "addr", c.Addr4(), "labels", service.LabelText(labels), "secret", r.who.SecretID, "from", observed)
 	return admission.Granted{Bytes: provision.Renewed{Kept: kept, Grant: g}.Encode(), Expires: now.Add(sessionLife), Memo: m.of(c, slot.cohort)}, nil
 }
 
@@ -254,7 +296,7 @@ func (a *authority) tellOfFormer(old service.Member, listed bool, req provision.
 func (a *authority) renewed(c *service.Credential, signed []byte, slot *abe.Slot, kept provision.Parts, observed netip.Addr, now time.Time) (provision.Grant, error) {
 	if kept == provision.AllParts {
 		return provision.Grant{
-			Credential: signed, Epoch: c.Epoch, Entries: a.entries(), Observed: observed, SessionExpires: now.Add(sessionLife).Unix(),
+			Credential: signed, Epoch: c.Epoch, Observed: observed, SessionExpires: now.Add(sessionLife).Unix(),
 		}, nil
 	}
 	g, err := a.assemble(c, signed, slot, observed, now)

@@ -108,6 +108,8 @@ type SuperPeer struct {
 	service   *tier
 	universe  *tier
 	admission *admission.Service
+	renewer   *admission.Renewer
+	renewing  chan struct{} // a place for each renewal by datagram
 	pool      *admission.EphemeralPool
 	door      *door
 	promotion *promotion
@@ -351,6 +353,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 		Prepared: preparesVerifiers(h), Key: s.authority.key, Issuer: s.authority.ticketIssuer,
 		Info: func() ([]byte, error) { return s.authority.info(time.Now()) }, // the statement in it ends some day
 	}
+	s.renewer, s.renewing = admission.NewRenewer(s.admission), make(chan struct{}, maxRenewing)
 	return nil
 }
 
@@ -406,6 +409,10 @@ func (s *SuperPeer) onControl(t *tier, o seal.Opened, from netip.AddrPort) {
 		s.reflect(t, o, from)
 	case seal.TypeRelay:
 		s.allocate(t, o, from)
+	case seal.TypeRenewal:
+		if t == s.service {
+			s.onRenewal(o, from)
+		}
 	case seal.TypeProbe: // of tunnels, which we have none of, or a member's goodbye
 		if t == s.service {
 			s.authority.onLeave(o.Payload, time.Now())
