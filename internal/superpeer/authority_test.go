@@ -19,6 +19,7 @@ import (
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/owner/ownertest"
+	"icvpn/internal/port"
 	"icvpn/internal/provision"
 	"icvpn/internal/service"
 	"icvpn/internal/underlay/simnet"
@@ -47,20 +48,32 @@ func keysOf(t testing.TB) func(abe.Secret, id.ID) (KeyMaker, error) {
 
 func startTestSuper(t testing.TB, svc *owner.Service, store ledger.Home, change func(*service.HandOver)) *SuperPeer {
 	t.Helper()
-	key, err := owner.ParseKey(svc.Supers[0].Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := service.OpenHandOver(svc.Supers[0].HandOver, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if change != nil {
-		change(&h)
-	}
 	udp, err := simnet.New(simnet.Config{}).Listen(4500, netip.MustParseAddr("192.0.2.1"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	return startTestSuperOn(t, udp, svc, store, change)
+}
+
+// handOver opens the owner's hand-over to the super peer with this number.
+func handOver(t testing.TB, svc *owner.Service, n int) service.HandOver {
+	t.Helper()
+	key, err := owner.ParseKey(svc.Supers[n].Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := service.OpenHandOver(svc.Supers[n].HandOver, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func startTestSuperOn(t testing.TB, udp port.Conn, svc *owner.Service, store ledger.Home, change func(*service.HandOver)) *SuperPeer {
+	t.Helper()
+	h := handOver(t, svc, 0)
+	if change != nil {
+		change(&h)
 	}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

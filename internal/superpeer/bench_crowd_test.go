@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -18,7 +20,9 @@ import (
 	"icvpn/admission"
 	"icvpn/internal/id"
 	"icvpn/internal/owner"
+	"icvpn/internal/port"
 	"icvpn/internal/provision"
+	"icvpn/internal/seal"
 	"icvpn/internal/service"
 )
 
@@ -86,9 +90,14 @@ func TestCrowd(t *testing.T) {
 	if err := in.Decode(svc); err != nil {
 		t.Fatal(err)
 	}
+	first := handOver(t, svc, 0)
+	ring := seal.NewRing(seal.Config{Service: svc.ID, IsAnswer: port.IsAnswer})
+	if err := installEpoch(ring, first.Service); err != nil {
+		t.Fatal(err)
+	}
 	var all [crowdBatch]*machine
 	for i := range all {
-		all[i] = &machine{svc: svc, key: comer(svc, "web", byte(i+1)).key}
+		all[i] = &machine{svc: svc, key: comer(svc, "web", byte(i+1)).key, ring: ring, super: ed25519.NewKeyFromSeed(first.Seed).Public().(ed25519.PublicKey)}
 	}
 	for {
 		var o order
@@ -113,9 +122,14 @@ type machine struct {
 	svc     *owner.Service
 	key     ed25519.PrivateKey
 	session admission.Session
+	ring    *seal.Ring
+	super   ed25519.PublicKey // of the first super peer
 }
 
 func (m *machine) do(what, addr string) error {
+	if what == "renew-brief" {
+		return m.renewBriefly(addr)
+	}
 	config := admission.ClientTLS
 	if what == "tls-ticket" || what == "renew" {
 		config = admission.TicketTLS
@@ -159,9 +173,7 @@ func (m *machine) client(v *visitor, ticket bool) (err error) {
 	if ticket {
 		cfg.Session = &m.session
 		cfg.Request = func() ([]byte, error) {
-			req := provision.Request{PID: id.FromKey(m.key.Public().(ed25519.PublicKey)), Name: "web-1", Instance: service.Instance{1}}
-			req.Claim = service.SignClaim(m.key, m.svc.ID, v.super, req.Instance, time.Now())
-			return provision.Renewal{Request: req.Encode(), Holds: provision.AllParts}.Encode(), nil
+			return provision.Renewal{Request: m.request(v.super), Holds: provision.AllParts}.Encode(), nil
 		}
 	}
 	v.client, err = admission.NewClient(cfg)
@@ -187,5 +199,58 @@ func (m *machine) renew(v *visitor) error {
 			m.session, _ = v.client.Session()
 			return nil
 		}
+	}
+}
+
+func (m *machine) request(super id.ID) []byte {
+	req := provision.Request{PID: id.FromKey(m.key.Public().(ed25519.PublicKey)), Name: "web-1", Instance: service.Instance{1}}
+	req.Claim = service.SignClaim(m.key, m.svc.ID, super, req.Instance, time.Now())
+	return req.Encode()
+}
+
+// renewBriefly renews by datagram.
+func (m *machine) renewBriefly(addr string) error {
+	c, err := net.Dial("udp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r := admission.NewRenewal(admission.RenewalConfig{
+		Service: m.svc.ID, Identity: m.key.Public().(ed25519.PublicKey), Server: m.super, Session: &m.session,
+		Request: func() ([]byte, error) {
+			return provision.Brief{Request: m.request(id.FromKey(m.super)), Root: math.MaxInt64, Descriptor: math.MaxInt64}.Encode(), nil
+		},
+	})
+	defer r.Wipe()
+	next, pad := r.Ask(), seal.PadQuery
+	for {
+		d, err := m.ring.Seal(nil, time.Now(), seal.TypeRenewal, seal.Newest, next, pad)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Write(d); err != nil {
+			return err
+		}
+		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			return err
+		}
+		b := make([]byte, seal.MaxDatagram)
+		n, err := c.Read(b)
+		if err != nil {
+			return err
+		}
+		o, drop := m.ring.Open(time.Now(), b[:n], netip.MustParseAddr("127.0.0.1"))
+		if drop != seal.Passed {
+			return fmt.Errorf("answer dropped: %v", drop)
+		}
+		var granted *admission.Renewed
+		if next, granted, err = r.Step(time.Now(), o.Payload); err != nil {
+			return err
+		}
+		if granted != nil {
+			m.session = granted.Session
+			return nil
+		}
+		pad = seal.MaxPayload
 	}
 }

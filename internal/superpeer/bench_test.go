@@ -20,6 +20,8 @@ import (
 	"icvpn/internal/filter"
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
+	"icvpn/internal/port"
+	"icvpn/internal/underlay"
 )
 
 // cpu is the processor time that a clock of the kernel has counted.
@@ -87,6 +89,7 @@ type bench struct {
 	*gate
 	slot  *abe.Slot
 	crowd *crowd
+	udp   string // where it takes datagrams
 }
 
 func newBench(b *testing.B, supers int) *bench {
@@ -102,7 +105,11 @@ func newBench(b *testing.B, supers int) *bench {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := startTestSuper(b, svc, new(ledger.Memory), nil)
+	udp, err := underlay.Listen(b.Context(), netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := startTestSuperOn(b, udp, svc, new(ledger.Memory), nil)
 	s.door.strangers = admission.NewLimiter(admission.LimiterConfig{Rate: 1e6, Burst: 1e6, TotalRate: 1e6, TotalBurst: 1e6})
 	s.door.regulars = s.door.strangers
 	for i := range s.door.grants.table {
@@ -116,7 +123,9 @@ func newBench(b *testing.B, supers int) *bench {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.acceptLoop(ctx) }()
-	b.Cleanup(func() { cancel(); <-done })
+	go func() { done <- s.port.Run(ctx, port.Handlers{Control: s.host.onControl}) }()
+	b.Cleanup(func() { cancel(); <-done; <-done })
+	t.udp = fmt.Sprintf("127.0.0.1:%d", s.port.Number())
 	t.crowd = newCrowd(b, svc)
 	return t
 }
@@ -170,6 +179,7 @@ func BenchmarkRenewal(b *testing.B) {
 	b.Run("to=tls/bare", func(b *testing.B) { t.serverCPU(b, "tls-ticket", bare) })
 	b.Run("to=tls", func(b *testing.B) { t.serverCPU(b, "tls-ticket", addr) })
 	b.Run("to=grant", func(b *testing.B) { t.serverCPU(b, "renew", addr) })
+	b.Run("by=datagram", func(b *testing.B) { t.serverCPU(b, "renew-brief", t.udp) })
 }
 
 // BenchmarkAmong is what an admission and a renewal cost one super peer of so
@@ -185,5 +195,6 @@ func BenchmarkAmong(b *testing.B) {
 		t.crowd.do(b, "enrol", addr, crowdBatch)
 		b.Run(name+"admission", func(b *testing.B) { t.serverCPU(b, "enrol", addr) })
 		b.Run(name+"renewal", func(b *testing.B) { t.serverCPU(b, "renew", addr) })
+		b.Run(name+"renewal by datagram", func(b *testing.B) { t.serverCPU(b, "renew-brief", t.udp) })
 	}
 }
