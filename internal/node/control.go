@@ -19,9 +19,8 @@ import (
 )
 
 // onControl sorts authentic control datagrams. Called by the port's readers:
-// the overlay has a queue of its own, reflection needs none, everything else goes
-// to the control loop;
-// a full queue drops and counts.
+// overlay and renewal have queues of their own, reflection needs none, everything else
+// goes to the control loop; a full queue drops and counts.
 func (n *Node) onControl(o seal.Opened, from netip.AddrPort) {
 	n.heardAt.Store(time.Now().UnixNano())
 	if relay.IsVirtual(from) && !passesRelays(o.Type) {
@@ -38,6 +37,10 @@ func (n *Node) onControl(o seal.Opened, from netip.AddrPort) {
 	}
 	if o.Type == seal.TypeRelay && !relay.IsAnswer(o.Payload) {
 		n.onRelayQuery(o, from)
+		return
+	}
+	if o.Type == seal.TypeRenewal {
+		n.onRenewal(o.Payload, from)
 		return
 	}
 	d := datagram{typ: o.Type, epoch: o.Epoch, plain: o.Room + innerHeader, payload: append([]byte(nil), o.Payload...), from: from}

@@ -371,7 +371,8 @@ func (a *admittance) run(tc *tls.Conn) error {
 			return a.onListed(out.Data)
 		}
 		if out.Event == admission.EventGranted && a.client.Continued() {
-			return a.onRenewed(out.Data)
+			session, _ := a.client.Session()
+			return a.onRenewed(out.Data, session)
 		}
 		f, ok, err := a.onEvent(out)
 		if err != nil {

@@ -106,7 +106,7 @@ func (a *admittance) holds() (p provision.Parts) {
 }
 
 // onRenewed puts what was granted over what we have.
-func (a *admittance) onRenewed(data []byte) error {
+func (a *admittance) onRenewed(data []byte, session admission.Session) error {
 	a.step(stepSecret, "ticket of the session before, secret "+a.cfg.Token.SecretID)
 	r, err := provision.ParseRenewed(data)
 	if err != nil {
@@ -117,6 +117,9 @@ func (a *admittance) onRenewed(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errKept, err)
 	}
+	if len(g.Entries) == 0 {
+		g.Entries = old.Grant.Entries
+	}
 	if err := a.take(g); err != nil {
 		return fmt.Errorf("%w: %w", errKept, err)
 	}
@@ -125,6 +128,6 @@ func (a *admittance) onRenewed(data []byte) error {
 			return fmt.Errorf("%w: %w", errKept, err)
 		}
 	}
-	a.m.Session, _ = a.client.Session()
+	a.m.Session = session
 	return nil
 }

@@ -49,7 +49,11 @@ func (n *Node) renew(ctx context.Context) time.Duration {
 		// not take it yet.
 		cfg.Token.SuperPeers = only(cfg.Token.SuperPeers, cfg.Prefer)
 	}
-	m, err := Join(ctx, cfg)
+	m, err := n.renewBriefly(ctx, cfg)
+	if err != nil {
+		n.log.Debug("renewal goes over TLS", "err", err)
+		m, err = Join(ctx, cfg)
+	}
 	if err == nil {
 		var adopted error
 		if err = n.call(ctx, func() { adopted = n.adoptRenewed(m) }); err == nil {
