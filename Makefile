@@ -88,7 +88,7 @@ fuzz: go ## every fuzz target for FUZZTIME (10s); FUZZ=PATTERN chooses
 	@.ci/fuzz $(FUZZTIME) '$(FUZZ)'
 
 vectors: go interop-tools ## make test vectors again, in Python, compare, and test against them
-	@for it in admission/testdata/vectors.py,vectors.json internal/seal/testdata/vectors.py,vectors.txt internal/relay/testdata/vectors.py,vectors.txt esp/testdata/make_framing.py,framing.txt; do \
+	@for it in admission/testdata/vectors.py,vectors.json admission/testdata/datagram.py,datagram.json internal/seal/testdata/vectors.py,vectors.txt internal/relay/testdata/vectors.py,vectors.txt esp/testdata/make_framing.py,framing.txt; do \
 		script=$${it%,*}; made=$$(dirname $$script)/$${it#*,}; \
 		/usr/bin/python3 -B $$script | cmp - $$made || { echo "$$script does not make what stands in $$made" >&2; exit 1; }; \
 		echo "$$made: as $$script makes it"; \

@@ -110,12 +110,17 @@ func (r *Renewal) onOffer(now time.Time, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}
+	return r.take(mine, theirs, cookie)
+}
+
+// take answers an offer with a renewal.
+func (r *Renewal) take(mine *ecdh.PrivateKey, theirs *ecdh.PublicKey, cookie []byte) ([]byte, error) {
 	shared, err := mine.ECDH(theirs)
 	if err != nil { // a point of low order
 		return nil, nil //nolint:nilerr // as any other offer that is none
 	}
 	e := mine.PublicKey().Bytes()
-	keys := agree(transcriptOf(r.cfg.Service, r.cfg.Server, pub, e), shared)
+	keys := agree(transcriptOf(r.cfg.Service, r.cfg.Server, theirs.Bytes(), e), shared)
 	defer keys.wipe()
 	request, err := r.cfg.Request()
 	if err != nil {
