@@ -198,12 +198,7 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 	if set == nil {
 		return nil, false, false
 	}
-	set.asked = now
-	set.fade(now)
-	if set.demand == 0 {
-		set.halved = now
-	}
-	set.demand = min(set.demand+1, p.max)
+	p.want(set, now)
 	if len(set.slots) > 0 {
 		s := set.slots[0]
 		set.slots[0] = nil
@@ -217,6 +212,29 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 		set.cohortSince = now
 	}
 	return set.cohort.clone(), true, true
+}
+
+// OnlyCohort says whether Take would return the cohort's slot: then who has one
+// already may as well keep it. That counts as taking it.
+func (p *Pool) OnlyCohort(labels map[string]string, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.sets[labelSet(labels)]
+	if set == nil || len(set.slots) > 0 || set.cohort == nil {
+		return false
+	}
+	p.want(set, now)
+	return true
+}
+
+// want counts that somebody wants a slot.
+func (p *Pool) want(set *poolSet, now time.Time) {
+	set.asked = now
+	set.fade(now)
+	if set.demand == 0 {
+		set.halved = now
+	}
+	set.demand = min(set.demand+1, p.max)
 }
 
 // Expire wipes the slots that may not be given out any more, and those of label sets

@@ -100,6 +100,9 @@ func TestEmptyPoolGivesTheCohortSlotForAnHour(t *testing.T) {
 	if !ok || !cohort || own[first.ID] {
 		t.Fatalf("an empty pool gives %v, cohort %v", ok, cohort)
 	}
+	if !p.OnlyCohort(app, poolNow) || p.OnlyCohort(labels("tier", "web"), poolNow) || p.OnlyCohort(labels("tier", "db"), poolNow) {
+		t.Error("OnlyCohort is not what Take would do")
+	}
 	second, _, _ := p.Take(app, poolNow.Add(time.Minute))
 	if second.ID != first.ID || &second.Key[0] == &first.Key[0] {
 		t.Error("the second of a cohort has another slot, or the same bytes in memory")

@@ -21,6 +21,7 @@ import (
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/provision"
+	"icvpn/internal/seal"
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
 )
@@ -34,6 +35,7 @@ type gate struct {
 	mu    sync.Mutex
 	seen  []byte // descriptor
 	trust *service.Trust
+	ring  *seal.Ring              // of the group key
 	stmts map[id.ID]abe.Statement // of super peers
 }
 
@@ -146,7 +148,11 @@ func (a *attempt) step(f admission.Frame) ([]admission.Frame, error) {
 		p, err := a.client.Provision(request)
 		return append(next, p), err
 	case admission.EventGranted:
-		if err := a.granted(out.Data); err != nil || a.renew {
+		session, ok := a.client.Session()
+		if !ok {
+			return nil, errors.New("granted without a session")
+		}
+		if err := a.granted(out.Data, session); err != nil || a.renew {
 			return nil, err
 		}
 		l, err := a.client.List(nil)
@@ -235,7 +241,7 @@ func (a *attempt) sealed() ([]byte, error) {
 }
 
 // granted reads what a newcomer is given, or what is new for one who is back.
-func (a *attempt) granted(data []byte) error {
+func (a *attempt) granted(data []byte, session admission.Session) error {
 	var g provision.Grant
 	var err error
 	if a.renew {
@@ -249,11 +255,11 @@ func (a *attempt) granted(data []byte) error {
 	if err != nil {
 		return err
 	}
-	return a.take(g)
+	return a.take(g, session)
 }
 
 // take verifies the credential as every member will.
-func (a *attempt) take(g provision.Grant) error {
+func (a *attempt) take(g provision.Grant, session admission.Session) error {
 	trust, err := a.gate.policy(g)
 	if err != nil {
 		return err
@@ -265,11 +271,7 @@ func (a *attempt) take(g provision.Grant) error {
 	if !c.Key.Equal(a.key.Public()) {
 		return errors.New("the credential is for another key")
 	}
-	s, ok := a.client.Session()
-	if !ok {
-		return errors.New("granted without a session")
-	}
-	a.credential, a.session, a.grant = c, &s, g
+	a.credential, a.session, a.grant = c, &session, g
 	return nil
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"icvpn/admission"
 	"icvpn/bench/internal/measure"
 )
 
@@ -31,6 +33,15 @@ func storm(b *bench, rec *recorder) error {
 	return b.stormOverMembers(rec)
 }
 
+// way is how a machine is admitted.
+type way uint8
+
+const (
+	bySecret   way = iota
+	byTicket       // over TLS
+	byDatagram     // of the super peer that gave the ticket
+)
+
 // wave is a number of admissions and what they cost.
 type wave struct {
 	took    []float64 // milliseconds, with all tries
@@ -44,7 +55,7 @@ type wave struct {
 }
 
 // run has the newcomers admitted over the super peers in turn, some at a time.
-func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, renew bool) (*wave, error) {
+func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, how way) (*wave, error) {
 	v := &wave{refused: map[string]int{}}
 	before, err := s.cpu(ctx, (*proc).quiet)
 	if err != nil {
@@ -61,7 +72,7 @@ func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, rene
 	for i, n := range all {
 		g.Go(func() error {
 			at := time.Now()
-			tries, why, err := s.enter(n, first+i, renew)
+			tries, why, err := s.enter(n, first+i, how)
 			mu.Lock()
 			defer mu.Unlock()
 			v.tries += tries
@@ -94,14 +105,13 @@ func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, rene
 }
 
 // enter admits one newcomer, who tries again when the super peer is busy.
-func (s *site) enter(n *newcomer, i int, renew bool) (tries int, why []string, err error) {
-	dial := s.dialFrom(peerAddr(i))
-	endpoint := s.svc.Supers[i%len(s.svc.Supers)].Endpoint
+func (s *site) enter(n *newcomer, i int, how way) (tries int, why []string, err error) {
 	err = persist(s.ctx, func() error {
 		tries++
-		c, err := dial(s.ctx, endpoint)
-		if err == nil {
-			err = n.admit(s.ctx, c, renew)
+		err := s.admit(n, i, how)
+		if errors.Is(err, admission.ErrDeclined) { // as a machine does
+			why = append(why, "declined, went over TLS")
+			err = s.admit(n, i, byTicket)
 		}
 		if err != nil {
 			why = append(why, reason(err))
@@ -113,6 +123,19 @@ func (s *site) enter(n *newcomer, i int, renew bool) (tries int, why []string, e
 	}
 	s.book.enter(n.credential)
 	return tries, why, nil
+}
+
+// admit is one try.
+func (s *site) admit(n *newcomer, i int, how way) error {
+	from, endpoint := peerAddr(i), s.svc.Supers[i%len(s.svc.Supers)].Endpoint
+	if how == byDatagram {
+		return n.renewBriefly(s.ctx, from, endpoint)
+	}
+	c, err := s.dialFrom(from)(s.ctx, endpoint)
+	if err != nil {
+		return err
+	}
+	return n.admit(s.ctx, c, how == byTicket)
 }
 
 // cpu is what the super peers have used.
@@ -176,7 +199,7 @@ func (b *bench) stormOnOne(rec *recorder) error {
 		return err
 	}
 	all := s.newcomers(b.storm, 0)
-	v, err := s.run(b.ctx, all, 0, b.clients, false)
+	v, err := s.run(b.ctx, all, 0, b.clients, bySecret)
 	if err != nil {
 		return err
 	}
@@ -206,15 +229,20 @@ func (b *bench) renewalStorm(rec *recorder, s *site, all []*newcomer) error {
 	if len(all) == 0 {
 		return nil
 	}
-	if _, _, err := s.enter(all[0], 0, true); err != nil {
-		rec.must(0, 1, "renewals by ticket: %v", err)
-		return nil
+	for _, r := range []struct {
+		how  way
+		name string
+	}{{byTicket, "renewals by ticket"}, {byDatagram, "renewals by datagram"}} {
+		if _, _, err := s.enter(all[0], 0, r.how); err != nil {
+			rec.must(0, 1, "%s: %v", r.name, err)
+			return nil
+		}
+		v, err := s.run(b.ctx, all, 0, b.clients, r.how)
+		if err != nil {
+			return err
+		}
+		v.record(rec, r.name, len(all))
 	}
-	v, err := s.run(b.ctx, all, 0, b.clients, true)
-	if err != nil {
-		return err
-	}
-	v.record(rec, "renewals by ticket", len(all))
 	rec.must(s.book.twice(), 0, "addresses given twice, renewals included")
 	return nil
 }
@@ -266,7 +294,7 @@ func (b *bench) stormOverMembers(rec *recorder) error {
 	there := 0
 	for _, members := range b.prefill {
 		if more := members - there; more > 0 {
-			if _, err := s.run(b.ctx, s.newcomers(more, there), there, b.clients, false); err != nil {
+			if _, err := s.run(b.ctx, s.newcomers(more, there), there, b.clients, bySecret); err != nil {
 				return err
 			}
 			there += more
@@ -284,30 +312,33 @@ func (b *bench) stormOverMembers(rec *recorder) error {
 	return nil
 }
 
-// costs are the processor time of an admission and of a renewal in milliseconds.
-type costs struct{ admission, renewal float64 }
+// costs are the processor time of an admission and of renewals in milliseconds.
+type costs struct{ admission, renewal, brief float64 }
 
-// points has newcomers admitted and then come back twice, and prints what each
+// points has newcomers admitted and then come back, and prints what each
 // cost beside the first of a comparison. The first time that somebody is back he may
 // get a key of his own, so the second one counts: no key is made for it.
 func (b *bench) points(rec *recorder, s *site, all []*newcomer, at int, first *costs, name string) error {
 	n := float64(len(all))
 	var c costs
-	for round, cost := range []*float64{&c.admission, nil, &c.renewal} {
-		v, err := s.run(b.ctx, all, at, b.clients, round > 0)
+	for _, r := range []struct {
+		how  way
+		cost *float64
+	}{{bySecret, &c.admission}, {byTicket, new(float64)}, {byTicket, &c.renewal}, {byDatagram, &c.brief}} {
+		v, err := s.run(b.ctx, all, at, b.clients, r.how)
 		if err != nil {
 			return err
 		}
-		if cost != nil {
-			*cost = measure.Milliseconds(v.cpu) / n
-		}
+		*r.cost = measure.Milliseconds(v.cpu) / n
 	}
 	if first.admission == 0 {
 		*first = c
 	}
 	rec.add(c.admission, "ms", "processor time of each of %d newcomers %s", len(all), name)
 	rec.add(c.admission/first.admission, "", "  against the first")
-	rec.add(c.renewal, "ms", "  and of each renewal")
+	rec.add(c.renewal, "ms", "  and of each renewal over TLS")
 	rec.add(c.renewal/first.renewal, "", "  against the first")
+	rec.add(c.brief, "ms", "  and of each by datagram")
+	rec.add(c.brief/first.brief, "", "  against the first")
 	return nil
 }

@@ -25,7 +25,7 @@ type memo struct {
 	Instance service.Instance
 	Issued   int64  // of the credential, Unix seconds
 	Slot     []byte // of the attribute key, which the credential names
-	Cohort   bool   // the slot is shared with others: the next key is to be its own
+	Cohort   bool   // the slot is shared with others: a key of its own is to follow
 	Epoch    mark
 	Key      mark
 	Policy   mark
@@ -77,9 +77,10 @@ func (a *authority) opened(attrs map[string]string) []string {
 	return out
 }
 
-// holds returns the parts of a grant made of m that one made of old has as well.
-func (m memo) holds(old memo) (p provision.Parts) {
-	if m.Key == old.Key && len(old.Slot) == abe.SlotSize && !old.Cohort {
+// holds returns the parts of a grant made of m that one made of old has as well. Who
+// has a cohort's slot is to have its own, unless there is none.
+func (m memo) holds(old memo, onlyCohort bool) (p provision.Parts) {
+	if m.Key == old.Key && len(old.Slot) == abe.SlotSize && (!old.Cohort || onlyCohort) {
 		p |= provision.PartKey
 	}
 	if m.Policy == old.Policy {
@@ -154,7 +155,8 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 		return admission.Granted{}, err
 	}
 	m := a.memoOf(labels, now)
-	kept := m.holds(r.before) & r.holds
+	onlyCohort := r.before.Cohort && a.slots.OnlyCohort(discovery.Attributes(a.rules(), labels), now)
+	kept := m.holds(r.before, onlyCohort) & r.holds
 	former, listed := a.entryOf(r.who.PID, now)
 	if r.who.ByDatagram {
 		if err := a.brief(r, kept); err != nil {
@@ -174,7 +176,7 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 	}
 	slot := prepared{Slot: &abe.Slot{}}
 	if kept&provision.PartKey != 0 {
-		slot.ID = abe.SlotID(r.before.Slot)
+		slot.ID, slot.cohort = abe.SlotID(r.before.Slot), r.before.Cohort
 	} else if slot, err = a.slot(labels, now); err != nil {
 		return admission.Granted{}, err
 	}

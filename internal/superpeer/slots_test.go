@@ -105,15 +105,49 @@ func TestStormSharesACohortSlotUntilRenewal(t *testing.T) {
 	}
 }
 
-// A key of a cohort is never continued: the ticket says that it was shared.
+// A key of a cohort is continued only where there is nothing else: the ticket says
+// that it was shared.
 func TestMemoOfACohortKeyAsksForAnother(t *testing.T) {
 	m := memo{Slot: make([]byte, abe.SlotSize)}
-	if m.holds(m)&provision.PartKey == 0 {
+	if m.holds(m, false)&provision.PartKey == 0 {
 		t.Error("an own key is not continued")
 	}
 	m.Cohort = true
-	if m.holds(m)&provision.PartKey != 0 {
-		t.Error("a cohort's key is continued")
+	if m.holds(m, false)&provision.PartKey != 0 || m.holds(m, true)&provision.PartKey == 0 {
+		t.Error("a cohort's key is continued though there is another, or not though there is none")
+	}
+}
+
+// TestCohortRenewsByDatagramWhileThereIsNoOtherKey: and over TLS as soon as there is
+// one, which stays in the pool until then.
+func TestCohortRenewsByDatagramWhileThereIsNoOtherKey(t *testing.T) {
+	s, svc := newTestSuper(t, new(ledger.Memory), nil)
+	a := s.authority
+	a.slots = abe.NewPool(1, 2, a.trust().Descriptor.Generation)
+	if err := a.prepare(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	prepareAll(t, a)
+	attrs := discovery.Attributes(a.rules(), map[string]string{"role": "web"})
+	for a.slots.Len(attrs) > 0 {
+		a.slots.Take(attrs, time.Now())
+	}
+	m := newMember(t, s, svc)
+	var was memo
+	mustUnmarshal(t, m.memo, &was)
+	was.Cohort = true
+	m.memo = wire.Marshal(was)
+	later := func(b *brief) { b.claimed = b.claimed.Add(time.Second) }
+	if err := m.renew(later); err != nil {
+		t.Fatal(err)
+	}
+	if e := a.ledger.Member(m.who.PID); !e.Cohort || string(e.Slot) != string(was.Slot) {
+		t.Errorf("slot %x, of a cohort: %v", e.Slot, e.Cohort)
+	}
+	prepareAll(t, a)
+	n := a.slots.Len(attrs)
+	if err := m.renew(func(b *brief) { b.claimed = b.claimed.Add(2 * time.Second) }); !errors.Is(err, errNotBrief) || n == 0 || a.slots.Len(attrs) != n {
+		t.Errorf("with a key of its own at hand: %v; %d of %d keys are left", err, a.slots.Len(attrs), n)
 	}
 }
 
