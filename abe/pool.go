@@ -215,16 +215,21 @@ func (p *Pool) Take(labels map[string]string, now time.Time) (s *Slot, cohort, o
 }
 
 // OnlyCohort says whether Take would return the cohort's slot: then who has one
-// already may as well keep it. That counts as taking it.
-func (p *Pool) OnlyCohort(labels map[string]string, now time.Time) bool {
+// already may as well keep it, and Missed be told.
+func (p *Pool) OnlyCohort(labels map[string]string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	set := p.sets[labelSet(labels)]
-	if set == nil || len(set.slots) > 0 || set.cohort == nil {
-		return false
+	return set != nil && len(set.slots) == 0 && set.cohort != nil
+}
+
+// Missed counts somebody who wanted a slot of its own and took none.
+func (p *Pool) Missed(labels map[string]string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if set := p.sets[labelSet(labels)]; set != nil {
+		p.want(set, now)
 	}
-	p.want(set, now)
-	return true
 }
 
 // want counts that somebody wants a slot.

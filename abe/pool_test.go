@@ -100,7 +100,7 @@ func TestEmptyPoolGivesTheCohortSlotForAnHour(t *testing.T) {
 	if !ok || !cohort || own[first.ID] {
 		t.Fatalf("an empty pool gives %v, cohort %v", ok, cohort)
 	}
-	if !p.OnlyCohort(app, poolNow) || p.OnlyCohort(labels("tier", "web"), poolNow) || p.OnlyCohort(labels("tier", "db"), poolNow) {
+	if !p.OnlyCohort(app) || p.OnlyCohort(labels("tier", "web")) || p.OnlyCohort(labels("tier", "db")) {
 		t.Error("OnlyCohort is not what Take would do")
 	}
 	second, _, _ := p.Take(app, poolNow.Add(time.Minute))

@@ -50,6 +50,11 @@ const (
 	limitDatagram = 1173
 )
 
+// IsRenewalAsk says whether a payload asks for an offer.
+func IsRenewalAsk(payload []byte) bool {
+	return len(payload) == 1+txSize && payload[0] == datagramAsk
+}
+
 // IsRenewalAnswer says whether a payload answers something of a member's own.
 func IsRenewalAnswer(payload []byte) bool {
 	return len(payload) > 0 && (payload[0] == datagramOffer || payload[0] == datagramAnswer || payload[0] == datagramDeclined)

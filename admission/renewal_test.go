@@ -222,28 +222,78 @@ func TestSuperPeerIgnoresWhatIsNoRenewal(t *testing.T) {
 }
 
 func TestOfferedKeysServeForAWhile(t *testing.T) {
-	p := newParty(t)
-	r := p.member(nil)
-	renewal := p.take(t, r)
-	at := func(d time.Duration, ask bool) *Asked {
-		if ask {
+	for name, c := range map[string]struct {
+		asks []time.Duration // of others, meanwhile
+		at   time.Duration
+		good bool
+	}{
+		"at once":                      {good: true},
+		"when the next one is there":   {asks: []time.Duration{offerLife}, at: offerUse - 1, good: true},
+		"too late":                     {at: offerUse},
+		"after the clock was set back": {at: -offerUse},
+		"when two more were offered":   {asks: []time.Duration{offerLife, offerUse}, at: offerUse},
+	} {
+		p := newParty(t)
+		r := p.member(nil)
+		renewal := p.take(t, r)
+		for _, d := range c.asks {
 			if _, err := p.renewer.Offer(testNow.Add(d), r.Ask(), memberAddr); err != nil {
 				t.Fatal(err)
 			}
 		}
-		return p.renewer.Open(testNow.Add(d), renewal, memberAddr)
+		if q := p.renewer.Open(testNow.Add(c.at), renewal, memberAddr); (q != nil) != c.good {
+			t.Errorf("%s: used %v", name, q != nil)
+		}
+		p.renewer.Expire(testNow.Add(offerUse + offerLife))
+		if p.renewer.current != nil && !p.renewer.current.serves(testNow.Add(offerUse+offerLife)) || p.renewer.former != nil && !p.renewer.former.serves(testNow.Add(offerUse+offerLife)) {
+			t.Errorf("%s: a key is kept that may not be used", name)
+		}
 	}
-	if at(offerLife, true) == nil {
-		t.Error("a key is not used any more when the next one is offered")
+}
+
+// TestSuperPeerLooksAtARenewalOnce: others may play it again, and a member may send as
+// many as it likes.
+func TestSuperPeerLooksAtARenewalOnce(t *testing.T) {
+	p := newParty(t)
+	r := p.member(nil)
+	for range maxSeen {
+		renewal := p.take(t, r)
+		p.open(t, renewal)
+		if p.renewer.Open(testNow, renewal, memberAddr) != nil {
+			t.Error("a renewal is opened twice")
+		}
 	}
-	if at(offerUse, false) != nil {
-		t.Error("a key is used for too long")
+	if p.renewer.Open(testNow, p.take(t, r), memberAddr) != nil {
+		t.Error("one member renews as often as it likes")
 	}
-	if at(-offerUse, false) != nil {
-		t.Error("a key is used after the clock was set back")
+	p.session = p.sessionOf(testServerKey, testKey("another"), Key{4})
+	p.open(t, p.take(t, p.member(nil)))
+	if _, err := p.renewer.Offer(testNow.Add(offerLife), r.Ask(), memberAddr); err != nil {
+		t.Fatal(err)
 	}
-	if at(2*offerLife, true) != nil {
-		t.Error("a key is used when two more were offered")
+}
+
+// TestTicketNeedsTheMark: who has the service's ticket key makes tickets that open, and
+// no mark.
+func TestTicketNeedsTheMark(t *testing.T) {
+	p := newParty(t)
+	tk, err := openTicket(p.service.TicketKeys, testService, p.session.Ticket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tk.fields()
+	w.Sig, w.Own = tk.sig, make([]byte, hashSize)
+	forged := make([]byte, ticketHeader)
+	forged[0] = ticketVersion
+	copy(forged[1:], ticketKid(&p.service.TicketKeys[0], testService))
+	aead, wipe := ticketAEAD(&p.service.TicketKeys[0], testService)
+	defer wipe()
+	p.session.Ticket = aead.seal(forged, wire.Marshal(&w), ticketAD(testService, forged))
+	if _, err := openTicket(p.service.TicketKeys, testService, p.session.Ticket); err != nil {
+		t.Fatal(err)
+	}
+	if p.renewer.Open(testNow, p.take(t, p.member(nil)), memberAddr) != nil {
+		t.Error("a ticket is taken without its mark")
 	}
 }
 

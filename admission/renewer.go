@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,11 +23,15 @@ const (
 	// a member needs a round trip.
 	offerLife = time.Minute
 	offerUse  = 2 * offerLife
+	// maxSeen is how many renewals of one member are looked at for one offered key: two
+	// times three tries. Whoever plays another's again, and whoever plays with his own
+	// ticket, costs no more than that.
+	maxSeen = 6
 )
 
 // Renewer is a super peer's side of renewals by datagram, of one service. A
-// datagram costs a stranger's cookie, a ticket's seal and a MAC, in this order,
-// before anything is computed for it. Safe for concurrent use.
+// datagram costs a cookie, a ticket's seal, a MAC and the ticket's mark, in this order,
+// before more is computed for it. Safe for concurrent use.
 type Renewer struct {
 	service *Service
 
@@ -42,7 +47,11 @@ type offered struct {
 	made   time.Time
 	until  uint64
 	sig    []byte
+	seen   map[id.ID][]point // what each member has sent for it; at most maxSeen
 }
+
+// point is e of a renewal.
+type point [pubSize]byte
 
 // NewRenewer returns the renewer of a service. Of service it needs the ID, the
 // ticket keys, the super peer's key, and Issuer.
@@ -51,7 +60,7 @@ func NewRenewer(service *Service) *Renewer { return &Renewer{service: service} }
 // Offer answers an ask from an address; nil for what is none. The answer is 121
 // bytes: no longer than the ask if that is padded like any other question.
 func (r *Renewer) Offer(now time.Time, payload []byte, from netip.AddrPort) ([]byte, error) {
-	if len(payload) != 1+txSize || payload[0] != datagramAsk {
+	if !IsRenewalAsk(payload) {
 		return nil, nil
 	}
 	o, err := r.offer(now)
@@ -75,7 +84,7 @@ func (r *Renewer) offer(now time.Time) (*offered, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}
-	o := &offered{key: key, pub: key.PublicKey().Bytes(), made: now, until: unixMs(now.Add(offerUse))}
+	o := &offered{key: key, pub: key.PublicKey().Bytes(), made: now, until: unixMs(now.Add(offerUse)), seen: map[id.ID][]point{}}
 	rand.Read(o.cookie[:])
 	o.sig = wire.Sign(r.service.Key, labelDatagramOffer, offerParts(r.service.ID, o.pub, o.until)...)
 	r.current, r.former = o, r.current
@@ -94,11 +103,39 @@ func (r *Renewer) offeredTo(now time.Time, cookie []byte, from netip.AddrPort) *
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range []*offered{r.current, r.former} {
-		if o != nil && now.Sub(o.made).Abs() < offerUse && equal(cookie, o.cookieFor(from)) {
+		if o.serves(now) && equal(cookie, o.cookieFor(from)) {
 			return o
 		}
 	}
 	return nil
+}
+
+func (o *offered) serves(now time.Time) bool {
+	return o != nil && now.Sub(o.made).Abs() < offerUse
+}
+
+// Expire drops keys that may not be used any more, so that what was sent under them
+// cannot be opened with what the process holds later. Call it every minute.
+func (r *Renewer) Expire(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range []**offered{&r.current, &r.former} {
+		if !(*o).serves(now) {
+			*o = nil
+		}
+	}
+}
+
+// first says whether a member has not sent e for o before, nor too many others.
+func (r *Renewer) first(o *offered, pid id.ID, e []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := o.seen[pid]
+	if len(before) >= maxSeen || slices.Contains(before, point(e)) {
+		return false
+	}
+	o.seen[pid] = append(before, point(e))
+	return true
 }
 
 // Asked is a renewal that somebody with a ticket of this super peer, and its session
@@ -143,7 +180,8 @@ func (r *Renewer) Open(now time.Time, payload []byte, from netip.AddrPort) *Aske
 	}
 	own := r.service.Key.Public().(ed25519.PublicKey)
 	q := &Asked{ticket: t, offered: o, e: bytes.Clone(e), mac: bytes.Clone(proof), transcript: transcriptOf(r.service.ID, own, o.pub, e)}
-	if !now.Before(t.Expires) || t.Issuer != id.FromKey(own) || !equal(proof, datagramMAC(&t.Key, q.transcript, ticket, box)) {
+	if !now.Before(t.Expires) || !equal(proof, datagramMAC(&t.Key, q.transcript, ticket, box)) ||
+		!t.isOwn(r.service.Key, r.service.ID) || !r.first(o, t.PID, e) {
 		q.Wipe()
 		return nil
 	}
@@ -180,7 +218,7 @@ func (r *Renewer) answer(now time.Time, q *Asked, backend Backend) ([]byte, erro
 	if err != nil || len(plain) < ed25519.PublicKeySize {
 		return nil, fmt.Errorf("%w: renewal", ErrMalformed)
 	}
-	idkey, request := ed25519.PublicKey(plain[:ed25519.PublicKeySize]), plain[ed25519.PublicKeySize:]
+	idkey, request := ed25519.PublicKey(bytes.Clone(plain[:ed25519.PublicKeySize])), plain[ed25519.PublicKeySize:]
 	if pid := id.FromKey(idkey); pid != t.PID {
 		return nil, fmt.Errorf("admission: ticket of %v used by %v", t.PID, pid)
 	}

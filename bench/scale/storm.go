@@ -119,7 +119,7 @@ func (s *site) enter(n *newcomer, i int, how way) (tries int, why []string, err 
 		return err
 	})
 	if err != nil {
-		return tries, why, fmt.Errorf("%s: %w", n.name, err)
+		return tries, why, fmt.Errorf("%s, after %d tries (%s): %w", n.name, tries, strings.Join(why, "; "), err)
 	}
 	s.book.enter(n.credential)
 	return tries, why, nil

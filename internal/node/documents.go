@@ -145,10 +145,26 @@ func (n *Node) adoptDescriptor(trust *service.Trust, docs service.Documents) *Me
 	return &m
 }
 
+// newerDocuments gives m the owners' documents that came while it was renewed.
+// Control loop only.
+func (n *Node) newerDocuments(m *Membership) {
+	now := n.membership.Load()
+	if now.Trust.Descriptor.Seq <= m.Trust.Descriptor.Seq || now.Trust.Root.Seq < m.Trust.Root.Seq {
+		return
+	}
+	trust := *now.Trust
+	trust.Policy = m.Trust.Policy
+	m.Trust, m.Documents = &trust, now.Documents
+}
+
 // admits says whether the issuer of a credential may still admit.
 func (n *Node) admits(c *service.Credential) bool {
-	sp, ok := n.trust().Descriptor.SuperPeer(c.Issuer)
-	return ok && sp.Has(service.RoleAdmit) && n.now().Unix() < sp.Expires
+	return admitsBy(n.trust(), c, n.now())
+}
+
+func admitsBy(t *service.Trust, c *service.Credential, now time.Time) bool {
+	sp, ok := t.Descriptor.SuperPeer(c.Issuer)
+	return ok && sp.Has(service.RoleAdmit) && now.Unix() < sp.Expires
 }
 
 func endpointsOf(trust *service.Trust) (all []string) {

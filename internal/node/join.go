@@ -124,7 +124,9 @@ func Join(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 	if cfg.Instance.IsZero() {
 		rand.Read(cfg.Instance[:])
 	}
-	cfg.asked = new(int64)
+	if cfg.asked == nil {
+		cfg.asked = new(int64)
+	}
 	conns := dialAll(ctx, cfg)
 	var failures []string
 	var clock *ClockError

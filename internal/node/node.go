@@ -137,11 +137,11 @@ type Node struct {
 	cloned       chan *CloneError // capacity 1
 	clock        clockWatch
 	keeping      keeping
-	epochNews    chan struct{} // capacity 1: epochs have changed
-	heardAt      atomic.Int64  // Unix ns of the last authentic control datagram
-	lostAt       atomic.Int64  // Unix ns when we last had reason to think that the group key is over
+	epochNews    chan struct{}           // capacity 1: epochs have changed
+	heardAt      atomic.Int64            // Unix ns of the last authentic control datagram
+	lostAt       atomic.Int64            // Unix ns when we last had reason to think that the group key is over
 	renewing     atomic.Pointer[briefly] // nil: nobody waits for an answer
-	saving       sync.Mutex    // held while the membership is written
+	saving       sync.Mutex              // held while the membership is written
 	stop         context.CancelFunc
 	stopped      chan struct{} // closed when Run has returned
 }

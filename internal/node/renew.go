@@ -39,7 +39,7 @@ func retryRenewal() time.Duration { return time.Minute + mrand.N(time.Minute) }
 func (n *Node) renew(ctx context.Context) time.Duration {
 	cfg := n.cfg.Join
 	cfg.MinSeq = n.trust().Descriptor.Seq
-	cfg.Step = nil
+	cfg.Step, cfg.asked = nil, new(int64)
 	cfg.MinPolicy = n.trust().Policy.Sequence
 	cfg.MinRoot = n.trust().Root.Seq
 	cfg.Prefer, cfg.Kept = n.membership.Load().SuperPeer, n.membership.Load().Kept()
@@ -98,6 +98,10 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	groups, suites, err := algorithms(m.Trust.Policy)
 	if err != nil {
 		return err
+	}
+	n.newerDocuments(m)
+	if !admitsBy(m.Trust, m.Credential, n.now()) {
+		return fmt.Errorf("node: super peer %s may not admit any more", m.SuperPeer)
 	}
 	n.newerEpochs(m)
 	if last := m.Epochs.Last(); m.Grant.Epoch > last {

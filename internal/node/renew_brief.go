@@ -18,10 +18,13 @@ import (
 // us, where nothing has changed since. Everything else, and whatever goes wrong here,
 // is TLS's.
 
-// We chose: three tries of two seconds, each of which needs four datagrams.
+// We chose:
 const (
+	// briefTries of briefWait each, which need four datagrams.
 	briefTries = 3
 	briefWait  = 2 * time.Second
+	// resolveWait is for the super peer's name.
+	resolveWait = 5 * time.Second
 )
 
 // briefly are the answers to a renewal by datagram that is under way.
@@ -51,10 +54,11 @@ func (n *Node) onRenewal(payload []byte, from netip.AddrPort) {
 func (n *Node) renewBriefly(ctx context.Context, cfg JoinConfig) (*Membership, error) {
 	old := n.membership.Load()
 	sp, listed := n.trust().Descriptor.SuperPeer(old.Credential.Issuer)
-	if old.Unconfirmed || !listed || !n.admits(old.Credential) || !cfg.Kept.serves(cfg.Token, time.Now()) {
+	if old.Unconfirmed || !listed || old.Trust.Expired(n.now()) || !n.admits(old.Credential) || !cfg.Kept.serves(cfg.Token, time.Now()) {
 		return nil, errNotBrief
 	}
-	cfg.asked = new(int64)
+	ctx, cancel := context.WithTimeout(ctx, briefTries*briefWait+resolveWait)
+	defer cancel()
 	a := &admittance{cfg: cfg, endpoint: old.SuperPeer, serverKey: sp.Key, began: time.Now(), m: &Membership{
 		SuperPeer: old.SuperPeer, Trust: old.Trust, Documents: old.Documents, Offset: n.ring.ClockOffset(),
 	}}

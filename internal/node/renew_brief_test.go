@@ -9,7 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"icvpn/internal/ledger"
+	"icvpn/internal/owner"
 	"icvpn/internal/seal"
+	"icvpn/internal/service"
 )
 
 // TestRunningMemberRenewsByDatagram: without a connection, unless the datagrams get
@@ -69,7 +72,7 @@ func TestRunningMemberRenewsByDatagram(t *testing.T) {
 // ever hears of everything all the same.
 func TestDatagramsGiveWayToTLSWhereThereIsNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 2, "")
+		w := newWorld(t, 1, "")
 		var dials atomic.Int32
 		cfg := w.joinConfig("web", "web-1", newIdentity(t))
 		cfg.Dial = func(ctx context.Context, endpoint string) (net.Conn, error) {
@@ -90,6 +93,40 @@ func TestDatagramsGiveWayToTLSWhereThereIsNews(t *testing.T) {
 		w.eventually("renewed", renewSpread+20*time.Second, func() bool { return web.membership.Load() != before })
 		if m := web.membership.Load(); dials.Load() == joined || m.Epochs.Last() == before.Epochs.Last() || m.Trust.Descriptor.Seq < seq {
 			t.Errorf("%d connections; epochs until %d, before %d", dials.Load()-joined, m.Epochs.Last(), before.Epochs.Last())
+		}
+	})
+}
+
+// TestRenewalKeepsNewerDocuments: the owners' documents may come while a member waits
+// for its renewal, which began with the older ones.
+func TestRenewalKeepsNewerDocuments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web := w.start("web", "web-1")
+		renewed := *web.membership.Load()
+		c := w.changeSupers(owner.AddSuper, "192.0.2.2:4500")
+		if c.Number != 1 {
+			t.Fatalf("super peer %d was added", c.Number)
+		}
+		w.startSuper(1, new(ledger.Memory))
+		_, trust := w.supers[1].trustOf(w)
+		key, err := owner.ParseKey(w.svc.Supers[1].Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := service.OpenHandOver(w.svc.Supers[1].HandOver, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var adopted error
+		if err := web.call(w.ctx, func() {
+			web.adoptDescriptor(trust, h.Service.Documents)
+			adopted = web.adoptRenewed(&renewed)
+		}); err != nil || adopted != nil {
+			t.Fatal(err, adopted)
+		}
+		if m := web.membership.Load(); m.Trust.Descriptor.Seq != trust.Descriptor.Seq || m.Trust.Policy == nil || len(m.Documents.Descriptor.Body) != len(h.Service.Documents.Descriptor.Body) {
+			t.Errorf("descriptor %d after a renewal that began with %d, %d was known", m.Trust.Descriptor.Seq, renewed.Trust.Descriptor.Seq, trust.Descriptor.Seq)
 		}
 	})
 }

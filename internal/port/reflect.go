@@ -82,8 +82,8 @@ type Reflector struct {
 	port     *Port
 	ring     *seal.Ring
 	rate     *rate.Limiter
-	networks *buckets
-	reserved *buckets // of super peers
+	networks *Buckets
+	reserved *Buckets // of super peers
 
 	answered, limited atomic.Uint64
 }
@@ -92,7 +92,7 @@ type Reflector struct {
 func NewReflector(p *Port, ring *seal.Ring) *Reflector {
 	return &Reflector{
 		port: p, ring: ring, rate: rate.NewLimiter(reflectRate, reflectBurst),
-		networks: newBuckets(networkRate, networkBurst), reserved: newBuckets(reservedRate, reservedBurst),
+		networks: NewBuckets(networkRate, networkBurst), reserved: NewBuckets(reservedRate, reservedBurst),
 	}
 }
 
@@ -126,22 +126,17 @@ func (r *Reflector) allow(now time.Time, from netip.Addr, super bool) bool {
 	if super && r.reserved.allow(now, netip.PrefixFrom(from, from.BitLen())) {
 		return true
 	}
-	bits := 56
-	if from.Is4() {
-		bits = 24
-	}
-	network, _ := from.Prefix(bits) // invalid only for an invalid address: one bucket for all
-	return r.networks.allow(now, network) && r.rate.AllowN(now, 1)
+	return r.networks.Allow(now, from) && r.rate.AllowN(now, 1)
 }
 
 // Counts returns how many queries were answered, and how many were not because
 // there were too many.
 func (r *Reflector) Counts() (answered, limited uint64) { return r.answered.Load(), r.limited.Load() }
 
-// buckets are a token bucket for each prefix. One that is full again is forgotten,
+// Buckets are a token bucket for each network, or other prefix. One that is full again is forgotten,
 // so that there are only those that were busy lately; beyond maxBuckets of these
 // newcomers share one.
-type buckets struct {
+type Buckets struct {
 	rate  rate.Limit
 	burst int
 
@@ -150,11 +145,23 @@ type buckets struct {
 	swept time.Time
 }
 
-func newBuckets(perSecond rate.Limit, burst int) *buckets {
-	return &buckets{rate: perSecond, burst: burst, of: map[netip.Prefix]*rate.Limiter{}}
+// NewBuckets returns buckets of one size.
+func NewBuckets(perSecond rate.Limit, burst int) *Buckets {
+	return &Buckets{rate: perSecond, burst: burst, of: map[netip.Prefix]*rate.Limiter{}}
 }
 
-func (b *buckets) allow(now time.Time, of netip.Prefix) bool {
+// Allow takes a token of the network, /24 or /56, that an address is in.
+func (b *Buckets) Allow(now time.Time, from netip.Addr) bool {
+	from = from.Unmap()
+	bits := 56
+	if from.Is4() {
+		bits = 24
+	}
+	network, _ := from.Prefix(bits) // invalid only for an invalid address: one bucket for all
+	return b.allow(now, network)
+}
+
+func (b *Buckets) allow(now time.Time, of netip.Prefix) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.of[of]

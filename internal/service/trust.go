@@ -18,6 +18,12 @@ type Trust struct {
 	Policy     *Policy // nil until the policy is known
 }
 
+// Expired says whether what the owners have signed about the service as a whole is
+// over.
+func (t *Trust) Expired(now time.Time) bool {
+	return now.Unix() >= t.Root.Expires || now.Unix() >= t.Descriptor.Expires
+}
+
 // Documents are the owner-signed bytes of a service, as stored and sent.
 type Documents struct {
 	_          struct{} `cbor:",toarray"`

@@ -185,6 +185,9 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, wh
 		return nil, nil, err
 	}
 	defer r.Release()
+	if who.ByDatagram && !goesOn(r.Before, req) { // another one was quicker
+		return nil, nil, errNotBrief
+	}
 	c := a.credential(who, req, what, r, now)
 	if err := a.trust().Policy.Revoked(c); err != nil {
 		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
@@ -203,6 +206,10 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, wh
 		a.roster.own(e)
 	}
 	a.touch()
+	if a.trust().Policy.Revoked(c) != nil { // a policy that came meanwhile could not take out who was just being admitted
+		a.dropRevoked()
+		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
+	}
 	return c, signed, nil
 }
 

@@ -217,9 +217,13 @@ func (x session) Verifier(_ id.ID, secretID string) (admission.Verifier, bool) {
 }
 
 func (x session) Continue(who admission.Authenticated, ticket *admission.Ticket, request []byte) (admission.Granted, error) {
-	return x.granted(who.PID, func(now time.Time) (admission.Granted, error) {
+	renew := func(now time.Time) (admission.Granted, error) {
 		return x.s.authority.renew(who, ticket, request, x.remote, now)
-	})
+	}
+	if who.ByDatagram { // admission.Renewer bounds them, apart: others can play them again
+		return x.welcomed(renew)
+	}
+	return x.granted(who.PID, renew)
 }
 
 func (x session) Provision(who admission.Authenticated, request []byte) (admission.Granted, error) {
@@ -230,13 +234,17 @@ func (x session) Provision(who admission.Authenticated, request []byte) (admissi
 	})
 }
 
-// granted bounds how often a machine is granted anything, and remembers where a
-// member comes from.
+// granted bounds how often a machine is granted anything.
 func (x session) granted(pid id.ID, grant func(now time.Time) (admission.Granted, error)) (admission.Granted, error) {
-	now := time.Now()
-	if !x.s.door.grants.allow(now, pid) {
+	if !x.s.door.grants.allow(time.Now(), pid) {
 		return admission.Granted{}, &admission.Refusal{Code: admission.CodeBusy, Detail: "this machine was granted its membership too often of late"}
 	}
+	return x.welcomed(grant)
+}
+
+// welcomed remembers where a member comes from.
+func (x session) welcomed(grant func(now time.Time) (admission.Granted, error)) (admission.Granted, error) {
+	now := time.Now()
 	g, err := grant(now)
 	if err == nil {
 		x.s.door.admitted(now, x.remote)

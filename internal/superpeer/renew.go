@@ -118,7 +118,7 @@ func (a *authority) renew(who admission.Authenticated, t *admission.Ticket, requ
 	}
 	read := r.readWhole
 	if who.ByDatagram {
-		read = func(b []byte) error { return r.readBrief(b, a.trust()) }
+		read = func(b []byte) error { return r.readBrief(b, a.trust(), now) }
 	}
 	if err := read(request); err != nil {
 		return admission.Granted{}, err
@@ -155,11 +155,12 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 		return admission.Granted{}, err
 	}
 	m := a.memoOf(labels, now)
-	onlyCohort := r.before.Cohort && a.slots.OnlyCohort(discovery.Attributes(a.rules(), labels), now)
+	attrs := discovery.Attributes(a.rules(), labels)
+	onlyCohort := r.before.Cohort && a.slots.OnlyCohort(attrs)
 	kept := m.holds(r.before, onlyCohort) & r.holds
 	former, listed := a.entryOf(r.who.PID, now)
 	if r.who.ByDatagram {
-		if err := a.brief(r, kept); err != nil {
+		if err := a.brief(r, labels, kept); err != nil {
 			return admission.Granted{}, err
 		}
 	}
@@ -177,6 +178,9 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 	slot := prepared{Slot: &abe.Slot{}}
 	if kept&provision.PartKey != 0 {
 		slot.ID, slot.cohort = abe.SlotID(r.before.Slot), r.before.Cohort
+		if onlyCohort {
+			a.slots.Missed(attrs, now)
+		}
 	} else if slot, err = a.slot(labels, now); err != nil {
 		return admission.Granted{}, err
 	}

@@ -3,10 +3,12 @@ package superpeer
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"time"
 
 	"icvpn/admission"
+	"icvpn/internal/ledger"
 	"icvpn/internal/provision"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
@@ -21,54 +23,63 @@ import (
 var errNotBrief = errors.New("superpeer: not a renewal in which nothing changes")
 
 // readBrief reads a request that came by datagram.
-func (r *renewal) readBrief(request []byte, trust *service.Trust) error {
+func (r *renewal) readBrief(request []byte, trust *service.Trust, now time.Time) error {
 	brief, req, err := provision.ParseBrief(request)
 	r.req, r.holds = req, provision.AllParts
 	if err := r.check(err); err != nil {
 		return err
 	}
-	if brief.Descriptor < trust.Descriptor.Seq || brief.Root < trust.Root.Seq {
-		return errNotBrief // it is to have the newer ones
+	if brief.Descriptor < trust.Descriptor.Seq || brief.Root < trust.Root.Seq || trust.Expired(now) {
+		return errNotBrief // it is to have the newer ones, or to hear that there are none
 	}
 	return nil
 }
 
-// brief says whether a renewal that came by datagram may go on. The machine's claim
-// alone shows, when it is verified next, that the identity key's holder has asked:
-// so it has to be newer than the one of before, or anybody who has seen that in our
-// directory could show it again.
-func (a *authority) brief(r renewal, kept provision.Parts) error {
+// brief says whether a renewal that came by datagram may go on: nothing of the
+// member changes but how long it is one.
+func (a *authority) brief(r renewal, labels map[string]string, kept provision.Parts) error {
 	e := a.ledger.Member(r.who.PID)
-	if kept != provision.AllParts || e == nil || e.Member.Instance != r.req.Instance || r.before.Instance != r.req.Instance {
+	if kept != provision.AllParts || r.before.Instance != r.req.Instance || !goesOn(e, r.req) ||
+		e.SecretID != r.who.SecretID || e.Member.Name != r.req.Name || e.Member.VM != r.req.VM || !maps.Equal(e.Member.Labels, labels) {
 		return errNotBrief
+	}
+	return nil
+}
+
+// goesOn says whether a request that came by datagram is of the process that e is of,
+// and later. Its claim alone shows, where it is verified, that the identity key's holder
+// has asked: anybody could show again what he has seen in our directory.
+func goesOn(e *ledger.Entry, req provision.Request) bool {
+	if e == nil || e.Member.Instance != req.Instance {
+		return false
 	}
 	next := e.Member
-	next.Claim = r.req.Claim
-	if !next.LaterThan(e.Member) {
-		return errNotBrief
-	}
-	return nil
+	next.Claim = req.Claim
+	return next.LaterThan(e.Member)
 }
 
-// maxRenewing renewals by datagram wait for a worker or have one; of more the
-// members hear nothing, and go over TLS.
-const maxRenewing = 2 * maxQueue
+// We chose:
+const (
+	// maxRenewing renewals by datagram wait for a worker or have one: half of what makes
+	// TLS say "busy". Of more the members hear nothing, and go over TLS.
+	maxRenewing = maxQueue
+	// briefPatience is how long one waits for a worker; its member waits for 2 s.
+	briefPatience = time.Second
+	// offerRate is how many members of one network are offered a key, a second, and at
+	// once: datagrams have forged sources.
+	offerRate, offerBurst = 1000, 2000
+)
 
 // onRenewal takes a member's datagram. Called by the port's readers: what costs more
 // than a MAC is done elsewhere.
 func (s *SuperPeer) onRenewal(o seal.Opened, from netip.AddrPort) {
 	now := time.Now()
-	answer, err := s.renewer.Offer(now, o.Payload, from)
-	if err != nil {
-		s.log.Warn("no key for renewals", "err", err)
-		return
-	}
-	if answer != nil {
-		s.answerRenewal(o, answer, from)
-		return
-	}
 	if s.recall.pending() {
 		return // over TLS it waits
+	}
+	if admission.IsRenewalAsk(o.Payload) {
+		s.offerRenewal(now, o, from)
+		return
 	}
 	asked := s.renewer.Open(now, o.Payload, from)
 	if asked == nil {
@@ -88,8 +99,20 @@ func (s *SuperPeer) onRenewal(o seal.Opened, from netip.AddrPort) {
 	}()
 }
 
+func (s *SuperPeer) offerRenewal(now time.Time, o seal.Opened, from netip.AddrPort) {
+	if !s.offers.Allow(now, from.Addr()) {
+		return
+	}
+	offer, err := s.renewer.Offer(now, o.Payload, from)
+	if err != nil {
+		s.log.Warn("no key for renewals", "err", err)
+		return
+	}
+	s.answerRenewal(o, offer, from)
+}
+
 func (s *SuperPeer) renewByDatagram(asked *admission.Asked, o seal.Opened, from netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(context.Background(), stepWait)
+	ctx, cancel := context.WithTimeout(context.Background(), briefPatience)
 	defer cancel()
 	pid := asked.PID()
 	var answer []byte

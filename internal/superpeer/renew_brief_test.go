@@ -92,6 +92,8 @@ func TestBriefRenewalIsOfAMemberThatRuns(t *testing.T) {
 		"it knows an older descriptor": {change: func(b *brief) { b.Descriptor-- }},
 		"it knows an older root":       {change: func(b *brief) { b.Root-- }},
 		"another process":              {change: func(b *brief) { b.req.Instance = service.Instance{2} }},
+		"another name":                 {change: func(b *brief) { b.req.Name = "db-master" }},
+		"another VM":                   {change: func(b *brief) { b.req.VM = "vm-2" }},
 		"a claim of before":            {change: func(b *brief) { b.claimed = b.claimed.Add(-time.Second) }},
 		"a claim of its admission":     {change: func(b *brief) { b.claimed = b.claimed.Add(-time.Minute) }},
 		"another policy": {before: func(t *testing.T, m *member) {
@@ -115,7 +117,9 @@ func TestBriefRenewalIsOfAMemberThatRuns(t *testing.T) {
 			m.s.authority.leave(l)
 		}},
 		"another process was admitted since": {before: func(t *testing.T, m *member) {
-			if _, err := m.ask(t, m.s.authority, func(r *provision.Request) {
+			other := m.newcomer
+			other.who.ByDatagram, other.who.Continued = false, false
+			if _, err := other.ask(t, m.s.authority, func(r *provision.Request) {
 				r.Instance = service.Instance{2}
 				r.Claim = service.SignClaim(m.key, m.who.Service, m.s.PID(), r.Instance, time.Now())
 			}); err != nil {

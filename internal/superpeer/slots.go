@@ -174,6 +174,7 @@ func (a *authority) forgetSlots(ids ...abe.SlotID) {
 func (s *SuperPeer) expireLoop(ctx context.Context) error {
 	for sleep(ctx, expireTick) {
 		s.authority.expire(time.Now())
+		s.renewer.Expire(time.Now())
 	}
 	return nil
 }
