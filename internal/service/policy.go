@@ -40,6 +40,7 @@ type Policy struct {
 	Rules    []filter.Rule `yaml:"rules"`
 	Out      Revoked       `yaml:"revoked,omitempty"`
 	Helpers  Helpers       `yaml:"helpers,omitempty"`
+	Updates  Updates       `yaml:"updates,omitempty"`
 }
 
 // Helpers says which members super peers may promote: docs/protocol/helpers.md.
@@ -141,6 +142,9 @@ func (p *Policy) validate() error {
 		return errors.New("service: policy wants 1 to 6 suites and 1 to 4 groups")
 	}
 	if err := p.Helpers.validate(); err != nil {
+		return err
+	}
+	if err := p.Updates.validate(); err != nil {
 		return err
 	}
 	return filter.Validate(p.Rules)

@@ -3,6 +3,7 @@ package service
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 
 	"icvpn/internal/wire"
 )
@@ -22,10 +23,12 @@ const (
 	typeDescriptor = "descriptor"
 	typePolicy     = "policy"
 	typeEpochs     = "epochs"
+	typeRelease    = "release"
 )
 
-// Signed is an owner-signed document as it travels: its type, its exact bytes,
-// and signatures over "icvpn/1 <type>" ‖ 00 ‖ body.
+// Signed is a document of the owners, or of those with release keys, as it
+// travels: its type, its exact bytes, and signatures over
+// "icvpn/1 <type>" ‖ 00 ‖ body.
 type Signed struct {
 	_    struct{} `cbor:",toarray"`
 	Type string
@@ -33,7 +36,8 @@ type Signed struct {
 	Sigs []Signature
 }
 
-// Signature names an owner key by its place in the root document.
+// Signature names an owner key by its place in the root document, and a release
+// key by its first byte.
 type Signature struct {
 	_     struct{} `cbor:",toarray"`
 	Index uint8
@@ -51,20 +55,28 @@ func sign(typ string, body []byte, owners []ed25519.PrivateKey) Signed {
 // verify checks that s has type typ and valid signatures of at least the
 // root's threshold of distinct owners.
 func (s Signed) verify(typ string, r Root) error {
+	return s.verifyBy(typ, "owner", r.Owners, int(r.Threshold), func(i int) uint8 { return uint8(i) })
+}
+
+// verifyBy checks that s has type typ and valid signatures of at least threshold
+// of the keys, each of which has a name in signatures.
+func (s Signed) verifyBy(typ, whose string, keys []ed25519.PublicKey, threshold int, name func(i int) uint8) error {
 	if s.Type != typ {
 		return fmt.Errorf("service: document is of type %.16q, want %q", s.Type, typ)
 	}
 	if len(s.Sigs) > maxSignatures {
 		return fmt.Errorf("service: %s has %d signatures, at most %d are allowed", typ, len(s.Sigs), maxSignatures)
 	}
-	good := map[uint8]bool{}
-	for _, sig := range s.Sigs {
-		if int(sig.Index) < len(r.Owners) && wire.Verify(r.Owners[sig.Index], sig.Sig, "icvpn/1 "+typ, s.Body) {
-			good[sig.Index] = true
+	good := 0
+	for i, k := range keys {
+		if slices.ContainsFunc(s.Sigs, func(sig Signature) bool {
+			return sig.Index == name(i) && wire.Verify(k, sig.Sig, "icvpn/1 "+typ, s.Body)
+		}) {
+			good++
 		}
 	}
-	if len(good) < int(r.Threshold) {
-		return fmt.Errorf("service: %s carries %d valid owner signatures, %d are needed", typ, len(good), r.Threshold)
+	if good < threshold {
+		return fmt.Errorf("service: %s carries %d valid %s signatures, %d are needed", typ, good, whose, threshold)
 	}
 	return nil
 }
