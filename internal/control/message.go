@@ -64,6 +64,8 @@ type Status struct {
 	RxBytes           uint64            `json:"rx_bytes"`
 	TxPackets         uint64            `json:"tx_packets"`
 	TxBytes           uint64            `json:"tx_bytes"`
+	// Release is the newest release manifest, if the policy names release keys.
+	Release *Release `json:"release,omitempty"`
 	// Warnings are sentences for the operator: what is not as it should be.
 	Warnings []string `json:"warnings"`
 	// Services are those of a super peer, which may be several; the fields above
@@ -77,6 +79,30 @@ type Helper struct {
 	Since time.Time `json:"since"`
 }
 
+// Release is a release manifest as its process sees it. Without a Version none is
+// known.
+type Release struct {
+	Channel   string     `json:"channel"` // that the policy follows
+	Version   string     `json:"version"`
+	Minimum   string     `json:"minimum"` // nobody should run anything below
+	Sequence  uint64     `json:"sequence"`
+	Signed    time.Time  `json:"signed,omitzero"`
+	Expires   time.Time  `json:"expires,omitzero"`
+	Notes     string     `json:"notes"` // where to read what is new
+	Artefacts []Artefact `json:"artefacts"`
+	// Note is a sentence: what it means for the version that runs, or why it may not
+	// be the newest. Empty: all is well.
+	Note string `json:"note"`
+}
+
+// Artefact is a build of a release.
+type Artefact struct {
+	OS     string `json:"os"`
+	Arch   string `json:"arch"`
+	Size   uint64 `json:"size"`   // bytes
+	SHA256 string `json:"sha256"` // hexadecimal
+}
+
 // ServiceStatus is one service of a super peer.
 type ServiceStatus struct {
 	Service           string    `json:"service"` // 40 hexadecimal digits
@@ -87,6 +113,7 @@ type ServiceStatus struct {
 	Epoch             uint32    `json:"epoch"`
 	CredentialExpires time.Time `json:"credential_expires,omitzero"`
 	PeersKnown        int       `json:"peers_known"`
+	Release           *Release  `json:"release,omitempty"`
 }
 
 // Service is a service that a super peer serves, or knows from a universal
@@ -224,7 +251,7 @@ type Update struct {
 
 // UpdatedDocument is a document that the owner signed.
 type UpdatedDocument struct {
-	Type     string `json:"type"`     // descriptor, policy, epochs
+	Type     string `json:"type"`     // descriptor, policy, epochs, release
 	Sequence uint64 `json:"sequence"` // of the one in force
 	Newer    bool   `json:"newer"`    // it came with this update
 }

@@ -36,7 +36,7 @@ func (h *Host) Status(ctx context.Context) (st control.Status, err error) {
 		}
 		st.Services = append(st.Services, control.ServiceStatus{
 			Service: of.Service, Name: of.ServiceName, PID: of.PID, State: of.State, Endpoints: of.Endpoints,
-			Epoch: of.Epoch, CredentialExpires: of.CredentialExpires, PeersKnown: of.PeersKnown,
+			Epoch: of.Epoch, CredentialExpires: of.CredentialExpires, PeersKnown: of.PeersKnown, Release: of.Release,
 		})
 	}
 	return st, nil

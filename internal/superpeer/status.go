@@ -24,6 +24,7 @@ func (s *SuperPeer) Status(context.Context) (control.Status, error) {
 	if s.Ready() {
 		st.State = control.StateUp
 	}
+	st.Release = s.releases.Status(a.trust(), s.cfg.Binary, time.Now())
 	st.PeersKnown = a.roster.len()
 	st.Warnings = append(st.Warnings, a.roster.warnings(time.Now())...)
 	return st, nil

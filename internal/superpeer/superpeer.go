@@ -24,6 +24,7 @@ import (
 	"icvpn/internal/port"
 	"icvpn/internal/provision"
 	"icvpn/internal/relay"
+	"icvpn/internal/release"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
 	"icvpn/overlay"
@@ -116,6 +117,7 @@ type SuperPeer struct {
 	promotion *promotion
 	relay     *relay.Relay
 	recall    *recall
+	releases  *release.Shelf
 	started   time.Time
 
 	admissions admissions // counted
@@ -149,6 +151,9 @@ func newSuperPeer(cfg Config, host *Host, key ed25519.PrivateKey) (*SuperPeer, e
 	}
 	var err error
 	if s.documents, err = documentsKey(h); err != nil {
+		return nil, err
+	}
+	if s.releases, err = openReleases(cfg.Ledger); err != nil {
 		return nil, err
 	}
 	if s.service, err = s.newTier(h.Service, fileDocuments, key, now); err != nil {

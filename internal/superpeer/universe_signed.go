@@ -19,21 +19,26 @@ import (
 
 // What the owners sign beside the descriptor takes the same way
 // (universe_documents.go), each document under its own salt and its own sequence
-// number: one may be newer than what is known, and the others not.
+// number: one may be newer than what is known, and the others not. So does the
+// release manifest, which those sign whose keys the policy names.
 
 // signedDocument is such a document of a service.
 type signedDocument struct {
 	name    string // its type
 	salt    func(id.ID) []byte
-	inForce func(*standing) (s service.Signed, seq uint64) // nothing: sequence number 0
+	inForce func(*standing) (s service.Signed, seq uint64) // nothing: sequence number 0; not to be handed on: no body
 	learn   func(b []byte, now time.Time) (newer bool, err error)
 }
 
 func (s *SuperPeer) signedDocuments() []signedDocument {
-	return []signedDocument{{
+	all := []signedDocument{{
 		name: "policy", salt: discovery.SaltPolicy, learn: s.learnPolicy,
 		inForce: func(st *standing) (service.Signed, uint64) { return st.policy, st.trust.Policy.Sequence },
 	}, s.signedEpochs()}
+	if s.service.trust().Policy.Updates.Named() { // nobody looks for what is nowhere
+		all = append(all, s.signedRelease())
+	}
+	return all
 }
 
 // newestPolicy returns the policy to begin with: the hand-over's, or a newer one
@@ -77,7 +82,7 @@ func (s *SuperPeer) publishSigned(ctx context.Context) (ok bool) {
 	st := s.service.standing.Load()
 	for _, d := range s.signedDocuments() {
 		signed, seq := d.inForce(st)
-		if seq == 0 {
+		if len(signed.Body) == 0 {
 			continue
 		}
 		for _, to := range []struct {

@@ -11,9 +11,13 @@ import (
 )
 
 // Update puts what the owners have signed since in force, of the service that the
-// file is of; the other super peers and the machines hear of it from us. All that
-// is good in it is taken, and the first thing that is not is the error.
+// file is of, or a release manifest; the other super peers and the machines hear of
+// it from us. All that is good in it is taken, and the first thing that is not is
+// the error.
 func (h *Host) Update(_ context.Context, file []byte) (control.Update, error) {
+	if service.IsReleaseFile(file) {
+		return h.updateRelease(file)
+	}
 	u, err := service.ParseUpdate(file)
 	if err != nil {
 		return control.Update{}, err
