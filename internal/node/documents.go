@@ -42,52 +42,69 @@ func (n *Node) wantDocuments() {
 
 // documentsLoop keeps up with the owner.
 func (n *Node) documentsLoop(ctx context.Context) {
-	poll, look := time.NewTimer(documentsPoll/2+mrand.N(documentsPoll/2)), time.NewTimer(time.Hour)
+	poll, look, releases := time.NewTimer(documentsPoll/2+mrand.N(documentsPoll/2)), time.NewTimer(time.Hour), time.NewTimer(mrand.N(releaseFirst))
 	defer poll.Stop()
 	defer look.Stop()
+	defer releases.Stop()
 	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-poll.C:
-			n.readDocuments(ctx, false)
-			n.readEpochs(ctx, false)
+			n.readDocument(ctx, n.descriptor(), false)
+			n.readDocument(ctx, n.epochsDocument(), false)
 			poll.Reset(documentsPoll/2 + mrand.N(documentsPoll/2))
 		case <-n.documentsNow:
 			look.Reset(max(0, documentsGap-time.Since(last)))
 		case <-look.C:
-			n.readDocuments(ctx, true)
-			n.readEpochs(ctx, true)
+			n.readDocument(ctx, n.descriptor(), true)
+			n.readDocument(ctx, n.epochsDocument(), true)
 			last = time.Now()
+		case <-releases.C:
+			if n.trust().Policy.Updates.Named() {
+				n.readDocument(ctx, n.releaseManifest(), false)
+			}
+			releases.Reset(releasePoll/2 + mrand.N(releasePoll/2))
 		}
 	}
 }
 
-// readDocuments asks super peers, in no order, until one has something newer:
-// all of them, or one with a single query.
-func (n *Node) readDocuments(ctx context.Context, all bool) {
+// document is one that super peers hand out, each under its own key.
+type document struct {
+	name  string
+	salt  []byte
+	seq   func() uint64 // of the one that we know, 0 for none
+	learn func(context.Context, []byte) error
+}
+
+func (n *Node) descriptor() document {
+	return document{"descriptor", discovery.SaltService(n.service), func() uint64 { return n.trust().Descriptor.Seq }, n.learnDocuments}
+}
+
+// readDocument asks super peers, in no order, until one has something newer: all of them,
+// or one with a single query.
+func (n *Node) readDocument(ctx context.Context, d document, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	supers := slices.Clone(n.trust().Descriptor.SuperPeers)
 	mrand.Shuffle(len(supers), func(i, j int) { supers[i], supers[j] = supers[j], supers[i] })
-	salt := discovery.SaltService(n.service)
 	for _, sp := range supers {
-		seq := int64(n.trust().Descriptor.Seq)
+		seq := int64(d.seq())
 		if !all {
-			if it, err := n.overlay.AskItem(ctx, sp.Key, salt); err != nil || it.Seq <= seq {
+			if it, err := n.overlay.AskItem(ctx, sp.Key, d.salt); err != nil || it.Seq <= seq {
 				return
 			}
 		}
-		b, _, err := n.overlay.GetObjectAfter(ctx, sp.Key, salt, seq)
+		b, _, err := n.overlay.GetObjectAfter(ctx, sp.Key, d.salt, seq)
 		if err == nil {
-			err = n.learnDocuments(ctx, b)
+			err = d.learn(ctx, b)
 		}
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, overlay.ErrUnchanged) && ctx.Err() == nil {
-			n.log.Debug("documents not read", "super_peer", sp.PID().Short(), "err", err)
+		if !errors.Is(err, overlay.ErrUnchanged) && !errors.Is(err, overlay.ErrNotFound) && ctx.Err() == nil {
+			n.log.Debug("document not read", "detail", d.name, "super_peer", sp.PID().Short(), "err", err)
 		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
 	"icvpn/keyex"
-	"icvpn/overlay"
 )
 
 // How a member keeps up with the group key (docs/protocol/epochs.md).
@@ -106,35 +105,14 @@ func (n *Node) untilEpoch() (time.Duration, bool) {
 	return mrand.N(max(e.Newest().Activates().Sub(n.now())/2, renewSpread)), true
 }
 
-// readEpochs asks super peers, in no order, for what the owners say of epochs: all
-// until one has news, or one with a single query.
-func (n *Node) readEpochs(ctx context.Context, all bool) {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	supers := slices.Clone(n.trust().Descriptor.SuperPeers)
-	mrand.Shuffle(len(supers), func(i, j int) { supers[i], supers[j] = supers[j], supers[i] })
-	salt := discovery.SaltEpochs(n.service)
-	for _, sp := range supers {
-		var seq int64
+// epochsDocument is what the owners say of epochs.
+func (n *Node) epochsDocument() document {
+	return document{"epochs", discovery.SaltEpochs(n.service), func() uint64 {
 		if e := n.membership.Load().Epochs; e != nil {
-			seq = int64(e.Seq)
+			return e.Seq
 		}
-		if !all {
-			if it, err := n.overlay.AskItem(ctx, sp.Key, salt); err != nil || it.Seq <= seq {
-				return
-			}
-		}
-		b, _, err := n.overlay.GetObjectAfter(ctx, sp.Key, salt, seq)
-		if err == nil {
-			err = n.learnEpochs(ctx, b)
-		}
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, overlay.ErrUnchanged) && !errors.Is(err, overlay.ErrNotFound) && ctx.Err() == nil {
-			n.log.Debug("epochs not read", "super_peer", sp.PID().Short(), "err", err)
-		}
-	}
+		return 0
+	}, n.learnEpochs}
 }
 
 // learnEpochs takes in a newer document.

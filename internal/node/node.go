@@ -24,6 +24,7 @@ import (
 	"icvpn/internal/discovery"
 	"icvpn/internal/id"
 	"icvpn/internal/port"
+	"icvpn/internal/release"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
 	"icvpn/keyex"
@@ -44,6 +45,11 @@ type Config struct {
 	Nodes []byte
 	// SaveNodes keeps nodes of the overlay, now and then. May be nil.
 	SaveNodes func([]byte) error
+	// Release is what a former process gave to SaveRelease: the newest release
+	// manifest. May be nil; what does not count any more is left out.
+	Release []byte
+	// SaveRelease keeps a newer one. May be nil.
+	SaveRelease func([]byte) error
 	// Readdress gives the device the addresses of a membership that has others
 	// than the one before. May be nil.
 	Readdress func(*Membership) error
@@ -86,6 +92,7 @@ type Node struct {
 	ring      *seal.Ring
 	reflector *port.Reflector
 	overlay   *overlay.Overlay
+	releases  *release.Shelf
 	sad       *esp.SAD
 	esp       *esp.Stats
 	started   time.Time
@@ -185,6 +192,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.self = id.FromKey(n.key.Public().(ed25519.PublicKey))
 	n.steps.all = cfg.Steps
+	n.releases = release.NewShelf(cfg.Release, cfg.SaveRelease)
 	n.ways.Store(&ways{})
 	n.table = directory.NewTable(n.service, n.self)
 	n.watch = n.newWatch()

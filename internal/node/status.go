@@ -39,6 +39,7 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 		SuperPeer: m.SuperPeer, Epoch: n.ring.Current(time.Now()), CredentialExpires: c.Expires(),
 		Listen: []string{net.JoinHostPort("", strconv.Itoa(int(n.port.Number())))},
 	}
+	s.Release = n.releases.Status(m.Trust, n.cfg.Join.Binary, n.now())
 	s.MTU, _ = n.device.MTU()
 	for _, e := range n.endpoints() {
 		s.Endpoints = append(s.Endpoints, e.String())

@@ -34,6 +34,7 @@ const (
 	fileIdentity   = "identity"   // Ed25519 seed, 32 bytes
 	fileMembership = "membership" // node.Membership.Encode
 	fileNodes      = "nodes"      // what node.Config.SaveNodes is given
+	fileRelease    = "release"    // what node.Config.SaveRelease is given
 	counterSeq     = "descriptor" // highest descriptor sequence number seen
 	counterPolicy  = "policy"     // highest policy sequence number seen
 	counterRoot    = "root"       // highest root document's sequence number seen
@@ -141,7 +142,7 @@ func (p *peer) live(ctx context.Context, h *handler) error {
 	}
 	h.step(p.log, "interface", p.device.Name()+" is up", began)
 	n, err := node.New(node.Config{
-		Join: join, Membership: m, Save: p.save, Nodes: p.nodes(), SaveNodes: p.saveNodes, Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
+		Join: join, Membership: m, Save: p.save, Nodes: p.hint(fileNodes), SaveNodes: p.saver(fileNodes), Release: p.hint(fileRelease), SaveRelease: p.saver(fileRelease), Readdress: p.readdress, Device: p.device, UDP: p.udp, Endpoints: p.endpoints,
 		Advertise: advertise, NeverHelp: p.cfg.Helper == "never", Elapsed: sinceBoot, Began: p.began, Log: p.log, Steps: h.joinSteps(),
 	})
 	if err != nil {
@@ -220,16 +221,19 @@ func (p *peer) kept() (*node.Kept, string) {
 	return k, superPeer
 }
 
-// nodes are where a former process would enter the overlay, nil if it kept none.
-func (p *peer) nodes() []byte {
-	b, err := p.dir.Get(fileNodes)
+// hint is what a former process kept in a file that one can do without, nil for
+// nothing.
+func (p *peer) hint(name string) []byte {
+	b, err := p.dir.Get(name)
 	if err != nil && !errors.Is(err, state.ErrNotExist) {
-		p.log.Warn("known nodes not read; entering the overlay at super peers alone", "err", err)
+		p.log.Warn("a file of the state directory cannot be read; going on without it", "name", name, "err", err)
 	}
 	return b
 }
 
-func (p *peer) saveNodes(b []byte) error { return p.dir.Put(fileNodes, b) }
+func (p *peer) saver(name string) func([]byte) error {
+	return func(b []byte) error { return p.dir.Put(name, b) }
+}
 
 // openTUN makes the interface and names the flag that helps where a name is
 // taken.
