@@ -15,7 +15,7 @@ import (
 	"icvpn/internal/wire"
 )
 
-var updateAdvert = flag.Bool("update-advert", false, "rewrite testdata/advert.txt")
+var updateVectors = flag.Bool("update", false, "rewrite testdata")
 
 var advertNow = time.Unix(1_800_000_000, 0)
 
@@ -43,7 +43,7 @@ func TestAdvertVector(t *testing.T) {
 	text := "# Advert of docs/protocol/universe.md: universe 01 00..., publisher key of seed 01..., services 02 00... and\n" +
 		"# 03 00... with keys of seeds 02... and 03..., at Unix time 1800000000, sequence number 7.\n" + hex.EncodeToString(b) + "\n"
 	path := filepath.Join("testdata", "advert.txt")
-	if *updateAdvert {
+	if *updateVectors {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)
 		}
