@@ -44,7 +44,7 @@ func newRoot(a *app) *cobra.Command {
 	}
 	add(groupRun, newUp(a), newSuper(a), newTunnel(a), newDemo(a), newSim(a))
 	add(groupAsk, newStatus(a), newPeers(a), newPing(a), newDown(a))
-	add(groupSetUp, newService(a), newConfig(a))
+	add(groupSetUp, newService(a), newRelease(a), newConfig(a))
 	root.AddCommand(newVersion(a), newEnvironment())
 	return root
 }

@@ -3,8 +3,8 @@ package main
 import "github.com/spf13/cobra"
 
 func newService(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "service", Short: "Create a service, change its super peers and group key, list services"}
-	cmd.AddCommand(newServiceCreate(a), newServiceSuper(a), newServiceEpoch(a), newServiceList(a), newServiceShow(a))
+	cmd := &cobra.Command{Use: "service", Short: "Create a service, change its super peers, group key and release keys, list services"}
+	cmd.AddCommand(newServiceCreate(a), newServiceSuper(a), newServiceEpoch(a), newServiceUpdates(a), newServiceList(a), newServiceShow(a))
 	return cmd
 }
 

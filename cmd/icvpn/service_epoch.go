@@ -2,7 +2,6 @@ package main
 
 import (
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +42,12 @@ func newServiceEpoch(a *app) *cobra.Command {
 		} else if in <= 0 {
 			return usageErrorf("--in %v is not in the future; for an emergency use --now", in)
 		}
-		return a.nextEpoch(filepath.Clean(args[0]), machines, in)
+		return a.announce(args[0], func(secret []byte) (*owner.News, error) {
+			if len(machines) == 0 {
+				return owner.NextEpoch(secret, in, a.now())
+			}
+			return owner.Revoke(secret, machines, in, a.now())
+		})
 	}
 	return cmd
 }
@@ -60,26 +64,21 @@ func parsePIDs(texts []string) (all []id.ID, err error) {
 	return all, nil
 }
 
-func (a *app) nextEpoch(dir string, machines []id.ID, in time.Duration) error {
+// announce has the owner sign news, writes them to DIR and says what to do next.
+func (a *app) announce(dir string, sign func(secret []byte) (*owner.News, error)) error {
+	dir = filepath.Clean(dir)
 	secret, err := owner.Secret(dir)
 	if err != nil {
 		return err
 	}
 	defer clear(secret)
-	e, err := announce(secret, machines, in, a.now())
+	n, err := sign(secret)
 	if err != nil {
 		return err
 	}
-	if err := e.Write(dir); err != nil {
+	if err := n.Write(dir); err != nil {
 		return err
 	}
-	e.Explain(a.stdout, dir)
+	n.Explain(a.stdout, dir)
 	return nil
-}
-
-func announce(secret []byte, machines []id.ID, in time.Duration, now time.Time) (*owner.Epoch, error) {
-	if len(machines) == 0 {
-		return owner.NextEpoch(secret, in, now)
-	}
-	return owner.Revoke(secret, machines, in, now)
 }

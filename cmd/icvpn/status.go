@@ -132,6 +132,14 @@ func (a *app) printStatus(s control.Status) {
 	if h := s.Helper; h != nil {
 		row("helper", fmt.Sprintf("%s, since %s", strings.Join(h.Roles, ", "), h.Since.UTC().Format("2006-01-02 15:04 MST")))
 	}
+	if len(s.Services) < 2 {
+		releaseRows(row, "", s.Release)
+	}
+	for _, of := range s.Services {
+		if len(s.Services) > 1 {
+			releaseRows(row, "service "+of.Name+": ", of.Release)
+		}
+	}
 	row("peers", fmt.Sprintf("%d known, %d connected", s.PeersKnown, s.PeersUp))
 	row("traffic", fmt.Sprintf("%s received, %s sent", byteCount(s.RxBytes), byteCount(s.TxBytes)))
 	row("identity", s.PID)
@@ -139,6 +147,19 @@ func (a *app) printStatus(s control.Status) {
 		t.row(p.yellow("warning"), plain(printable(w)))
 	}
 	t.writeTo(a.stdout)
+}
+
+// releaseRows print what is known of releases of the program.
+func releaseRows(row func(key, value string), of string, r *control.Release) {
+	switch {
+	case r == nil:
+		return
+	case r.Version == "":
+		row("release", of+"none of channel "+r.Channel)
+	default:
+		row("release", fmt.Sprintf("%s%s of channel %s, signed on %s", of, r.Version, r.Channel, r.Signed.UTC().Format("2006-01-02 15:04 MST")))
+	}
+	row("", r.Note)
 }
 
 func (a *app) stateLine(s control.Status) string {

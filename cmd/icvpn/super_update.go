@@ -11,11 +11,12 @@ import (
 func newSuperUpdate(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "update [flags] FILE",
-		Short: "Give a running super peer what the service's owner has signed since",
-		Long: "update has a running super peer read FILE, which icvpn service epoch writes: the owner's description of the\n" +
-			"service, policy and group key numbers. What is newer is in force at once, and the super peer hands it to the\n" +
-			"others and to the machines. FILE holds no secret: every document in it counts by the owner's signature.",
-		Example: "  icvpn super update shop/update",
+		Short: "Give a running super peer what the service's owner has signed since, or a release manifest",
+		Long: "update has a running super peer read FILE, which icvpn service epoch and updates write: the owner's\n" +
+			"description of the service, policy and group key numbers; or a manifest of icvpn release sign. What is newer\n" +
+			"is in force at once, and the super peer hands it to the others and to the machines. FILE holds no secret:\n" +
+			"every document in it counts by its signatures, the owner's or those of release keys that the policy names.",
+		Example: "  icvpn super update shop/update\n  icvpn super update 1.2.0.release",
 		Args:    exactArgs("FILE"),
 	}
 	flags := bindState(cmd)

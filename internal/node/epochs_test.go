@@ -24,7 +24,7 @@ import (
 
 // announce has the owner sign the next epoch, which super peer sp gets while it
 // runs.
-func (w *world) announce(sp int, delay time.Duration) *owner.Epoch {
+func (w *world) announce(sp int, delay time.Duration) *owner.News {
 	w.t.Helper()
 	e, err := owner.NextEpoch(w.svc.Secret, delay, time.Now())
 	if err != nil {

@@ -22,19 +22,29 @@ const minEpochDelay = 15 * time.Minute
 // maxEpochDelay keeps a typing error from blocking the next change for months.
 const maxEpochDelay = 7 * 24 * time.Hour
 
-// Epoch is a new group key that the owner has announced.
-type Epoch struct {
+// News is what the owner has signed for super peers that run: a new group key, a
+// policy, or both.
+type News struct {
 	ID     id.ID
 	Name   string
-	Record service.EpochRecord
-	Secret []byte         // owner.secret from now on
-	Update service.Update // for a running super peer
-	Policy []byte         // YAML as signed, if it is new
+	Record service.EpochRecord // of the new key; zero if there is none
+	Secret []byte              // owner.secret from now on
+	Update service.Update      // for a running super peer
+	Policy []byte              // YAML as signed, if it is new
+}
+
+// news is what f has signed. Policy says whether that is among it.
+func (f *ownerFile) news(trust *service.Trust, record service.EpochRecord, policy bool) *News {
+	n := &News{ID: trust.Service, Name: trust.Descriptor.Name, Record: record, Secret: f.encode(), Update: service.NewUpdate(f.HandOver)}
+	if policy {
+		n.Policy = f.HandOver.Policy.Body
+	}
+	return n
 }
 
 // NextEpoch signs that the group key changes: after a delay, or at once with a
 // delay of 0, which is for emergencies.
-func NextEpoch(secret []byte, delay time.Duration, now time.Time) (*Epoch, error) {
+func NextEpoch(secret []byte, delay time.Duration, now time.Time) (*News, error) {
 	f, err := parseOwner(secret)
 	if err != nil {
 		return nil, err
@@ -43,19 +53,14 @@ func NextEpoch(secret []byte, delay time.Duration, now time.Time) (*Epoch, error
 	if err != nil {
 		return nil, err
 	}
-	return &Epoch{
-		ID: trust.Service, Name: trust.Descriptor.Name, Record: e.Newest(), Secret: f.encode(), Update: service.NewUpdate(f.HandOver),
-	}, nil
+	return f.news(trust, e.Newest(), false), nil
 }
 
 // nextEpoch puts the next epoch into f, and M of the oldest one still in use:
 // hand-overs made from now on open nothing of before.
 func (f *ownerFile) nextEpoch(delay time.Duration, now time.Time) (*service.Epochs, *service.Trust, error) {
 	h := &f.HandOver
-	trust, err := service.Open(h.Service.Documents, h.Service.ID, 0, now)
-	if err == nil {
-		trust, err = trust.WithPolicy(h.Policy, now)
-	}
+	trust, err := f.trust(now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,6 +83,16 @@ func (f *ownerFile) nextEpoch(delay time.Duration, now time.Time) (*service.Epoc
 	}
 	h.Epochs, err = service.NewEpochs(next, f.owners())
 	return &next, trust, err
+}
+
+// trust returns the chain with the policy that the owner has signed last.
+func (f *ownerFile) trust(now time.Time) (*service.Trust, error) {
+	h := &f.HandOver
+	trust, err := service.Open(h.Service.Documents, h.Service.ID, 0, now)
+	if err != nil {
+		return nil, err
+	}
+	return trust.WithPolicy(h.Policy, now)
 }
 
 // epochs returns what was announced so far, nil for nothing.
@@ -108,25 +123,28 @@ func (f *ownerFile) advance(to uint32) error {
 const fileUpdate = "update"
 
 // Write puts the news into the directory of their service, last owner.secret.
-func (e *Epoch) Write(dir string) error {
-	if e.Policy != nil {
-		if err := replaceFile(filepath.Join(dir, filePolicy), 0o644, e.Policy); err != nil {
+func (n *News) Write(dir string) error {
+	if n.Policy != nil {
+		if err := replaceFile(filepath.Join(dir, filePolicy), 0o644, n.Policy); err != nil {
 			return err
 		}
 	}
-	if err := replaceFile(filepath.Join(dir, fileUpdate), 0o644, e.Update.Encode()); err != nil {
+	if err := replaceFile(filepath.Join(dir, fileUpdate), 0o644, n.Update.Encode()); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, fileSecret), 0o600, e.Secret)
+	return replaceFile(filepath.Join(dir, fileSecret), 0o600, n.Secret)
 }
 
 // Explain prints what changes and what to do next.
-func (e *Epoch) Explain(w io.Writer, dir string) {
-	fmt.Fprintf(w, "Service %s (%s), epoch %d", e.Name, e.ID, e.Record.Number)
-	if e.Record.Grace > 0 {
-		fmt.Fprintf(w, " from %s, the one before until %s.\n", utc(e.Record.Activates()), utc(e.Record.Settled()))
-	} else {
-		fmt.Fprintf(w, " at once.\n")
+func (n *News) Explain(w io.Writer, dir string) {
+	fmt.Fprintf(w, "Service %s (%s), ", n.Name, n.ID)
+	switch {
+	case n.Record.Number == 0:
+		fmt.Fprintf(w, "a new policy.\n")
+	case n.Record.Grace > 0:
+		fmt.Fprintf(w, "epoch %d from %s, the one before until %s.\n", n.Record.Number, utc(n.Record.Activates()), utc(n.Record.Settled()))
+	default:
+		fmt.Fprintf(w, "epoch %d at once.\n", n.Record.Number)
 	}
 	fmt.Fprintf(w, "\nNext, on one super peer that runs (the file is no secret):\n  icvpn super update %s\n\n", filepath.Join(dir, fileUpdate))
 	fmt.Fprintf(w, "It hands the news to the other super peers, and they to the machines: nothing needs a restart.\n")

@@ -28,14 +28,7 @@ func (s *Service) Write(dir string) error {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		return errors.Join(fmt.Errorf("output directory %s is not empty; choose another, so that no key is overwritten", dir), err)
 	}
-	put := func(name string, mode fs.FileMode, b []byte) error {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(b)
-		return errors.Join(err, f.Sync(), f.Close())
-	}
+	put := func(name string, mode fs.FileMode, b []byte) error { return newFile(filepath.Join(dir, name), mode, b) }
 	err := errors.Join(put(fileSecret, 0o600, s.Secret), put(filePolicy, 0o644, s.Policy))
 	for _, t := range s.Tokens {
 		err = errors.Join(err, put(t.Role+".token", 0o600, []byte(t.Token.Text()+"\n")), put(t.Role+".token.yaml", 0o600, t.Token.YAML()))
@@ -102,6 +95,16 @@ func (c *Change) updateToken(path string) error {
 		t.MinSeq = c.Seq
 	}
 	return errors.Join(replaceFile(path, 0o600, []byte(t.Text()+"\n")), replaceFile(path+".yaml", 0o600, t.YAML()))
+}
+
+// newFile writes a file that is not there yet.
+func newFile(path string, mode fs.FileMode, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // replaceFile puts a file in the place of another, whole or not at all.
