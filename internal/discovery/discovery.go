@@ -50,8 +50,9 @@ func SaltPolicy(s id.ID) []byte { return append([]byte("p"), s[:]...) }
 // SaltEpochs returns the salt of what the owners say of a service's group keys.
 func SaltEpochs(s id.ID) []byte { return append([]byte("k"), s[:]...) }
 
-// SaltRelease returns the salt of a service's release manifest.
-func SaltRelease(s id.ID) []byte { return append([]byte("r"), s[:]...) }
+// SaltRelease returns the salt of a service's release manifest under release keys.
+// Under others it is another object, whose numbers begin anew.
+func SaltRelease(s, keys id.ID) []byte { return append(append([]byte("r"), s[:]...), keys[:]...) }
 
 // memberLabel is in every member's attribute key, so that "any member" is a
 // policy. It is no label of the service: rules cannot name it.

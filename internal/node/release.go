@@ -19,7 +19,7 @@ const (
 
 // releaseManifest is what release keys signed, which the policy names.
 func (n *Node) releaseManifest() document {
-	return document{"release", discovery.SaltRelease(n.service), func() uint64 {
+	return document{"release", discovery.SaltRelease(n.service, n.trust().Policy.Updates.ID()), func() uint64 {
 		if r, _ := n.releases.Current(n.trust()); r != nil {
 			return r.Seq
 		}

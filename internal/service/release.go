@@ -76,6 +76,12 @@ func (u Updates) keys() (all []ed25519.PublicKey, err error) {
 	return all, nil
 }
 
+// ID names what u says: a manifest under another channel, other keys or another
+// threshold is another object in the overlays.
+func (u Updates) ID() id.ID {
+	return id.Hash("icvpn/1 updates", wire.Marshal([]any{u.Channel, u.Keys, u.threshold()}))
+}
+
 // ReleaseKeyText is a release key's public half as policies have it.
 func ReleaseKeyText(k ed25519.PublicKey) string { return base64.RawURLEncoding.EncodeToString(k) }
 

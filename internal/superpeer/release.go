@@ -8,6 +8,7 @@ import (
 
 	"icvpn/internal/control"
 	"icvpn/internal/discovery"
+	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/release"
 	"icvpn/internal/service"
@@ -28,7 +29,7 @@ func openReleases(home ledger.Home) (*release.Shelf, error) {
 // on: nobody would take it.
 func (s *SuperPeer) signedRelease() signedDocument {
 	return signedDocument{
-		name: "release", salt: discovery.SaltRelease,
+		name: "release", salt: func(sid id.ID) []byte { return discovery.SaltRelease(sid, s.service.trust().Policy.Updates.ID()) },
 		inForce: func(st *standing) (service.Signed, uint64) {
 			r, signed := s.releases.Current(st.trust)
 			switch {
