@@ -29,7 +29,7 @@ func newReleaseKey(a *app) *cobra.Command {
 		Short: "Make a release key",
 		Long: "key makes a key that signs release manifests: the secret half in FILE, of mode 0600, and the public half in\n" +
 			"FILE.pub. The owner of a service names that to icvpn service updates. Keep FILE offline.",
-		Example: "  icvpn release key alice.release",
+		Example: "  icvpn release key alice.key",
 		Args:    exactArgs("FILE"),
 	}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -66,7 +66,7 @@ func newReleaseSign(a *app) *cobra.Command {
 			"--sequence says otherwise. Where the owner wants several signatures, repeat --key, or have others add theirs\n" +
 			"with icvpn release cosign. Sign again before the manifest ends, also without a new version: machines take\n" +
 			"one that has ended for a sign that newer ones are kept from them.",
-		Example: "  icvpn release sign --key alice.release --service 3f0a9c1e5b7d2846f1903ac58e67b24d10c9fa35 \\\n" +
+		Example: "  icvpn release sign --key alice.key --service 3f0a9c1e5b7d2846f1903ac58e67b24d10c9fa35 \\\n" +
 			"      --version 1.2.0 --minimum 1.0.0 dist/icvpn-linux-amd64 dist/icvpn-linux-arm64",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -84,7 +84,7 @@ func newReleaseSign(a *app) *cobra.Command {
 	fs.StringVar(&f.notes, "notes", "", "https `ADDRESS` with what is new")
 	fs.DurationVar(&f.life, "valid", f.life, "`TIME` until another manifest must have come, at most 8784h")
 	fs.Uint64Var(&f.sequence, "sequence", 0, "`NUMBER` of the manifest; default: the time in Unix seconds")
-	fs.StringVar(&f.out, "out", "", "`FILE` for the manifest; default: VERSION.release")
+	fs.StringVar(&f.out, "out", "", "`FILE` for the manifest; default: VERSION.manifest")
 	cmd.RunE = func(_ *cobra.Command, args []string) error { return a.releaseSign(f, args) }
 	return cmd
 }
@@ -115,7 +115,7 @@ func (a *app) releaseSign(f releaseFlags, artefacts []string) error {
 	if err != nil {
 		return err
 	}
-	return a.signRelease(s, f.keys, cmp.Or(f.out, f.version+".release"))
+	return a.signRelease(s, f.keys, cmp.Or(f.out, f.version+".manifest"))
 }
 
 func newReleaseCosign(a *app) *cobra.Command {
@@ -125,7 +125,7 @@ func newReleaseCosign(a *app) *cobra.Command {
 		Short: "Add a signature to a release manifest",
 		Long: "cosign signs what stands in MANIFEST, with a release key of one's own. Look at it with icvpn release show\n" +
 			"before, and compare the hashes with a build of your own.",
-		Example: "  icvpn release cosign --key bob.release 1.2.0.release",
+		Example: "  icvpn release cosign --key bob.key 1.2.0.manifest",
 		Args:    exactArgs("MANIFEST"),
 	}
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a release key; repeat it for each")
@@ -213,7 +213,7 @@ func newServiceUpdates(a *app) *cobra.Command {
 			"signed with a key that is not named any more counts no longer. Super peers hear of it within a minute,\n" +
 			"machines when they renew. FILE is the public half that icvpn release key wrote; a release key is neither the\n" +
 			"owner's nor a super peer's. Programs of a version that knows of no release keys refuse such a policy.",
-		Example: "  icvpn service updates shop --channel stable --key alice.release.pub --key bob.release.pub --threshold 2",
+		Example: "  icvpn service updates shop --channel stable --key alice.key.pub --key bob.key.pub --threshold 2",
 		Args:    exactArgs("DIR"),
 	}
 	fs := cmd.Flags()
@@ -221,9 +221,10 @@ func newServiceUpdates(a *app) *cobra.Command {
 	fs.StringVar(&u.Channel, "channel", "stable", "`NAME` of the channel that the machines follow")
 	fs.IntVar(&u.Threshold, "threshold", 1, "`NUMBER` of these keys that must have signed a manifest")
 	fs.BoolVar(&none, "none", false, "name no keys any more: no manifest counts")
-	cmd.MarkFlagsMutuallyExclusive("key", "none")
-	cmd.MarkFlagsOneRequired("key", "none")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		if none == (len(files) > 0) {
+			return usageErrorf("give --key for each release key, or --none")
+		}
 		for _, file := range files {
 			k, err := owner.ReadPublicReleaseKey(file)
 			if err != nil {

@@ -182,6 +182,10 @@ func (p *fakeProcess) Status(context.Context) (control.Status, error) {
 		Listen: []string{"0.0.0.0:4500", "[::]:4500"}, Endpoints: []string{"198.51.100.4:4500"},
 		SuperPeer: "192.0.2.1:4500", Epoch: 3, CredentialExpires: now.Add(50 * time.Hour), PeersKnown: 3, PeersUp: 1,
 		RxPackets: 10, RxBytes: 1536, TxPackets: 20, TxBytes: 3 << 30, Warnings: []string{"clock is 3 s off\x1b[2J"},
+		Release: &control.Release{
+			Channel: "stable", Version: "1.2.0", Minimum: "0.9.0", Sequence: 5, Signed: now.Add(-time.Hour), Expires: now.Add(720 * time.Hour), Artefacts: []control.Artefact{},
+			Note: "this process runs 1.0.0, and 1.2.0 is out",
+		},
 	}, nil
 }
 

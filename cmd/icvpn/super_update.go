@@ -16,7 +16,7 @@ func newSuperUpdate(a *app) *cobra.Command {
 			"description of the service, policy and group key numbers; or a manifest of icvpn release sign. What is newer\n" +
 			"is in force at once, and the super peer hands it to the others and to the machines. FILE holds no secret:\n" +
 			"every document in it counts by its signatures, the owner's or those of release keys that the policy names.",
-		Example: "  icvpn super update shop/update\n  icvpn super update 1.2.0.release",
+		Example: "  icvpn super update shop/update\n  icvpn super update 1.2.0.manifest",
 		Args:    exactArgs("FILE"),
 	}
 	flags := bindState(cmd)

@@ -78,6 +78,10 @@ func someStatus() Status {
 		Listen: []string{"0.0.0.0:4500"}, Endpoints: []string{"198.51.100.4:4500"}, SuperPeer: "192.0.2.1:4500", Epoch: 3,
 		CredentialExpires: t0.Add(24 * time.Hour), PeersKnown: 2, PeersUp: 1,
 		RxPackets: 1, RxBytes: 84, TxPackets: 2, TxBytes: 168, Warnings: []string{"clock is 3 s off"},
+		Release: &Release{
+			Channel: "stable", Version: "1.2.0", Minimum: "0.9.0", Sequence: 5, Signed: t0, Expires: t0.Add(720 * time.Hour), Notes: "https://example.org/1.2.0",
+			Artefacts: []Artefact{{OS: "linux", Arch: "amd64", Size: 16777216, SHA256: strings.Repeat("07", 32)}}, Note: "this process runs 1.0.0, and 1.2.0 is out",
+		},
 	}
 }
 
