@@ -47,7 +47,13 @@ type poolSet struct {
 
 	cohort      *Slot
 	cohortSince time.Time // when it was first given out; zero: it was not
+
+	invited   int // to come for a slot of its own, lately
+	invitedAt time.Time
 }
+
+// invitation is how long a slot is expected to be taken by whom Invite has said so to.
+const invitation = 10 * time.Second
 
 // NewPool returns a pool that wants at least min and at most max slots of each
 // label set, all of one generation.
@@ -221,6 +227,26 @@ func (p *Pool) OnlyCohort(labels map[string]string) bool {
 	defer p.mu.Unlock()
 	set := p.sets[labelSet(labels)]
 	return set != nil && len(set.slots) == 0 && set.cohort != nil
+}
+
+// Invite says whether somebody who has the cohort's slot should come and Take: there
+// is one of its own, and not everybody else was invited to that already.
+func (p *Pool) Invite(labels map[string]string, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.sets[labelSet(labels)]
+	if set == nil || set.cohort == nil {
+		return true
+	}
+	if now.Sub(set.invitedAt) >= invitation {
+		set.invited = 0
+	}
+	if set.invited >= len(set.slots) {
+		return false
+	}
+	set.invited++
+	set.invitedAt = now
+	return true
 }
 
 // Missed counts somebody who wanted a slot of its own and took none.

@@ -103,6 +103,17 @@ func TestEmptyPoolGivesTheCohortSlotForAnHour(t *testing.T) {
 	if !p.OnlyCohort(app) || p.OnlyCohort(labels("tier", "web")) || p.OnlyCohort(labels("tier", "db")) {
 		t.Error("OnlyCohort is not what Take would do")
 	}
+	if p.Invite(app, poolNow) || !p.Invite(labels("tier", "db"), poolNow) {
+		t.Error("invited to what is not there, or not to what is made on the spot")
+	}
+	for _, want := range []bool{true, true, false} { // as many as there are
+		if p.Invite(labels("tier", "web"), poolNow) != want {
+			t.Errorf("invited: %v", !want)
+		}
+	}
+	if !p.Invite(labels("tier", "web"), poolNow.Add(invitation)) {
+		t.Error("an invitation that was not followed counts for ever")
+	}
 	second, _, _ := p.Take(app, poolNow.Add(time.Minute))
 	if second.ID != first.ID || &second.Key[0] == &first.Key[0] {
 		t.Error("the second of a cohort has another slot, or the same bytes in memory")

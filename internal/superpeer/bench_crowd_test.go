@@ -30,7 +30,7 @@ const (
 	crowdEnv = "ICVPN_BENCH_CROWD"
 	// crowdBatch machines there are, and crowdAtOnce of them come at once.
 	crowdBatch  = 64
-	crowdAtOnce = 8
+	crowdAtOnce = 32
 )
 
 // crowd is a process of machines, the test binary again, so that their work is

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/port"
+	"icvpn/internal/state"
 	"icvpn/internal/underlay"
 )
 
@@ -45,6 +48,7 @@ func (t *bench) serverCPU(b *testing.B, what, addr string) {
 		if what == "enrol" {
 			t.ready(n)
 		}
+		t.renewer.Expire(time.Now().Add(time.Hour)) // each machine renews as often as it likes
 		before := cpu(b, unix.CLOCK_PROCESS_CPUTIME_ID)
 		t.crowd.do(b, what, addr, n)
 		spent += cpu(b, unix.CLOCK_PROCESS_CPUTIME_ID) - before
@@ -109,7 +113,7 @@ func newBench(b *testing.B, supers int) *bench {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := startTestSuperOn(b, udp, svc, new(ledger.Memory), nil)
+	s := startTestSuperOn(b, udp, svc, benchHome(b), nil)
 	s.door.strangers = admission.NewLimiter(admission.LimiterConfig{Rate: 1e6, Burst: 1e6, TotalRate: 1e6, TotalBurst: 1e6})
 	s.door.regulars = s.door.strangers
 	for i := range s.door.grants.table {
@@ -124,7 +128,9 @@ func newBench(b *testing.B, supers int) *bench {
 	done := make(chan error, 1)
 	go func() { done <- s.acceptLoop(ctx) }()
 	go func() { done <- s.port.Run(ctx, port.Handlers{Control: s.host.onControl}) }()
-	b.Cleanup(func() { cancel(); <-done; <-done })
+	go func() { done <- s.renewalsLoop(ctx) }()
+	b.Cleanup(func() { cancel(); <-done; <-done; <-done })
+	s.offers = port.NewBuckets(1e6, 1e6)
 	t.udp = fmt.Sprintf("127.0.0.1:%d", s.port.Number())
 	t.crowd = newCrowd(b, svc)
 	return t
@@ -197,4 +203,15 @@ func BenchmarkAmong(b *testing.B) {
 		b.Run(name+"renewal", func(b *testing.B) { t.serverCPU(b, "renew", addr) })
 		b.Run(name+"renewal by datagram", func(b *testing.B) { t.serverCPU(b, "renew-brief", t.udp) })
 	}
+}
+
+func benchHome(b *testing.B) ledger.Home {
+	if os.Getenv("DISK") == "" {
+		return new(ledger.Memory)
+	}
+	d, err := state.Open(filepath.Join(b.TempDir(), "state"), state.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return ledger.In(d)
 }

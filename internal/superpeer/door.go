@@ -50,6 +50,9 @@ const (
 	// peer they used dies.
 	regularRatePerNetwork = 100
 	regularBurst          = 512
+	// renewalWorkers on each processor: a renewal waits for the disk most of its time,
+	// and those that wait together share one write.
+	renewalWorkers = 16
 	// helloRate is how many ClientHellos are read in a second by a host of several
 	// services: reading one takes some 10 us.
 	helloRate = 5000
@@ -82,7 +85,7 @@ type door struct {
 func newDoor() *door {
 	return &door{
 		workers:  newWorkers(2 * runtime.GOMAXPROCS(0)),
-		renewals: newWorkers(2 * runtime.GOMAXPROCS(0)),
+		renewals: newWorkers(renewalWorkers * runtime.GOMAXPROCS(0)),
 		throttle: admission.NewThrottle(admission.ThrottleConfig{}),
 		refusals: newQuiet(), grants: newGrants(), bulk: newBulk(),
 		strangers: admission.NewLimiter(admission.LimiterConfig{}),

@@ -157,6 +157,9 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 	m := a.memoOf(labels, now)
 	attrs := discovery.Attributes(a.rules(), labels)
 	onlyCohort := r.before.Cohort && a.slots.OnlyCohort(attrs)
+	if r.before.Cohort && r.who.ByDatagram { // it takes a key over TLS, if there is one
+		onlyCohort = !a.slots.Invite(attrs, now)
+	}
 	kept := m.holds(r.before, onlyCohort) & r.holds
 	former, listed := a.entryOf(r.who.PID, now)
 	if r.who.ByDatagram {

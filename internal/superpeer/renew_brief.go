@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"sync"
 	"time"
 
 	"icvpn/admission"
@@ -60,10 +61,10 @@ func goesOn(e *ledger.Entry, req provision.Request) bool {
 
 // We chose:
 const (
-	// maxRenewing renewals by datagram wait for a worker or have one: half of what makes
-	// TLS say "busy". Of more the members hear nothing, and go over TLS.
-	maxRenewing = maxQueue
-	// briefPatience is how long one waits for a worker; its member waits for 2 s.
+	// maxRenewing renewals by datagram wait, with some 1 kB each. Of more the members hear
+	// nothing, and go over TLS.
+	maxRenewing = 512
+	// briefPatience is how long one waits; its member does for 2 s.
 	briefPatience = time.Second
 	// offerRate is how many members of one network are offered a key, a second, and at
 	// once: datagrams have forged sources.
@@ -85,18 +86,41 @@ func (s *SuperPeer) onRenewal(o seal.Opened, from netip.AddrPort) {
 	if asked == nil {
 		return
 	}
+	o.Payload = nil // the reader's again
 	select {
-	case s.renewing <- struct{}{}:
+	case s.renewals <- asking{asked, o, from, now}:
 	default:
 		asked.Wipe()
 		s.admissions.end(admission.CodeBusy)
-		return
 	}
-	room := seal.Opened{Epoch: o.Epoch, Room: o.Room} // the payload is the reader's again
-	go func() {
-		defer func() { <-s.renewing }()
-		s.renewByDatagram(asked, room, from)
-	}()
+}
+
+// asking is a renewal by datagram that waits.
+type asking struct {
+	*admission.Asked
+	in   seal.Opened
+	from netip.AddrPort
+	at   time.Time
+}
+
+// renewalsLoop answers renewals by datagram, as many at a time as there are workers
+// for members: they share these with those that came over TLS.
+func (s *SuperPeer) renewalsLoop(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for range cap(s.door.renewals.all) {
+		all.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case q := <-s.renewals:
+					s.renewByDatagram(ctx, q)
+				}
+			}
+		})
+	}
+	return nil
 }
 
 func (s *SuperPeer) offerRenewal(now time.Time, o seal.Opened, from netip.AddrPort) {
@@ -111,26 +135,26 @@ func (s *SuperPeer) offerRenewal(now time.Time, o seal.Opened, from netip.AddrPo
 	s.answerRenewal(o, offer, from)
 }
 
-func (s *SuperPeer) renewByDatagram(asked *admission.Asked, o seal.Opened, from netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(context.Background(), briefPatience)
+func (s *SuperPeer) renewByDatagram(ctx context.Context, q asking) {
+	ctx, cancel := context.WithDeadline(ctx, q.at.Add(briefPatience))
 	defer cancel()
-	pid := asked.PID()
+	pid := q.PID()
 	var answer []byte
 	var err error
 	done := s.desk.renewals.do(ctx, false, func() {
-		answer, err = s.renewer.Answer(time.Now(), asked, session{s: s, remote: from.Addr()})
+		answer, err = s.renewer.Answer(time.Now(), q.Asked, session{s: s, remote: q.from.Addr()})
 	})
 	switch {
 	case !done:
-		asked.Wipe()
+		q.Wipe()
 		s.admissions.end(admission.CodeBusy)
 		return
 	case err != nil: // TLS counts how it ends
-		s.log.Debug("renewal sent to TLS", "pid", pid.Short(), "from", from, "err", err)
+		s.log.Debug("renewal sent to TLS", "pid", pid.Short(), "from", q.from, "err", err)
 	default:
 		s.admissions.end(0)
 	}
-	s.answerRenewal(o, answer, from)
+	s.answerRenewal(q.in, answer, q.from)
 }
 
 func (s *SuperPeer) answerRenewal(o seal.Opened, answer []byte, to netip.AddrPort) {

@@ -110,7 +110,7 @@ type SuperPeer struct {
 	universe  *tier
 	admission *admission.Service
 	renewer   *admission.Renewer
-	renewing  chan struct{} // a place for each renewal by datagram
+	renewals  chan asking   // by datagram
 	offers    *port.Buckets // for them
 	pool      *admission.EphemeralPool
 	door      *door
@@ -359,7 +359,7 @@ func (s *SuperPeer) newAdmission(h service.HandOver, now time.Time) error {
 		Prepared: preparesVerifiers(h), Key: s.authority.key, Issuer: s.authority.ticketIssuer,
 		Info: func() ([]byte, error) { return s.authority.info(time.Now()) }, // the statement in it ends some day
 	}
-	s.renewer, s.renewing, s.offers = admission.NewRenewer(s.admission), make(chan struct{}, maxRenewing), port.NewBuckets(offerRate, offerBurst)
+	s.renewer, s.renewals, s.offers = admission.NewRenewer(s.admission), make(chan asking, maxRenewing), port.NewBuckets(offerRate, offerBurst)
 	return nil
 }
 
@@ -401,11 +401,8 @@ func (s *SuperPeer) run(ctx context.Context) error {
 	g.Go(func() error { return s.promotion.run(ctx) })
 	g.Go(func() error { return s.documentsLoop(ctx) })
 	g.Go(func() error { return s.epochLoop(ctx) })
-	err := g.Wait()
-	for range cap(s.renewing) { // those under way end, and none begins
-		s.renewing <- struct{}{}
-	}
-	err = errors.Join(err, s.authority.ledger.Close())
+	g.Go(func() error { return s.renewalsLoop(ctx) })
+	err := errors.Join(g.Wait(), s.authority.ledger.Close())
 	s.log.Info("super peer down")
 	return err
 }
