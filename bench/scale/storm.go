@@ -57,11 +57,15 @@ type wave struct {
 // run has the newcomers admitted over the super peers in turn, some at a time.
 func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, how way) (*wave, error) {
 	v := &wave{refused: map[string]int{}}
-	before, err := s.cpu(ctx, (*proc).quiet)
-	if err != nil {
+	if _, err := s.cpu(ctx, (*proc).quiet); err != nil { // one after the other: the first has gone on meanwhile
 		return nil, err
 	}
 	keysBefore, err := s.cpu(ctx, (*proc).keysAhead)
+	if err != nil {
+		return nil, err
+	}
+	used := func(p *proc, _ context.Context) (time.Duration, error) { return p.CPU() }
+	before, err := s.cpu(ctx, used)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +94,7 @@ func (s *site) run(ctx context.Context, all []*newcomer, first, atOnce int, how 
 	if v.verify, err = yardstick(); err != nil {
 		return nil, err
 	}
-	after, err := s.cpu(ctx, func(p *proc, _ context.Context) (time.Duration, error) { return p.CPU() })
+	after, err := s.cpu(ctx, used)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"sync/atomic"
-	"time"
 
 	"icvpn/admission"
 	"icvpn/internal/discovery"
@@ -47,7 +46,7 @@ func (a *authority) metrics() *metrics.Super {
 		}
 	}
 	leases, size := a.ledger.Leases()
-	return &metrics.Super{AttributeKeys: max(fewest, 0), KeysGiven: a.slotCounts.counts(), KeysAhead: time.Duration(a.slotCounts.spent.Load()), Leases: leases, MaxLeases: size}
+	return &metrics.Super{AttributeKeys: max(fewest, 0), KeysGiven: a.slotCounts.counts(), KeysAhead: a.slotCounts.ahead.total(), Leases: leases, MaxLeases: size}
 }
 
 // result is how an admission ended, refusals apart: those go by their code.

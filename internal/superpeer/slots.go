@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -41,7 +40,7 @@ type prepared struct {
 // went: handed to super peers that make none, and lacking where there was none.
 type slotCounts struct {
 	own, cohort, made, handed, lacking atomic.Uint64
-	spent                              atomic.Int64 // nanoseconds of a processor, on keys made ahead
+	ahead                              meter // of keys made ahead
 }
 
 func (c *slotCounts) counts() (all []metrics.Count) {
@@ -127,10 +126,9 @@ func (a *authority) restoreSlot(value []byte) (former abe.SlotID, ok bool) {
 
 // makeSlot makes a key ahead.
 func (a *authority) makeSlot(need abe.Need) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	defer func(before time.Duration) { a.slotCounts.spent.Add(int64(threadTime() - before)) }(threadTime())
-	s, err := a.abe.NewSlot(rand.Reader, need.Labels, need.Generation)
+	var s *abe.Slot
+	var err error
+	a.slotCounts.ahead.do(func() { s, err = a.abe.NewSlot(rand.Reader, need.Labels, need.Generation) })
 	if err != nil {
 		return err
 	}

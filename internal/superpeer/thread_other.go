@@ -6,6 +6,10 @@ import "time"
 
 var threadBegan = time.Now()
 
-// threadTime stands in for the processor time that the calling thread has used: it is
-// the time that has passed.
-func threadTime() time.Duration { return time.Since(threadBegan) }
+// threadClock stands in for the clock of a thread's processor time: it shows the time
+// that has passed.
+type threadClock struct{}
+
+func ownThread() threadClock { return threadClock{} }
+
+func (threadClock) read() time.Duration { return time.Since(threadBegan) }
