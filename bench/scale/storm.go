@@ -19,7 +19,7 @@ import (
 	"icvpn/bench/internal/measure"
 )
 
-// batch is how many newcomers one point of a comparison takes.
+// batch is how many newcomers each super peer takes in one point of a comparison.
 const batch = 300
 
 // storm is many newcomers at once.
@@ -264,7 +264,8 @@ func recordMetrics(rec *recorder, before, after map[string]float64) {
 	}
 }
 
-// stormOverSupers has more and more super peers share one number of newcomers.
+// stormOverSupers has more and more super peers, with as many newcomers for each: what
+// costs them by the time that passes, however many come, does not look like growth then.
 func (b *bench) stormOverSupers(rec *recorder) error {
 	var first costs
 	for _, supers := range b.spread {
@@ -272,7 +273,7 @@ func (b *bench) stormOverSupers(rec *recorder) error {
 		if err != nil {
 			return err
 		}
-		all := s.newcomers(min(b.storm, batch), 0)
+		all := s.newcomers(supers*min(b.storm, batch), 0)
 		name := fmt.Sprintf("on %d super peers", supers)
 		err = b.points(rec, s, all, 0, &first, name)
 		rec.must(s.book.twice(), 0, "addresses given twice by %d super peers", supers)
