@@ -135,8 +135,6 @@ func cipherOf(aead cipher.AEAD, err error) cipher.AEAD {
 	return aead
 }
 
-var zeroNonce [chacha20poly1305.NonceSize]byte
-
 // answerCipher is XChaCha20-Poly1305 under HKDF-Expand(K_c', "icvpn/1 datagram
 // grant", 32). Its nonce is random: a renewal that was duplicated on its way may be
 // answered twice, with different tickets.

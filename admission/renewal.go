@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/crypto/chacha20poly1305"
+
 	"icvpn/internal/id"
 	"icvpn/internal/wire"
 )
@@ -126,7 +128,7 @@ func (r *Renewal) take(mine *ecdh.PrivateKey, theirs *ecdh.PublicKey, cookie []b
 	if err != nil {
 		return nil, err
 	}
-	box := requestCipher(&keys.request).Seal(nil, zeroNonce[:], append(bytes.Clone(r.cfg.Identity), request...), nil)
+	box := requestCipher(&keys.request).Seal(nil, make([]byte, chacha20poly1305.NonceSize), append(bytes.Clone(r.cfg.Identity), request...), nil)
 	ticket := r.cfg.Session.Ticket
 	if renewalHeader+len(ticket)+len(box) > limitDatagram {
 		return nil, fmt.Errorf("%w: a request of %d bytes with a ticket of %d is too long for one", ErrDeclined, len(request), len(ticket))

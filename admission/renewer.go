@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/chacha20poly1305"
+
 	"icvpn/internal/id"
 	"icvpn/internal/wire"
 )
@@ -214,7 +216,7 @@ func (r *Renewer) answer(now time.Time, q *Asked, backend Backend) ([]byte, erro
 	}
 	keys := agree(q.transcript, shared)
 	defer keys.wipe()
-	plain, err := requestCipher(&keys.request).Open(nil, zeroNonce[:], q.box, nil)
+	plain, err := requestCipher(&keys.request).Open(nil, make([]byte, chacha20poly1305.NonceSize), q.box, nil)
 	if err != nil || len(plain) < ed25519.PublicKeySize {
 		return nil, fmt.Errorf("%w: renewal", ErrMalformed)
 	}

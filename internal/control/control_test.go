@@ -295,11 +295,13 @@ func TestServeEndsRunningRequests(t *testing.T) {
 		<-ctx.Done()
 		return Status{}, ctx.Err()
 	}})
-	go func() { <-asked; stop() }()
+	stopped := make(chan struct{})
+	go func() { <-asked; stop(); close(stopped) }()
 	var e *Error // or the connection is closed before it can be sent
 	if _, err := NewClient(path).Status(t.Context()); !errors.Is(err, errEnded) && (!errors.As(err, &e) || e.Code != CodeNotReady) {
 		t.Errorf("got %v", err)
 	}
+	<-stopped
 	if _, err := NewClient(path).Status(t.Context()); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("after the end: %v", err)
 	}

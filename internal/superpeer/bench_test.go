@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -23,7 +21,6 @@ import (
 	"icvpn/internal/ledger"
 	"icvpn/internal/owner"
 	"icvpn/internal/port"
-	"icvpn/internal/state"
 	"icvpn/internal/underlay"
 )
 
@@ -113,7 +110,7 @@ func newBench(b *testing.B, supers int) *bench {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := startTestSuperOn(b, udp, svc, benchHome(b), nil)
+	s := startTestSuperOn(b, udp, svc, new(ledger.Memory), nil)
 	s.door.strangers = admission.NewLimiter(admission.LimiterConfig{Rate: 1e6, Burst: 1e6, TotalRate: 1e6, TotalBurst: 1e6})
 	s.door.regulars = s.door.strangers
 	for i := range s.door.grants.table {
@@ -203,15 +200,4 @@ func BenchmarkAmong(b *testing.B) {
 		b.Run(name+"renewal", func(b *testing.B) { t.serverCPU(b, "renew", addr) })
 		b.Run(name+"renewal by datagram", func(b *testing.B) { t.serverCPU(b, "renew-brief", t.udp) })
 	}
-}
-
-func benchHome(b *testing.B) ledger.Home {
-	if os.Getenv("DISK") == "" {
-		return new(ledger.Memory)
-	}
-	d, err := state.Open(filepath.Join(b.TempDir(), "state"), state.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return ledger.In(d)
 }
