@@ -25,7 +25,7 @@ func (r received) megabits() float64 { return float64(r.bytes) * 8 / 1e6 / r.too
 // bulk sends one TCP stream for d and returns what the receiver got.
 func bulk(ctx context.Context, from, to *lab.Host, addr netip.Addr, d time.Duration) (received, error) {
 	began := time.Now()
-	s, err := measure.StartStream(from, to, netip.AddrPortFrom(addr, bulkPort))
+	s, err := measure.StartStream(measure.TCP{From: from, To: to, At: netip.AddrPortFrom(addr, bulkPort)})
 	if err != nil {
 		return received{}, err
 	}

@@ -3,11 +3,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -51,20 +49,14 @@ type link struct {
 	hosts [2]*lab.Host
 }
 
-// newLink makes the network of a setting, in which TCP has the given congestion
-// control: who sends, and how fast, is the same in every namespace and on every
-// machine then.
-func newLink(s setting, congestion string) (*link, error) {
+// newLink makes the network of a setting.
+func newLink(s setting) (*link, error) {
 	l, err := lab.New(lab.Config{Clouds: []lab.Cloud{{Name: "bench", Hosts: []string{"a", "b"}}}})
 	if err != nil {
 		return nil, err
 	}
 	k := &link{setting: s, lab: l, hosts: [2]*lab.Host{l.Host("a"), l.Host("b")}}
-	err = k.connect()
-	for _, h := range k.hosts {
-		err = errors.Join(err, h.Do(func() error { return setCongestion(congestion) }))
-	}
-	if err != nil {
+	if err = k.connect(); err != nil {
 		k.close()
 		return nil, fmt.Errorf("setting %s: %w", s.name, err)
 	}
@@ -72,20 +64,6 @@ func newLink(s setting, congestion string) (*link, error) {
 }
 
 func (k *link) close() { _ = k.lab.Close() }
-
-// Of a namespace.
-const (
-	congestionFile  = "/proc/sys/net/ipv4/tcp_congestion_control"
-	congestionsFile = "/proc/sys/net/ipv4/tcp_available_congestion_control"
-)
-
-func setCongestion(name string) error {
-	if err := os.WriteFile(congestionFile, []byte(name), 0); err != nil {
-		known, _ := os.ReadFile(congestionsFile)
-		return fmt.Errorf("-congestion %s: this kernel has %s (%w)", name, strings.Join(strings.Fields(string(known)), ", "), err)
-	}
-	return nil
-}
 
 // connect makes the link and sets it.
 func (k *link) connect() error {

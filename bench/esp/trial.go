@@ -47,7 +47,7 @@ type bench struct {
 
 func (b *bench) makeLinks() error {
 	for _, s := range b.settings {
-		k, err := newLink(s, b.congestion)
+		k, err := newLink(s)
 		if err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func (b *bench) turn(ctx context.Context, k *link, c *contestant, res *result) (
 		}
 		defer func() { err = errors.Join(err, stop(ends)) }()
 	}
-	t := &trial{k: k, to: c.target(), ends: ends}
+	t := &trial{k: k, to: c.target(), congestion: b.congestion, ends: ends}
 	if err := t.run(ctx, &b.options); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (b *bench) turn(ctx context.Context, k *link, c *contestant, res *result) (
 var errContent = errors.New("the content has changed on its way")
 
 func (b *bench) checkContent(t *trial, res *result) error {
-	h, err := measure.Transfer(t.k.hosts[0], t.k.hosts[1], netip.AddrPortFrom(t.to, bulkPort), b.content)
+	h, err := measure.Transfer(t.tcp(), b.content)
 	if err != nil {
 		return err
 	}
@@ -158,10 +158,16 @@ func (b *bench) checkContent(t *trial, res *result) error {
 
 // trial measures one way from the first host of a link to the second.
 type trial struct {
-	k    *link
-	to   netip.Addr
-	ends []*end // none: no processes to look at
+	k          *link
+	to         netip.Addr
+	congestion string
+	ends       []*end // none: no processes to look at
 	figures
+}
+
+// tcp is what bulk streams are: who sends, and how fast, is the same on every machine.
+func (t *trial) tcp() measure.TCP {
+	return measure.TCP{From: t.k.hosts[0], To: t.k.hosts[1], At: netip.AddrPortFrom(t.to, bulkPort), Congestion: t.congestion}
 }
 
 func (t *trial) run(ctx context.Context, o *options) error {
@@ -238,7 +244,7 @@ func (t *trial) pings(ctx context.Context, p *measure.Pinger, n int, limit time.
 
 // ownLoad measures one TCP stream for d, and calls underLoad while it goes on.
 func (t *trial) ownLoad(ctx context.Context, d time.Duration, underLoad func() error) error {
-	s, err := measure.StartStream(t.k.hosts[0], t.k.hosts[1], netip.AddrPortFrom(t.to, bulkPort))
+	s, err := measure.StartStream(t.tcp())
 	if err != nil {
 		return err
 	}

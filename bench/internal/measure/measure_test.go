@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"icvpn/internal/lab"
 	"icvpn/internal/lab/labtest"
 )
@@ -76,15 +78,15 @@ func pair(t *testing.T) (a, b *lab.Host) {
 
 func TestTransferArrivesAndStreamCounts(t *testing.T) {
 	a, b := pair(t)
-	at := netip.AddrPortFrom(b.Addr4, 5001)
+	to := TCP{From: a, To: b, At: netip.AddrPortFrom(b.Addr4, 5001)}
 	const size = 1<<20 + 7
 	for range 2 { // the port is free again
-		h, err := Transfer(a, b, at, size)
+		h, err := Transfer(to, size)
 		if err != nil || !h.Intact() || h.Bytes != size {
 			t.Errorf("%+v, %v", h, err)
 		}
 	}
-	s, err := StartStream(a, b, at)
+	s, err := StartStream(to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,9 +100,34 @@ func TestTransferArrivesAndStreamCounts(t *testing.T) {
 	}
 }
 
+// TestStreamHasTheCongestionControlThatWasAsked: also one that a namespace does not take,
+// where the kernel has it.
+func TestStreamHasTheCongestionControlThatWasAsked(t *testing.T) {
+	a, b := pair(t)
+	known, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := TCP{From: a, To: b, At: netip.AddrPortFrom(b.Addr4, 5001)}
+	for _, to.Congestion = range strings.Fields(string(known)) {
+		s, err := StartStream(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := unix.GetsockoptString(s.out, unix.IPPROTO_TCP, unix.TCP_CONGESTION); err != nil || strings.TrimRight(got, "\x00") != to.Congestion {
+			t.Errorf("%q, %v, want %q", got, err, to.Congestion)
+		}
+		s.Abort()
+	}
+	to.Congestion = "best"
+	if _, err := StartStream(to); err == nil || !strings.Contains(err.Error(), "congestion control best: this kernel has "+strings.Join(strings.Fields(string(known)), ", ")) {
+		t.Errorf("one that there is not: %v", err)
+	}
+}
+
 func TestAbortWaitsForNothing(t *testing.T) {
 	a, b := pair(t)
-	s, err := StartStream(a, b, netip.AddrPortFrom(b.Addr4, 5001))
+	s, err := StartStream(TCP{From: a, To: b, At: netip.AddrPortFrom(b.Addr4, 5001)})
 	if err != nil {
 		t.Fatal(err)
 	}

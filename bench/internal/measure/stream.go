@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -38,10 +40,20 @@ type Stream struct {
 // produce fills the buffer and says how much, 0 at the end.
 type produce func([]byte) int
 
+// TCP is where a stream goes.
+type TCP struct {
+	From, To *lab.Host
+	At       netip.AddrPort // of To
+	// Congestion is the sender's congestion control, of those that the kernel has; empty
+	// for the namespace's. It is set on the socket: a namespace takes only those that
+	// everybody may use on this machine.
+	Congestion string
+}
+
 // StartStream connects and begins to send.
-func StartStream(from, to *lab.Host, at netip.AddrPort) (*Stream, error) {
+func StartStream(t TCP) (*Stream, error) {
 	s := &Stream{ended: make(chan error, 2)}
-	err := s.start(from, to, at,
+	err := s.start(t,
 		func(b []byte) int {
 			if s.stop.Load() {
 				return 0
@@ -77,10 +89,10 @@ func (s *Stream) wait() error {
 }
 
 // start connects and starts both ends.
-func (s *Stream) start(from, to *lab.Host, at netip.AddrPort, next produce, consume func([]byte)) error {
+func (s *Stream) start(t TCP, next produce, consume func([]byte)) error {
 	var err error
-	if s.in, s.out, err = connect(from, to, at); err != nil {
-		return fmt.Errorf("TCP from %s to %s: %w", from.Name, at, err)
+	if s.in, s.out, err = t.connect(); err != nil {
+		return fmt.Errorf("TCP from %s to %s: %w", t.From.Name, t.At, err)
 	}
 	go s.sendLoop(next)
 	go s.receiveLoop(consume)
@@ -134,10 +146,10 @@ func stalled(what string, err error) error {
 }
 
 // connect returns both ends of a TCP connection.
-func connect(from, to *lab.Host, at netip.AddrPort) (in, out int, err error) {
-	addr, family := sockaddr(at)
+func (t TCP) connect() (in, out int, err error) {
+	addr, family := sockaddr(t.At)
 	listener := -1
-	err = to.Do(func() (err error) {
+	err = t.To.Do(func() (err error) {
 		if listener, err = socket(family, unix.SOCK_STREAM, 0, streamTimeout); err != nil {
 			return err
 		}
@@ -151,8 +163,12 @@ func connect(from, to *lab.Host, at netip.AddrPort) (in, out int, err error) {
 	if err != nil {
 		return -1, -1, err
 	}
-	err = from.Do(func() (err error) {
+	err = t.From.Do(func() (err error) {
 		if out, err = socket(family, unix.SOCK_STREAM, 0, streamTimeout); err != nil {
+			return err
+		}
+		if err = t.choose(out); err != nil {
+			unix.Close(out)
 			return err
 		}
 		if _, err = again(func() (int, error) { return 0, unix.Connect(out, addr) }); err != nil {
@@ -174,6 +190,18 @@ func connect(from, to *lab.Host, at netip.AddrPort) (in, out int, err error) {
 	return in, out, err
 }
 
+// choose sets the congestion control.
+func (t TCP) choose(fd int) error {
+	if t.Congestion == "" {
+		return nil
+	}
+	if err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, t.Congestion); err != nil {
+		known, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+		return fmt.Errorf("congestion control %s: this kernel has %s (%w)", t.Congestion, strings.Join(strings.Fields(string(known)), ", "), err)
+	}
+	return nil
+}
+
 // Hashes are of what a transfer sent and what arrived.
 type Hashes struct {
 	Bytes          int64
@@ -185,7 +213,7 @@ func (h Hashes) Intact() bool { return h.Bytes > 0 && h.Sent == h.Received }
 
 // Transfer sends size bytes that cannot be guessed over TCP and returns the hash
 // at both ends.
-func Transfer(from, to *lab.Host, at netip.AddrPort, size int64) (Hashes, error) {
+func Transfer(t TCP, size int64) (Hashes, error) {
 	h := Hashes{Bytes: size}
 	sent, received := sha256.New(), sha256.New()
 	var seed [32]byte
@@ -194,7 +222,7 @@ func Transfer(from, to *lab.Host, at netip.AddrPort, size int64) (Hashes, error)
 	}
 	content, left := rand.NewChaCha8(seed), size
 	s := &Stream{ended: make(chan error, 2)}
-	err := s.start(from, to, at,
+	err := s.start(t,
 		func(b []byte) int {
 			b = b[:min(int64(len(b)), left)]
 			left -= int64(len(b))
