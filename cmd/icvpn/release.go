@@ -189,7 +189,7 @@ func printRelease(w io.Writer, s service.Signed, r *service.Release) {
 	t.row("version", fmt.Sprintf("%s of channel %s, minimum %s", r.Version, r.Channel, r.Minimum))
 	t.row("service", r.Service.String())
 	t.row("sequence", fmt.Sprintf("%d, signed on %s, until %s", r.Seq, unix(r.Issued), unix(r.Expires)))
-	t.row("signatures", fmt.Sprint(len(s.Sigs)))
+	t.row("signatures", fmt.Sprintf("%d, not verified", len(s.Sigs)))
 	if r.Notes != "" {
 		t.row("notes", r.Notes)
 	}

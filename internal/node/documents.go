@@ -164,14 +164,18 @@ func (n *Node) adoptDescriptor(trust *service.Trust, docs service.Documents) *Me
 
 // newerDocuments gives m the owners' documents that came while it was renewed.
 // Control loop only.
-func (n *Node) newerDocuments(m *Membership) {
+func (n *Node) newerDocuments(m *Membership) error {
 	now := n.membership.Load()
-	if now.Trust.Descriptor.Seq <= m.Trust.Descriptor.Seq || now.Trust.Root.Seq < m.Trust.Root.Seq {
-		return
+	switch {
+	case now.Trust.Descriptor.Seq <= m.Trust.Descriptor.Seq && now.Trust.Root.Seq <= m.Trust.Root.Seq:
+		return nil
+	case now.Trust.Descriptor.Seq < m.Trust.Descriptor.Seq || now.Trust.Root.Seq < m.Trust.Root.Seq:
+		return errors.New("node: root and descriptor are newer here and at the super peer in turn; the next renewal settles it")
 	}
 	trust := *now.Trust
 	trust.Policy = m.Trust.Policy
 	m.Trust, m.Documents = &trust, now.Documents
+	return nil
 }
 
 // admits says whether the issuer of a credential may still admit.

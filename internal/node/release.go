@@ -32,7 +32,7 @@ func (n *Node) learnRelease(_ context.Context, b []byte) error {
 	if err != nil {
 		return err
 	}
-	r, err := n.releases.Take(n.trust(), s, n.now())
+	r, err := n.releases.Take(n.trust, s, n.now())
 	if err != nil {
 		return err
 	}

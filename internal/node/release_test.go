@@ -2,7 +2,9 @@ package node
 
 import (
 	"crypto/ed25519"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,6 +135,59 @@ func TestExpiredManifestExposesAFreeze(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if r := w.shown(late); r.Version != "" {
 			t.Errorf("a new machine believes %+v", r)
+		}
+	})
+}
+
+// TestCosignedCopiesDoNotKeepSuperPeersBusy: each super peer was given a copy of one
+// manifest that others have signed as well.
+func TestCosignedCopiesDoNotKeepSuperPeersBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, "")
+		alice, bob, carol := newIdentity(t), newIdentity(t), newIdentity(t)
+		u := service.Updates{Channel: "stable", Threshold: 2}
+		for _, k := range []ed25519.PrivateKey{alice, bob, carol} {
+			u.Keys = append(u.Keys, service.ReleaseKeyText(k.Public().(ed25519.PublicKey)))
+		}
+		n, err := owner.SetUpdates(w.svc.Secret, u, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range w.supers {
+			if _, err := s.sp.Update(w.ctx, n.Update.Encode()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		var datagrams atomic.Int64
+		watch := watcher(func(netip.AddrPort, netip.AddrPort, []byte) bool { datagrams.Add(1); return true })
+		w.watch.Store(&watch)
+		const hour = time.Hour
+		time.Sleep(hour)
+		before := datagrams.Swap(0)
+		now := time.Now()
+		m, err := service.NewRelease(service.Release{
+			Service: w.svc.ID, Seq: 5, Issued: now.Unix(), Expires: now.Add(24 * time.Hour).Unix(), Channel: "stable", Version: "1.2.0", Minimum: "1.0.0",
+			Artefacts: []service.Artefact{{OS: "linux", Arch: "amd64", Size: 1, SHA256: make([]byte, 32)}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, other := range []ed25519.PrivateKey{bob, carol} { // no way to make one of the two
+			one, err := m.SignRelease(alice)
+			if err == nil {
+				one, err = one.SignRelease(other)
+			}
+			if err == nil {
+				_, err = w.supers[i].sp.Update(w.ctx, one.EncodeRelease())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(hour)
+		if after := datagrams.Load(); after > before+before/2 {
+			t.Errorf("%d datagrams in an hour, %d before there were two copies", after, before)
 		}
 	})
 }

@@ -99,7 +99,9 @@ func (n *Node) adoptRenewed(m *Membership) error {
 	if err != nil {
 		return err
 	}
-	n.newerDocuments(m)
+	if err := n.newerDocuments(m); err != nil {
+		return err
+	}
 	if !admitsBy(m.Trust, m.Credential, n.now()) {
 		return fmt.Errorf("node: super peer %s may not admit any more", m.SuperPeer)
 	}

@@ -109,15 +109,19 @@ func newFile(path string, mode fs.FileMode, b []byte) error {
 
 // replaceFile puts a file in the place of another, whole or not at all.
 func replaceFile(path string, mode fs.FileMode, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	return os.Rename(path+".new", path)
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }
 
 // Explain prints what changed and what to do next.

@@ -10,6 +10,7 @@
 package release
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -55,23 +56,29 @@ func (s *Shelf) currentLocked(t *service.Trust) (*service.Release, service.Signe
 }
 
 // Take puts a newer manifest in the place of what is there, and on disk before
-// that. Errors as service.NewerRelease returns them.
+// that; so it does with one that more have signed, which is no news. Errors as
+// service.NewerRelease returns them. It asks for the chain in force when no other
+// manifest can come any more.
 //
 // Invariant: while a manifest counts, none of a lower sequence number takes its
 // place.
-func (s *Shelf) Take(t *service.Trust, signed service.Signed, now time.Time) (*service.Release, error) {
+func (s *Shelf) Take(trust func() *service.Trust, signed service.Signed, now time.Time) (*service.Release, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	t := trust()
 	old, _ := s.currentLocked(t)
 	r, err := t.NewerRelease(signed, old, now)
-	if err == nil && s.keep != nil {
-		err = s.keep(signed.Encode())
-	}
-	if err != nil {
+	stale := errors.Is(err, service.ErrStale) && t.ReleaseSigners(signed) > t.ReleaseSigners(s.signed)
+	if err != nil && !stale {
 		return nil, err
 	}
+	if s.keep != nil {
+		if err := s.keep(signed.Encode()); err != nil {
+			return nil, err
+		}
+	}
 	s.signed = signed
-	return r, nil
+	return r, err
 }
 
 // Status is what people are told by a process of version binary; nil where the
@@ -81,6 +88,10 @@ func (s *Shelf) Status(t *service.Trust, binary string, now time.Time) *control.
 		return nil
 	}
 	out := &control.Release{Channel: t.Policy.Updates.Channel, Artefacts: []control.Artefact{}}
+	if _, err := t.ReleaseKeys(); err != nil {
+		out.Note = strings.TrimPrefix(err.Error(), "service: ")
+		return out
+	}
 	r, _ := s.Current(t)
 	if r == nil {
 		out.Note = "no release manifest of this channel is known"

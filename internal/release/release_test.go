@@ -13,6 +13,8 @@ import (
 
 var t0 = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
+func of(t *service.Trust) func() *service.Trust { return func() *service.Trust { return t } }
+
 func key(n byte) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed([]byte(strings.Repeat(string(rune(n)), ed25519.SeedSize)))
 }
@@ -67,7 +69,7 @@ func TestStatusSaysWhatAManifestMeans(t *testing.T) {
 	if got := s.Status(trust, "1.0.0", t0); got.Version != "" || got.Note != "no release manifest of this channel is known" {
 		t.Errorf("before the first: %+v", got)
 	}
-	if _, err := s.Take(trust, manifest(t, trust.Service, 1, "1.0.0", "1.2.0", key(2)), t0); err != nil {
+	if _, err := s.Take(of(trust), manifest(t, trust.Service, 1, "1.0.0", "1.2.0", key(2)), t0); err != nil {
 		t.Fatal(err)
 	}
 	const ended = "the manifest has expired, so newer releases may be kept from this process"
@@ -97,7 +99,7 @@ func TestShelfNeverGoesBackWhileAManifestCounts(t *testing.T) {
 	var disk []byte
 	s := NewShelf(nil, func(b []byte) error { disk = b; return nil })
 	take := func(s *Shelf, trust *service.Trust, seq uint64, k ed25519.PrivateKey) error {
-		_, err := s.Take(trust, manifest(t, trust.Service, seq, "1.0.0", "1.2.0", k), t0)
+		_, err := s.Take(of(trust), manifest(t, trust.Service, seq, "1.0.0", "1.2.0", k), t0)
 		return err
 	}
 	if err := take(s, trust, 1<<62, key(2)); err != nil {
@@ -129,10 +131,33 @@ func TestShelfNeverGoesBackWhileAManifestCounts(t *testing.T) {
 	}
 }
 
+// TestMoreSignaturesAreKept: the owner may want more of them one day.
+func TestMoreSignaturesAreKept(t *testing.T) {
+	trust := trustIn(t, key(2), key(3))
+	var disk []byte
+	s := NewShelf(nil, func(b []byte) error { disk = b; return nil })
+	one := manifest(t, trust.Service, 5, "1.0.0", "1.2.0", key(2))
+	if _, err := s.Take(of(trust), one, t0); err != nil {
+		t.Fatal(err)
+	}
+	two, err := one.SignRelease(key(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, signed := range []service.Signed{two, one} {
+		if _, err := s.Take(of(trust), signed, t0); !errors.Is(err, service.ErrStale) {
+			t.Errorf("the same manifest is news: %v", err)
+		}
+		if _, has := NewShelf(disk, nil).Current(trust); len(has.Sigs) != 2 {
+			t.Errorf("%d signatures are on disk", len(has.Sigs))
+		}
+	}
+}
+
 func TestManifestThatIsNotOnDiskIsNotKnown(t *testing.T) {
 	trust, full := trustIn(t, key(2)), errors.New("no space left")
 	s := NewShelf([]byte("nothing of the kind"), func([]byte) error { return full })
-	if _, err := s.Take(trust, manifest(t, trust.Service, 1, "1.0.0", "1.2.0", key(2)), t0); !errors.Is(err, full) {
+	if _, err := s.Take(of(trust), manifest(t, trust.Service, 1, "1.0.0", "1.2.0", key(2)), t0); !errors.Is(err, full) {
 		t.Error(err)
 	}
 	if r, _ := s.Current(trust); r != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -26,6 +27,12 @@ const (
 	maxPlatform     = 16                   // bytes of an operating system or an architecture
 	maxNotes        = 256                  // bytes of the address of the notes
 	MaxReleaseValid = 366 * 24 * time.Hour // a typing error is not to end freeze detection
+
+	// releaseSlack is how far a signer's clock may be ahead: the time of signing is also
+	// the number that nobody goes back from.
+	releaseSlack = 24 * time.Hour
+	// lastSecond is 9999-12-31 23:59:59 UTC: later years have no RFC 3339 form.
+	lastSecond = 253402300799
 )
 
 // releaseMagic starts a manifest as a file.
@@ -91,7 +98,32 @@ func ParseReleaseKey(text string) (ed25519.PublicKey, error) {
 	if err != nil || len(b) != ed25519.PublicKeySize {
 		return nil, errors.New("is not 43 characters of base64url")
 	}
+	if ReleaseKeyText(b) != text { // the decoder passes over line breaks
+		return nil, errors.New("has characters that are none of base64url")
+	}
+	if weakKey(b) {
+		return nil, errors.New("is no key that anybody could have made: everybody can sign for it")
+	}
 	return b, nil
+}
+
+// weakPoints are the y coordinates of the points of small order on edwards25519, and
+// those of their encodings that are not reduced (RFC 8032, Section 5.1.3): signatures
+// for them can be made without a secret.
+var weakPoints = [...]string{
+	"0100000000000000000000000000000000000000000000000000000000000000",
+	"0000000000000000000000000000000000000000000000000000000000000000",
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+}
+
+func weakKey(k ed25519.PublicKey) bool {
+	y := bytes.Clone(k)
+	y[len(y)-1] &= 0x7f // without the sign of x
+	return slices.Contains(weakPoints[:], hex.EncodeToString(y))
 }
 
 // Release is a release manifest: which version of the program machines of a
@@ -161,8 +193,8 @@ func (r *Release) validate() error {
 		return fmt.Errorf("service: release manifest is of version %.40q with minimum %.40q, want numbers as in 1.2.0", r.Version, r.Minimum)
 	case version.Compare(minimum) < 0:
 		return fmt.Errorf("service: release manifest is of version %s, which is below its own minimum %s", r.Version, r.Minimum)
-	case r.Issued <= 0 || r.Expires <= r.Issued || r.Expires-r.Issued > int64(MaxReleaseValid/time.Second):
-		return fmt.Errorf("service: release manifest is valid from %s until %s, want a time that ends, within %d days", day(r.Issued), day(r.Expires), MaxReleaseValid/(24*time.Hour))
+	case r.Issued <= 0 || r.Expires > lastSecond || r.Expires <= r.Issued || r.Expires-r.Issued > int64(MaxReleaseValid/time.Second):
+		return fmt.Errorf("service: release manifest is valid from %s until %s, want an end after the beginning and at most %d days later", day(r.Issued), day(r.Expires), MaxReleaseValid/(24*time.Hour))
 	case r.Notes != "" && (len(r.Notes) > maxNotes || !strings.HasPrefix(r.Notes, "https://") || strings.ContainsFunc(r.Notes, func(c rune) bool { return c <= ' ' || c > '~' })):
 		return fmt.Errorf("service: release manifest has notes at %.80q, want an https address of at most %d bytes", r.Notes, maxNotes)
 	case len(r.Artefacts) == 0 || len(r.Artefacts) > MaxArtefacts:
@@ -219,6 +251,41 @@ func (t *Trust) OpenRelease(s Signed) (*Release, error) {
 	return r, nil
 }
 
+// EnoughSignatures returns a manifest that counts with as few signatures as count: those
+// of the first keys, as the policy has them, that have signed. So copies that others
+// have signed as well are mostly the same bytes, which the overlays want under one
+// number.
+func (t *Trust) EnoughSignatures(s Signed) Signed {
+	out := s
+	out.Sigs = nil
+	for _, sig := range t.releaseSignatures(s) {
+		if len(out.Sigs) < t.Policy.Updates.threshold() {
+			out.Sigs = append(out.Sigs, sig)
+		}
+	}
+	return out
+}
+
+// ReleaseSigners returns how many of the policy's keys have signed.
+func (t *Trust) ReleaseSigners(s Signed) int { return len(t.releaseSignatures(s)) }
+
+// releaseSignatures returns one signature of each key that has signed.
+func (t *Trust) releaseSignatures(s Signed) (all []Signature) {
+	keys, err := t.ReleaseKeys()
+	if err != nil {
+		return nil
+	}
+	for _, k := range keys {
+		for _, sig := range s.Sigs {
+			if sig.Index == k[0] && wire.Verify(k, sig.Sig, "icvpn/1 "+typeRelease, s.Body) {
+				all = append(all, sig)
+				break
+			}
+		}
+	}
+	return all
+}
+
 // ReleaseKeys returns the keys that the policy in force names. One that is an
 // owner's or a super peer's, too, is an error: who runs the service all day is
 // not to say what its machines run.
@@ -249,6 +316,8 @@ func (t *Trust) NewerRelease(s Signed, old *Release, now time.Time) (*Release, e
 		return nil, err
 	case now.Unix() >= r.Expires:
 		return nil, fmt.Errorf("service: the release manifest of %s expired on %s", r.Version, day(r.Expires))
+	case r.Issued > now.Add(releaseSlack).Unix():
+		return nil, fmt.Errorf("service: the release manifest of %s is signed on %s, which is yet to come; set the signer's clock and sign again", r.Version, day(r.Issued))
 	case old == nil:
 		return r, nil
 	case r.Seq < old.Seq:

@@ -58,6 +58,76 @@ func (f fixture) following(t testing.TB, seq uint64, u Updates) *Trust {
 	return tr
 }
 
+// TestReleaseIsOfTodayAndHasADate: the number is the time of signing, and people are
+// shown the dates.
+func TestReleaseIsOfTodayAndHasADate(t *testing.T) {
+	f := newFixture(t)
+	tr := f.following(t, 1, testUpdates())
+	at := func(issued int64) error {
+		r := testRelease(f.id)
+		r.Issued, r.Expires = issued, issued+86400
+		s, err := NewRelease(r)
+		if err == nil {
+			s, err = s.SignRelease(releaseKeys[0])
+		}
+		if err == nil {
+			_, err = tr.NewerRelease(s, nil, t0)
+		}
+		return err
+	}
+	if err := at(t0.Add(releaseSlack).Unix()); err != nil {
+		t.Error(err)
+	}
+	if err := at(t0.Add(releaseSlack).Unix() + 1); err == nil || !strings.Contains(err.Error(), "is yet to come; set the signer's clock") {
+		t.Errorf("signed tomorrow: %v", err)
+	}
+	if err := at(lastSecond); err == nil || !strings.Contains(err.Error(), "is valid from") {
+		t.Errorf("ends after the year 9999: %v", err)
+	}
+}
+
+// TestCosignedCopiesAreTheSameBytes in the overlays, where one number has one value.
+func TestCosignedCopiesAreTheSameBytes(t *testing.T) {
+	f := newFixture(t)
+	tr := f.following(t, 1, testUpdates())
+	one := signedRelease(t, testRelease(f.id), releaseKeys[0])
+	both := signedRelease(t, testRelease(f.id), releaseKeys[2], releaseKeys[1], releaseKeys[0])
+	if n, m := tr.ReleaseSigners(one), tr.ReleaseSigners(both); n != 1 || m != 2 {
+		t.Errorf("%d and %d of the policy's keys have signed", n, m)
+	}
+	if got := tr.EnoughSignatures(both); !bytes.Equal(got.Encode(), tr.EnoughSignatures(one).Encode()) || len(got.Sigs) != 1 {
+		t.Errorf("%d signatures are handed on, and others for the other copy", len(got.Sigs))
+	}
+	u := testUpdates()
+	u.Threshold = 2
+	if got := f.following(t, 1, u).EnoughSignatures(both); len(got.Sigs) != 2 {
+		t.Errorf("%d signatures are handed on where two are wanted", len(got.Sigs))
+	}
+}
+
+// TestWeakReleaseKeysAreRefused: everybody can sign for them.
+func TestWeakReleaseKeysAreRefused(t *testing.T) {
+	for _, text := range weakPoints {
+		for _, sign := range []byte{0, 0x80} {
+			k, err := hex.DecodeString(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k[31] |= sign
+			if _, err := ParseReleaseKey(ReleaseKeyText(k)); err == nil || !strings.Contains(err.Error(), "everybody can sign") {
+				t.Errorf("%x: %v", k, err)
+			}
+		}
+	}
+	good := ReleaseKeyText(public(releaseKeys[0]))
+	if _, err := ParseReleaseKey(good); err != nil {
+		t.Error(err)
+	}
+	if _, err := ParseReleaseKey(good[:20] + "\n" + good[20:]); err == nil {
+		t.Error("a key with a line break in it is taken")
+	}
+}
+
 func TestReleaseIsRefusedWithASentence(t *testing.T) {
 	f := newFixture(t)
 	tr := f.following(t, 2, testUpdates())
@@ -193,22 +263,22 @@ func TestKeyOfTheServiceIsNoReleaseKey(t *testing.T) {
 func TestReleaseThatMakesNoSenseIsNotSigned(t *testing.T) {
 	many := make([]Artefact, MaxArtefacts+1)
 	for want, change := range map[string]func(*Release){
-		"has sequence number 0":                     func(r *Release) { r.Seq = 0 },
-		"has sequence number 9223372036854775808":   func(r *Release) { r.Seq = 1 << 63 },
-		`of channel "Stable"`:                       func(r *Release) { r.Channel = "Stable" },
-		`of version "1.2" with minimum`:             func(r *Release) { r.Version = "1.2" },
-		`minimum "v1.0.0"`:                          func(r *Release) { r.Minimum = "v1.0.0" },
-		"which is below its own minimum 1.10.0":     func(r *Release) { r.Minimum = "1.10.0" },
-		"want a time that ends, within 366 days":    func(r *Release) { r.Expires = r.Issued },
-		"until 2027-11-03":                          func(r *Release) { r.Expires = r.Issued + 367*86400 },
-		`has notes at "http://example.org/"`:        func(r *Release) { r.Notes = "http://example.org/" },
-		`has notes at "https://a\x1b[2J"`:           func(r *Release) { r.Notes = "https://a\x1b[2J" },
-		"has 0 artefacts":                           func(r *Release) { r.Artefacts = nil },
-		"has 65 artefacts":                          func(r *Release) { r.Artefacts = many },
-		`artefact 1 is for "../linux"`:              func(r *Release) { r.Artefacts[0].OS = "../linux" },
-		"artefact 2, for linux on arm64, has 0 byt": func(r *Release) { r.Artefacts[1].Size = 0 },
-		"has 16777216 bytes and a hash of 31":       func(r *Release) { r.Artefacts[0].SHA256 = make([]byte, 31) },
-		"two artefacts for linux on amd64":          func(r *Release) { r.Artefacts[1].Arch = "amd64" },
+		"has sequence number 0":                                      func(r *Release) { r.Seq = 0 },
+		"has sequence number 9223372036854775808":                    func(r *Release) { r.Seq = 1 << 63 },
+		`of channel "Stable"`:                                        func(r *Release) { r.Channel = "Stable" },
+		`of version "1.2" with minimum`:                              func(r *Release) { r.Version = "1.2" },
+		`minimum "v1.0.0"`:                                           func(r *Release) { r.Minimum = "v1.0.0" },
+		"which is below its own minimum 1.10.0":                      func(r *Release) { r.Minimum = "1.10.0" },
+		"want an end after the beginning and at most 366 days later": func(r *Release) { r.Expires = r.Issued },
+		"until 2027-11-03":                                           func(r *Release) { r.Expires = r.Issued + 367*86400 },
+		`has notes at "http://example.org/"`:                         func(r *Release) { r.Notes = "http://example.org/" },
+		`has notes at "https://a\x1b[2J"`:                            func(r *Release) { r.Notes = "https://a\x1b[2J" },
+		"has 0 artefacts":                                            func(r *Release) { r.Artefacts = nil },
+		"has 65 artefacts":                                           func(r *Release) { r.Artefacts = many },
+		`artefact 1 is for "../linux"`:                               func(r *Release) { r.Artefacts[0].OS = "../linux" },
+		"artefact 2, for linux on arm64, has 0 byt":                  func(r *Release) { r.Artefacts[1].Size = 0 },
+		"has 16777216 bytes and a hash of 31":                        func(r *Release) { r.Artefacts[0].SHA256 = make([]byte, 31) },
+		"two artefacts for linux on amd64":                           func(r *Release) { r.Artefacts[1].Arch = "amd64" },
 	} {
 		r := testRelease(id.ID{1})
 		change(&r)
@@ -264,7 +334,7 @@ func TestUpdatesOfAPolicyAreRefusedWithASentence(t *testing.T) {
 	}
 	// Keys may begin with a hyphen, which means something in YAML.
 	f := newFixture(t)
-	u := Updates{Channel: "stable", Keys: []string{ReleaseKeyText(append([]byte{0xfb, 0xe0}, make([]byte, 30)...)), ReleaseKeyText(make([]byte, 32))}}
+	u := Updates{Channel: "stable", Keys: []string{ReleaseKeyText(append([]byte{0xfb, 0xe0}, make([]byte, 30)...)), ReleaseKeyText(append([]byte{0xfb, 0xe1}, make([]byte, 30)...))}}
 	if got := f.following(t, 2, u).Policy.Updates; got.Keys[0] != u.Keys[0] || got.Keys[0][0] != '-' {
 		t.Errorf("%+v", got)
 	}

@@ -208,6 +208,7 @@ func (a *authority) admit(who admission.Authenticated, req provision.Request, wh
 	a.touch()
 	if a.trust().Policy.Revoked(c) != nil { // a policy that came meanwhile could not take out who was just being admitted
 		a.dropRevoked()
+		a.roster.dropOwn(who.PID) // also if somebody else has taken it out, between our two steps
 		return nil, nil, &admission.Refusal{Code: admission.CodeRevoked}
 	}
 	return c, signed, nil

@@ -11,7 +11,6 @@ import (
 
 	"icvpn/admission"
 	"icvpn/internal/discovery"
-	"icvpn/internal/id"
 	"icvpn/internal/provision"
 	"icvpn/internal/seal"
 	"icvpn/internal/service"
@@ -288,7 +287,7 @@ func (s *SuperPeer) learnEpochs(b []byte, now time.Time) (newer bool, err error)
 // signedEpochs is the way the document takes.
 func (s *SuperPeer) signedEpochs() signedDocument {
 	return signedDocument{
-		name: "epochs", salt: func(sid id.ID) []byte { return discovery.SaltEpochs(sid) }, learn: s.learnEpochs,
+		name: "epochs", salt: func(st *standing) []byte { return discovery.SaltEpochs(st.trust.Service) }, learn: s.learnEpochs,
 		inForce: func(*standing) (service.Signed, uint64) {
 			known := s.authority.epochs.known.Load()
 			return known.signed, known.seq()

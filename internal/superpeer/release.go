@@ -8,7 +8,6 @@ import (
 
 	"icvpn/internal/control"
 	"icvpn/internal/discovery"
-	"icvpn/internal/id"
 	"icvpn/internal/ledger"
 	"icvpn/internal/release"
 	"icvpn/internal/service"
@@ -29,7 +28,12 @@ func openReleases(home ledger.Home) (*release.Shelf, error) {
 // on: nobody would take it.
 func (s *SuperPeer) signedRelease() signedDocument {
 	return signedDocument{
-		name: "release", salt: func(sid id.ID) []byte { return discovery.SaltRelease(sid, s.service.trust().Policy.Updates.ID()) },
+		name: "release", patient: true,
+		// Of one standing, as inForce: what former keys signed is never put where machines
+		// look for what others sign.
+		salt: func(st *standing) []byte {
+			return discovery.SaltRelease(st.trust.Service, st.trust.Policy.Updates.ID())
+		},
 		inForce: func(st *standing) (service.Signed, uint64) {
 			r, signed := s.releases.Current(st.trust)
 			switch {
@@ -38,7 +42,7 @@ func (s *SuperPeer) signedRelease() signedDocument {
 			case time.Now().Unix() >= r.Expires:
 				return service.Signed{}, r.Seq
 			}
-			return signed, r.Seq
+			return st.trust.EnoughSignatures(signed), r.Seq
 		},
 		learn: func(b []byte, now time.Time) (newer bool, err error) {
 			signed, err := service.ParseSignedRelease(b)
@@ -55,7 +59,7 @@ func (s *SuperPeer) signedRelease() signedDocument {
 
 // learnRelease takes a newer manifest, hands it on, and says whether it was newer.
 func (s *SuperPeer) learnRelease(signed service.Signed, now time.Time) (newer bool, err error) {
-	r, err := s.releases.Take(s.service.trust(), signed, now)
+	r, err := s.releases.Take(s.service.trust, signed, now)
 	if errors.Is(err, service.ErrStale) {
 		return false, nil
 	}

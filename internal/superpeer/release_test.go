@@ -1,8 +1,10 @@
 package superpeer
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -109,4 +111,26 @@ func TestReleaseManifestIsTakenByItsKeysAlone(t *testing.T) {
 	give(good, "carries 0 valid release key signatures")
 	give(releaseOf(t, svc.ID, 1, "1.2.1", second), "")
 	shows("of the new key", s, "1.2.1")
+}
+
+// TestWhatFormerKeysSignedIsNotPutUnderTheNewOnes: the policy may change while documents
+// are being put.
+func TestWhatFormerKeysSignedIsNotPutUnderTheNewOnes(t *testing.T) {
+	svc, store := newTestService(t, "shop"), new(ledger.Memory)
+	s := superOf(t, svc, 0, store)
+	first, second := newKey(t), newKey(t)
+	nameKey(t, s, svc, first)
+	if _, err := s.Update(t.Context(), releaseOf(t, svc.ID, math.MaxInt64, "9.9.9", first).EncodeRelease()); err != nil {
+		t.Fatal(err)
+	}
+	before, d := s.service.standing.Load(), s.signedRelease()
+	under := d.salt(before)
+	nameKey(t, s, svc, second)
+	after := s.service.standing.Load()
+	if signed, _ := d.inForce(before); len(signed.Body) == 0 || !bytes.Equal(d.salt(before), under) {
+		t.Error("a put that began with the former policy goes on with another")
+	}
+	if signed, seq := d.inForce(after); len(signed.Body) != 0 || seq != 0 || bytes.Equal(d.salt(after), under) {
+		t.Errorf("number %d is in force under the new keys", seq)
+	}
 }

@@ -156,10 +156,7 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 	}
 	m := a.memoOf(labels, now)
 	attrs := discovery.Attributes(a.rules(), labels)
-	onlyCohort := r.before.Cohort && a.slots.OnlyCohort(attrs)
-	if r.before.Cohort && r.who.ByDatagram { // it takes a key over TLS, if there is one
-		onlyCohort = !a.slots.Invite(attrs, now)
-	}
+	onlyCohort := r.before.Cohort && (r.who.ByDatagram || a.slots.OnlyCohort(attrs)) // for datagrams see below
 	kept := m.holds(r.before, onlyCohort) & r.holds
 	former, listed := a.entryOf(r.who.PID, now)
 	if r.who.ByDatagram {
@@ -169,6 +166,9 @@ func (a *authority) extend(r renewal, observed netip.Addr, now time.Time) (admis
 	}
 	if err := a.claimed(r.who, r.req, now); err != nil {
 		return admission.Granted{}, err
+	}
+	if r.who.ByDatagram && r.before.Cohort && a.slots.Invite(attrs, now) {
+		return admission.Granted{}, errNotBrief // it takes a key of its own over TLS
 	}
 	if err := a.useTicket(r.ticket, r.before, r.req.Instance, former, listed, now); err != nil {
 		return admission.Granted{}, err

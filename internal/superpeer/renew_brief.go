@@ -107,7 +107,12 @@ type asking struct {
 // for members: they share these with those that came over TLS.
 func (s *SuperPeer) renewalsLoop(ctx context.Context) error {
 	var all sync.WaitGroup
-	defer all.Wait()
+	defer func() {
+		all.Wait()
+		for len(s.renewals) > 0 {
+			(<-s.renewals).Wipe()
+		}
+	}()
 	for range cap(s.door.renewals.all) {
 		all.Go(func() {
 			for {

@@ -11,7 +11,6 @@ import (
 
 	"icvpn/abe"
 	"icvpn/internal/discovery"
-	"icvpn/internal/id"
 	"icvpn/internal/service"
 	"icvpn/internal/wire"
 	"icvpn/overlay"
@@ -25,14 +24,15 @@ import (
 // signedDocument is such a document of a service.
 type signedDocument struct {
 	name    string // its type
-	salt    func(id.ID) []byte
+	salt    func(*standing) []byte
+	patient bool                                           // what nobody took is put again with all the rest, not at once
 	inForce func(*standing) (s service.Signed, seq uint64) // nothing: sequence number 0; not to be handed on: no body
 	learn   func(b []byte, now time.Time) (newer bool, err error)
 }
 
 func (s *SuperPeer) signedDocuments() []signedDocument {
 	all := []signedDocument{{
-		name: "policy", salt: discovery.SaltPolicy, learn: s.learnPolicy,
+		name: "policy", salt: func(st *standing) []byte { return discovery.SaltPolicy(st.trust.Service) }, learn: s.learnPolicy,
 		inForce: func(st *standing) (service.Signed, uint64) { return st.policy, st.trust.Policy.Sequence },
 	}, s.signedEpochs()}
 	if s.service.trust().Policy.Updates.Named() { // nobody looks for what is nowhere
@@ -67,7 +67,7 @@ func (s *SuperPeer) readSigned(ctx context.Context) {
 	for _, d := range s.signedDocuments() {
 		st := s.service.standing.Load()
 		_, seq := d.inForce(st)
-		b, _, err := s.universe.overlay.GetObjectAfter(ctx, s.documents.Public().(ed25519.PublicKey), d.salt(st.trust.Service), int64(seq))
+		b, _, err := s.universe.overlay.GetObjectAfter(ctx, s.documents.Public().(ed25519.PublicKey), d.salt(st), int64(seq))
 		if err == nil {
 			_, err = d.learn(b, time.Now())
 		}
@@ -89,9 +89,10 @@ func (s *SuperPeer) publishSigned(ctx context.Context) (ok bool) {
 			in  *overlay.Overlay
 			key ed25519.PrivateKey
 		}{{s.universe.overlay, s.documents}, {s.service.overlay, s.authority.key}} {
-			if err := put(ctx, to.in, to.key, d.salt(st.trust.Service), int64(seq), wire.Marshal(signed), 0); err != nil {
+			if err := put(ctx, to.in, to.key, d.salt(st), int64(seq), wire.Marshal(signed), 0); err != nil {
 				s.log.Debug("documents not published", "detail", d.name, "err", err)
-				ok = false
+				// Where something newer is, ours comes to nothing however often it is put.
+				ok = ok && (d.patient || errors.Is(err, overlay.ErrSuperseded))
 			}
 		}
 	}
