@@ -3,16 +3,19 @@ package process
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -198,9 +201,11 @@ func Restore(o RestoreOptions) error {
 	if err != nil {
 		return err
 	}
-	for prefix, content := range files {
-		if err := restorePart(filepath.Join(o.StateDir, filepath.FromSlash(prefix)), content, o); err != nil {
-			return err
+	for _, put := range []func(string, map[string][]byte, RestoreOptions) error{tryPart, restorePart} { // all of it, or nothing
+		for prefix, content := range files {
+			if err := put(filepath.Join(o.StateDir, filepath.FromSlash(prefix)), content, o); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -273,11 +278,6 @@ func readBackup(file string) (map[string]map[string][]byte, error) {
 // restorePart fills one state directory. The ledger comes last: without it the
 // super peer does not know that it has been one before.
 func restorePart(path string, files map[string][]byte, o RestoreOptions) error {
-	if o.KeyFile == "" && os.Getenv("CREDENTIALS_DIRECTORY") == "" {
-		if _, err := os.Stat(filepath.Join(path, "seal.key")); err != nil {
-			return fmt.Errorf("%s is not there: a backup opens under the key it was made with; put that file there with mode 0600, in a directory of mode 0700, or name the key with --seal-key-file", filepath.Join(path, "seal.key"))
-		}
-	}
 	dir, err := state.Open(path, state.Options{KeyFile: o.KeyFile})
 	if err != nil {
 		return err
@@ -301,6 +301,38 @@ func restorePart(path string, files map[string][]byte, o RestoreOptions) error {
 		_ = os.Remove(kept) // the old one is in its place still
 	}
 	return err
+}
+
+// tryPart opens what is sealed in a directory of its own, so that a wrong key leaves
+// nothing behind in the one that the right key is for.
+func tryPart(path string, files map[string][]byte, o RestoreOptions) error {
+	key := o.KeyFile
+	if key == "" && os.Getenv("CREDENTIALS_DIRECTORY") == "" {
+		key = filepath.Join(path, "seal.key")
+		if _, err := os.Stat(key); err != nil {
+			return fmt.Errorf("%s is not there: a backup opens under the key it was made with; put that file there with mode 0600, in a directory of mode 0700, or name the key with --seal-key-file", key)
+		}
+	}
+	trial, err := os.MkdirTemp("", "icvpn-restore-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(trial)
+	dir, err := state.Open(filepath.Join(trial, "state"), state.Options{KeyFile: key})
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		base, sealed := strings.CutSuffix(name, ".sealed")
+		if !sealed || base == "schema" {
+			continue
+		}
+		if err := dir.PutSealed(base, files[name]); err != nil {
+			return fmt.Errorf("%s in the backup does not open under the key in %s: the backup was made under another key, or is damaged; put the key there that it was made with", name, cmp.Or(key, "the systemd credential"))
+		}
+	}
+	return nil
 }
 
 // keepOld gives a ledger that is to be replaced a second name, and returns it.

@@ -136,6 +136,29 @@ func TestMovedSuperPeerDoesNotWait(t *testing.T) {
 	}
 }
 
+// TestRestoreUnderAWrongKeyLeavesNothing, so that the right one finds the directory as it
+// was.
+func TestRestoreUnderAWrongKeyLeavesNothing(t *testing.T) {
+	from, foreign, to := superState(t), superState(t), filepath.Join(t.TempDir(), "state")
+	file := filepath.Join(t.TempDir(), "super.backup")
+	if _, err := BackupStopped(from, "", file); err != nil {
+		t.Fatal(err)
+	}
+	moveKeys(t, foreign, to)
+	if err := Restore(RestoreOptions{StateDir: to, File: file}); err == nil || !strings.Contains(err.Error(), "the backup was made under another key") {
+		t.Errorf("under a wrong key: %v", err)
+	}
+	for _, sub := range []string{"", filepath.Join(dirServices, strings.Repeat("ab", 20))} {
+		if left, err := filepath.Glob(filepath.Join(to, sub, "*.sealed")); err != nil || len(left) != 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+	moveKeys(t, from, to)
+	if err := Restore(RestoreOptions{StateDir: to, File: file}); err != nil {
+		t.Errorf("under the right one after that: %v", err)
+	}
+}
+
 func TestRestoreRefusesWhatIsNoBackup(t *testing.T) {
 	from := superState(t)
 	file := filepath.Join(t.TempDir(), "super.backup")
