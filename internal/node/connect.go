@@ -279,6 +279,18 @@ func (u *unrouted) add(dst netip.Addr, pkt []byte, now time.Time) {
 	u.pkts = append(u.pkts, strayPacket{dst, bytes.Clone(pkt), now})
 }
 
+// waiting are the destinations of packets that are kept.
+func (u *unrouted) waiting(now time.Time) (all []netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, p := range u.pkts {
+		if now.Sub(p.came) < unroutedLife && !slices.Contains(all, p.dst) {
+			all = append(all, p.dst)
+		}
+	}
+	return all
+}
+
 // retryUnrouted routes what has a destination now and drops what has waited too long.
 // Control loop only.
 func (n *Node) retryUnrouted(now time.Time) {

@@ -128,6 +128,10 @@ func (n *Node) directoryLoop(ctx context.Context) {
 				gap = directoryGap
 			}
 			lastLook = time.Now()
+			// Whoever was admitted a moment ago may not be listed yet.
+			for _, dst := range n.unrouted.waiting(lastLook) {
+				n.wantDirectory(dst)
+			}
 		}
 	}
 }

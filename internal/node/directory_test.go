@@ -148,3 +148,27 @@ func (p *nodeProc) traffic() uint64 {
 	s := p.udp.Stats()
 	return s.ReadBytes.Load() + s.WriteBytes.Load()
 }
+
+// TestPacketForWhoIsListedALittleLaterIsNotLost: the first look comes before the super
+// peer has published the newcomer, and no other packet makes for another.
+func TestPacketForWhoIsListedALittleLaterIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, "")
+		web := w.start("web", "web-1")
+		time.Sleep(10 * time.Second)
+		next := web.addr4().Next()
+		if err := web.dev.Inject(udp(web.addr4(), next, 1000, 2000, 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		app := w.start("app", "app-1")
+		if app.addr4() != next {
+			t.Fatalf("the newcomer has address %v", app.addr4())
+		}
+		select {
+		case <-app.got:
+		case <-time.After(10 * time.Second):
+			t.Error("the packet is lost")
+		}
+	})
+}
