@@ -54,9 +54,12 @@ func newStrays() *strays {
 	return &strays{all: rate.NewLimiter(lostRate, lostBurst), seed: maphash.MakeSeed()}
 }
 
+// place is where it is kept when something was said to an address.
+func (s *strays) place(to netip.Addr) uint64 { return maphash.Comparable(s.seed, to) % lostSources }
+
 // allow says whether to answer an address, some time after the start.
 func (s *strays) allow(since time.Duration, to netip.Addr) bool {
-	last := &s.last[maphash.Comparable(s.seed, to)%lostSources]
+	last := &s.last[s.place(to)]
 	before := last.Load()
 	if since >= lostFor || before != 0 && since-time.Duration(before) < lostEvery || !s.all.Allow() {
 		return false
