@@ -73,15 +73,14 @@ func (m *datagramGrant) valid() bool {
 	return len(m.Ticket) > 0 && len(m.Ticket) <= limitTicket && m.Expires <= maxUnixMs && m.Clock <= maxUnixMs
 }
 
-// agreement is what both sides have of one renewal: what the key exchange was, and
-// what it gave.
+// agreement is what the key exchange of one renewal gave.
 type agreement struct {
-	transcript [hashSize]byte // public; stands in the place of the TLS exporter
-	request    Key            // seals idkey and request
-	ratchet    Key            // key material for the next session key
+	request Key // seals idkey and request
+	ratchet Key // key material for the next session key
 }
 
-// transcriptOf returns SHA-256("icvpn/1 datagram" ‖ ServiceID ‖ server key ‖ E ‖ e).
+// transcriptOf returns SHA-256("icvpn/1 datagram" ‖ ServiceID ‖ server key ‖ E ‖ e),
+// which stands in the place of the TLS exporter.
 func transcriptOf(service id.ID, server ed25519.PublicKey, offered, own []byte) [hashSize]byte {
 	h := sha256.New()
 	h.Write(wire.Label(labelDatagram))
@@ -101,9 +100,8 @@ func agree(transcript [hashSize]byte, shared []byte) agreement {
 	}
 	defer clear(prk)
 	return agreement{
-		transcript: transcript,
-		request:    Key(expand(prk, labelDatagramRequest, hashSize)),
-		ratchet:    Key(expand(prk, labelDatagramRatchet, hashSize)),
+		request: Key(expand(prk, labelDatagramRequest, hashSize)),
+		ratchet: Key(expand(prk, labelDatagramRatchet, hashSize)),
 	}
 }
 

@@ -122,7 +122,8 @@ func (r *Renewal) take(mine *ecdh.PrivateKey, theirs *ecdh.PublicKey, cookie []b
 		return nil, nil //nolint:nilerr // as any other offer that is none
 	}
 	e := mine.PublicKey().Bytes()
-	keys := agree(transcriptOf(r.cfg.Service, r.cfg.Server, theirs.Bytes(), e), shared)
+	transcript := transcriptOf(r.cfg.Service, r.cfg.Server, theirs.Bytes(), e)
+	keys := agree(transcript, shared)
 	defer keys.wipe()
 	request, err := r.cfg.Request()
 	if err != nil {
@@ -133,7 +134,7 @@ func (r *Renewal) take(mine *ecdh.PrivateKey, theirs *ecdh.PublicKey, cookie []b
 	if renewalHeader+len(ticket)+len(box) > limitDatagram {
 		return nil, fmt.Errorf("%w: a request of %d bytes with a ticket of %d is too long for one", ErrDeclined, len(request), len(ticket))
 	}
-	r.mine, r.mac = mine, datagramMAC(&r.cfg.Session.Key, keys.transcript, ticket, box)
+	r.mine, r.mac = mine, datagramMAC(&r.cfg.Session.Key, transcript, ticket, box)
 	r.next = keys.next(&r.cfg.Session.Key, r.cfg.Service, r.pid)
 	out := append([]byte{datagramRenewal}, cookie...)
 	out = append(append(out, e...), r.mac...)

@@ -236,7 +236,7 @@ func (t *Trust) OpenRelease(s Signed) (*Release, error) {
 		return nil, err
 	}
 	u := t.Policy.Updates
-	if err := s.verifyBy(typeRelease, "release key", keys, u.threshold(), func(i int) uint8 { return keys[i][0] }); err != nil {
+	if err := s.verifyBy(typeRelease, "release key", keys, u.threshold(), byFirstByte(keys)); err != nil {
 		return nil, err
 	}
 	r, err := s.ReadRelease()
@@ -256,34 +256,26 @@ func (t *Trust) OpenRelease(s Signed) (*Release, error) {
 // have signed as well are mostly the same bytes, which the overlays want under one
 // number.
 func (t *Trust) EnoughSignatures(s Signed) Signed {
-	out := s
-	out.Sigs = nil
-	for _, sig := range t.releaseSignatures(s) {
-		if len(out.Sigs) < t.Policy.Updates.threshold() {
-			out.Sigs = append(out.Sigs, sig)
-		}
-	}
-	return out
+	all := t.releaseSignatures(s)
+	s.Sigs = all[:min(len(all), t.Policy.Updates.threshold())]
+	return s
 }
 
 // ReleaseSigners returns how many of the policy's keys have signed.
 func (t *Trust) ReleaseSigners(s Signed) int { return len(t.releaseSignatures(s)) }
 
 // releaseSignatures returns one signature of each key that has signed.
-func (t *Trust) releaseSignatures(s Signed) (all []Signature) {
+func (t *Trust) releaseSignatures(s Signed) []Signature {
 	keys, err := t.ReleaseKeys()
 	if err != nil {
 		return nil
 	}
-	for _, k := range keys {
-		for _, sig := range s.Sigs {
-			if sig.Index == k[0] && wire.Verify(k, sig.Sig, "icvpn/1 "+typeRelease, s.Body) {
-				all = append(all, sig)
-				break
-			}
-		}
-	}
-	return all
+	return s.signatures(typeRelease, keys, byFirstByte(keys))
+}
+
+// byFirstByte is how release keys are named in signatures.
+func byFirstByte(keys []ed25519.PublicKey) func(i int) uint8 {
+	return func(i int) uint8 { return keys[i][0] }
 }
 
 // ReleaseKeys returns the keys that the policy in force names. One that is an

@@ -67,18 +67,23 @@ func (s Signed) verifyBy(typ, whose string, keys []ed25519.PublicKey, threshold 
 	if len(s.Sigs) > maxSignatures {
 		return fmt.Errorf("service: %s has %d signatures, at most %d are allowed", typ, len(s.Sigs), maxSignatures)
 	}
-	good := 0
-	for i, k := range keys {
-		if slices.ContainsFunc(s.Sigs, func(sig Signature) bool {
-			return sig.Index == name(i) && wire.Verify(k, sig.Sig, "icvpn/1 "+typ, s.Body)
-		}) {
-			good++
-		}
-	}
-	if good < threshold {
+	if good := len(s.signatures(typ, keys, name)); good < threshold {
 		return fmt.Errorf("service: %s carries %d valid %s signatures, %d are needed", typ, good, whose, threshold)
 	}
 	return nil
+}
+
+// signatures returns one valid signature of each of the keys that has signed, in their
+// order.
+func (s Signed) signatures(typ string, keys []ed25519.PublicKey, name func(i int) uint8) (all []Signature) {
+	for i, k := range keys {
+		if at := slices.IndexFunc(s.Sigs, func(sig Signature) bool {
+			return sig.Index == name(i) && wire.Verify(k, sig.Sig, "icvpn/1 "+typ, s.Body)
+		}); at >= 0 {
+			all = append(all, s.Sigs[at])
+		}
+	}
+	return all
 }
 
 // Encode returns the bytes to store or send.
